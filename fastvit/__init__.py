@@ -1,0 +1,40 @@
+"""FastViT (arXiv 2303.14189): layers, the seven networks for timm, and their fusion for inference.
+
+Importing this package registers the networks with timm: `timm.create_model("fastvit_t8")`.
+"""
+
+from .fastvit import FastViT
+from .layers import (
+    Attention,
+    ConditionalPositionalEncoding,
+    ConvBN,
+    ConvFFN,
+    LayerScale,
+    PatchEmbed,
+    RepConv,
+    RepMixer,
+)
+from .reparam import Affine, CannotFuse, Reparameterizable, fusion_error, reparameterize_model
+from .weights import CheckpointError, load_checkpoint, to_timm
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Affine",
+    "Attention",
+    "CannotFuse",
+    "CheckpointError",
+    "ConditionalPositionalEncoding",
+    "ConvBN",
+    "ConvFFN",
+    "FastViT",
+    "LayerScale",
+    "PatchEmbed",
+    "RepConv",
+    "RepMixer",
+    "Reparameterizable",
+    "fusion_error",
+    "load_checkpoint",
+    "reparameterize_model",
+    "to_timm",
+]

@@ -1,0 +1,35 @@
+"""The errors that a user can fix, told apart from bugs. The library raises them, the scripts print them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(ValueError):
+    """Something about the user's recipe, data or files. The message is a sentence that says what, and the fix."""
+
+    def sentence(self) -> str:
+        """The message alone, also after a worker of a `DataLoader` has wrapped it in its own traceback."""
+        return str(self).rpartition(f"{type(self).__name__}: ")[2].strip()
+
+
+class RecipeError(UserError):
+    """A recipe that cannot be run. One line for each problem."""
+
+
+class DataError(UserError):
+    """A dataset that is not what the recipe says."""
+
+
+class RunError(UserError):
+    """An output folder or a checkpoint of a run that cannot be used as asked."""
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
+    """For scripts: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback."""
+    try:
+        yield
+    except UserError as error:
+        print(error.sentence(), file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,41 @@
+"""Measuring latency so that a comparison holds on a noisy machine."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+
+def interleaved_latency(
+    functions: Mapping[str, Callable[[], Any]], *, rounds: int = 30, warmup: int = 5
+) -> dict[str, list[float]]:
+    """Time several functions in turn, A B C A B C ..., so that a drift of the machine's speed hits all alike.
+
+    Each call is timed from start to finished result: the CUDA or MPS queue is drained before and after.
+
+    Args:
+        functions: what to time, by name; called without arguments.
+        rounds: measured calls of each function.
+        warmup: calls of each function before that, not measured.
+
+    Returns:
+        The seconds of each measured call, by name, in the order of measuring. Quote the median.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for i in range(warmup + rounds):
+        for name, function in functions.items():
+            _synchronize()
+            start = time.perf_counter()
+            function()
+            _synchronize()
+            if i >= warmup:
+                samples[name].append(time.perf_counter() - start)
+    return samples
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    elif torch.backends.mps.is_available():
+        torch.mps.synchronize()

@@ -1,0 +1,83 @@
+"""What the tests compare with: the published code's outputs, and networks far from their initialisation.
+
+A fresh FastViT is almost blind to fusion bugs: its layer scales are 1e-5 and its batch norms are identities.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastvit import LayerScale
+
+GOLDEN = Path(__file__).parent / "golden"
+VARIANTS = ("fastvit_t8", "fastvit_t12", "fastvit_s12", "fastvit_sa12", "fastvit_sa24", "fastvit_sa36", "fastvit_ma36")
+
+
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random batch-norm parameters and statistics and layer scales of 0.1 to 0.5, in place.
+
+    One variance in seven is of the order of the batch norm's epsilon, with a weight that makes up for it, so that the
+    activations of a deep network stay finite in half precision.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor: Tensor, low: float, high: float) -> None:
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                uniform(module.weight, 0.5, 1.5)
+                uniform(module.bias, -0.5, 0.5)
+                uniform(module.running_mean, -0.5, 0.5)
+                uniform(module.running_var, 0.5, 1.5)
+                module.running_var[::7] *= 1e-4
+                module.weight[::7] *= 1e-2
+            elif isinstance(module, LayerScale):
+                uniform(module.gamma, 0.1, 0.5)
+    return model
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def golden_weights(variant: str, form: str) -> dict[str, Tensor]:
+    """The state dict, in Apple's names, from which the published code computed the golden outputs.
+
+    Each tensor depends on its name and shape only. `form` is "unfused" or "fused".
+    """
+    manifest = json.loads((GOLDEN / f"{variant}.json").read_text())[form]
+    return {name: torch.from_numpy(_fill(name, tuple(shape))) for name, shape in manifest.items()}
+
+
+def golden_outputs(variant: str) -> dict[str, np.ndarray]:
+    return dict(np.load(GOLDEN / f"{variant}.npz"))
+
+
+def golden_image(batch: int, height: int, width: int) -> Tensor:
+    rng = np.random.default_rng([batch, height, width])
+    return torch.from_numpy(rng.standard_normal((batch, 3, height, width)).astype(np.float32)).double()
+
+
+def _fill(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    leaf = name.rsplit(".", 1)[-1]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, dtype=np.int64)
+    if leaf in ("running_mean", "bias"):
+        value = 0.1 * rng.standard_normal(shape)
+    elif leaf == "running_var":
+        value = rng.uniform(0.5, 1.5, shape)
+    elif "layer_scale" in leaf:
+        value = rng.uniform(0.2, 0.6, shape)
+    elif len(shape) == 1:  # batch-norm weight
+        value = rng.uniform(0.5, 1.5, shape)
+    else:
+        value = rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+    return np.asarray(value, dtype=np.float32)

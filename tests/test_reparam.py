@@ -1,0 +1,299 @@
+import copy
+import pickle
+import warnings
+
+import pytest
+import timm
+import torch
+from timm.utils.model import freeze_batch_norm_2d
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import fastvit
+from fastvit import (
+    CannotFuse,
+    ConditionalPositionalEncoding,
+    ConvBN,
+    ConvFFN,
+    LayerScale,
+    PatchEmbed,
+    RepConv,
+    RepMixer,
+    fusion_error,
+    reparameterize_model,
+)
+from fastvit.layers import NormConv, ScaledConv
+from fastvit.variants import VARIANTS
+from reference import randomize, relative_error
+
+LEAVES = {
+    "conv_bn": lambda: ConvBN(6, 12, 3),
+    "conv_bn grouped": lambda: ConvBN(6, 12, 7, stride=2, groups=3),
+    "conv_bn pointwise strided": lambda: ConvBN(6, 12, 1, stride=2),
+    "norm_conv": lambda: NormConv(6, 12),
+    "scaled_conv": lambda: ScaledConv(6, 12, 0.3),
+    "rep_conv dense": lambda: RepConv(6, 6),
+    "rep_conv grouped": lambda: RepConv(6, 6, groups=3),
+    "rep_conv depthwise": lambda: RepConv(6, 6, groups=6),
+    "rep_conv strided": lambda: RepConv(6, 6, stride=2, groups=6),
+    "rep_conv pointwise": lambda: RepConv(6, 6, (1,)),
+    "rep_conv large kernel": lambda: RepConv(6, 12, (7, 3), stride=2, groups=6),
+    "rep_conv many branches": lambda: RepConv(6, 6, (5, 3, 3, 1)),
+    "rep_mixer": lambda: RepMixer(6),
+    "rep_mixer 7x7": lambda: RepMixer(6, 7),
+    "positional encoding": lambda: ConditionalPositionalEncoding(6),
+}
+
+
+def tiny(**kwargs):
+    """A network with every kind of layer, in train form."""
+    model = fastvit.FastViT((1, 1, 2), (32, 32, 64), 2, (False, False, True), num_classes=7, **kwargs)
+    return randomize(model)
+
+
+@pytest.mark.parametrize("name", LEAVES)
+@pytest.mark.parametrize("size", [(8, 8), (9, 5)])
+def test_each_leaf_equals_its_convolution(name, size):
+    leaf = randomize(LEAVES[name]()).double().eval()
+    conv = reparameterize_model(leaf)
+    assert type(conv) is nn.Conv2d
+    x = torch.randn(2, 6, *size).double()
+    assert relative_error(conv(x), leaf(x)) < 1e-13
+
+
+def test_forgetting_the_running_mean_would_be_seen():
+    """The randomised statistics see a bug that a fresh network hides."""
+
+    def without_mean(leaf):
+        leaf = copy.deepcopy(leaf)
+        for module in leaf.modules():
+            if isinstance(module, _BatchNorm):
+                module.running_mean.zero_()
+        return leaf
+
+    fresh, randomized = RepMixer(8).eval(), randomize(RepMixer(8)).eval()
+    assert fusion_error(fresh, without_mean(fresh), (8, 16, 16)) < 1e-6
+    assert fusion_error(randomized, without_mean(randomized), (8, 16, 16)) > 0.05
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_fused_variant_equals_the_original(variant):
+    model = randomize(timm.create_model(variant)).eval()
+    fused = reparameterize_model(model)
+    assert fusion_error(model, fused, (3, 96, 64)) < 1e-5
+    assert fusion_error(model.double(), fused.double(), (3, 96, 64)) < 1e-6  # folded in float64, stored in float32
+    assert fusion_error(model, reparameterize_model(model), (3, 96, 64)) < 1e-12
+
+
+def test_nothing_of_the_train_form_is_left():
+    fused = reparameterize_model(timm.create_model("fastvit_sa12", device="meta"))
+    kinds = {type(module) for module in fused.modules()}
+    assert not any(issubclass(kind, (_BatchNorm, LayerScale, fastvit.Reparameterizable)) for kind in kinds)
+    assert all(type(block.token_mixer) is nn.Conv2d for stage in fused.stages[:3] for block in stage.blocks)
+    assert type(fused.stages[3].pos_emb) is nn.Conv2d
+    assert not [name for name, _ in fused.named_buffers()]
+
+
+def test_the_original_is_untouched():
+    model = tiny().train()
+    model.stages[1].eval()
+    before = copy.deepcopy(model)
+    modes = [module.training for module in model.modules()]
+    fused = reparameterize_model(model)
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module.training for module in fused.modules())
+    assert model.state_dict().keys() == before.state_dict().keys()
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), before.state_dict().values(), strict=True)
+    )
+    shared = {p.data_ptr() for p in model.parameters()} & {p.data_ptr() for p in fused.parameters()}
+    assert not shared
+
+
+def test_fusing_leaves_the_random_state_alone():
+    model = tiny()
+    state = torch.get_rng_state()
+    reparameterize_model(model)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_fusing_twice_changes_nothing():
+    once = reparameterize_model(tiny())
+    twice = reparameterize_model(once)
+    assert once.state_dict().keys() == twice.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
+
+
+def test_fuses_inside_any_model():
+    class Segmenter(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = timm.create_model("fastvit_sa12", features_only=True)
+            self.heads = nn.ModuleDict({"mixer": RepMixer(64), "norm": nn.Sequential(nn.BatchNorm2d(64), ConvFFN(64))})
+
+        def forward(self, x):
+            features = self.backbone(x)
+            return {"features": features, "out": self.heads["norm"](self.heads["mixer"](features[0]))}
+
+    model = randomize(Segmenter()).eval()
+    fused = reparameterize_model(model)
+    assert fusion_error(model, fused, (3, 64, 64)) < 1e-5
+    assert type(fused.heads["mixer"]) is nn.Conv2d
+    assert type(fused.heads["norm"][0]) is nn.BatchNorm2d, "not one of our modules: stays"
+    assert fused.backbone.feature_info.channels() == [64, 128, 256, 512]
+
+
+def test_a_module_used_twice_stays_shared():
+    mixer = randomize(RepMixer(8))
+    fused = reparameterize_model(nn.Sequential(mixer, nn.GELU(), mixer))
+    assert fused[0] is fused[2]
+    assert fusion_error(nn.Sequential(mixer, nn.GELU(), mixer), fused, (8, 8, 8)) < 1e-5
+
+
+def test_timms_pass_gives_the_same():
+    model = tiny().eval()
+    ours, timms = reparameterize_model(model), timm.utils.reparameterize_model(model)
+    assert ours.state_dict().keys() == timms.state_dict().keys()
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), timms.state_dict().values(), strict=True))
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.equal(ours(x), timms(x))
+
+
+@pytest.mark.parametrize("convert", [nn.SyncBatchNorm.convert_sync_batchnorm, freeze_batch_norm_2d])
+def test_fuses_after_batch_norm_conversion(convert):
+    model = tiny().eval()
+    converted = convert(copy.deepcopy(model)).eval()
+    assert fusion_error(model, reparameterize_model(converted), (3, 64, 64)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+def test_half_precision_is_not_worse_than_unfused(variant, dtype):
+    """Against float32, averaged over networks: one rounding is luck, and the two forms round in different places."""
+    errors = []
+    for seed in range(3):
+        model = randomize(timm.create_model(variant), seed).eval()
+        unfused, fused = copy.deepcopy(model).to(dtype), reparameterize_model(model).to(dtype)
+        x = torch.randn(2, 3, 64, 64)
+        with torch.no_grad():
+            errors.append([relative_error(form(x.to(dtype)), model(x)) for form in (unfused, fused)])
+    unfused_error, fused_error = torch.tensor(errors).mean(0)
+    assert fused_error <= unfused_error
+
+
+def test_half_precision_folds_before_rounding():
+    """Folding in bfloat16 itself would be several times worse than one rounding of the exact kernel."""
+    mixer = randomize(RepMixer(16)).to(torch.bfloat16)
+    assert reparameterize_model(mixer).weight.dtype == torch.bfloat16
+    exact = reparameterize_model(copy.deepcopy(mixer).double())
+    fused = reparameterize_model(mixer)
+    assert torch.equal(fused.weight, exact.weight.to(torch.bfloat16))
+    assert torch.equal(fused.bias, exact.bias.to(torch.bfloat16))
+
+
+def test_fuses_on_the_meta_device():
+    real = reparameterize_model(tiny())
+    with torch.device("meta"):
+        empty = fastvit.FastViT((1, 1, 2), (32, 32, 64), 2, (False, False, True), num_classes=7)
+    empty = reparameterize_model(empty)
+    assert all(tensor.is_meta for tensor in empty.state_dict().values())
+    empty.load_state_dict(real.state_dict(), assign=True)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(empty(x), real(x))
+
+
+def test_every_parameter_of_the_fused_model_trains():
+    fused = reparameterize_model(tiny()).train()
+    assert all(parameter.requires_grad for parameter in fused.parameters())
+    fused(torch.randn(4, 3, 64, 64)).square().mean().backward()
+    assert not [name for name, p in fused.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+def test_what_was_frozen_stays_frozen():
+    model = tiny()
+    model.stem.requires_grad_(False)
+    fused = reparameterize_model(model)
+    assert {name for name, p in fused.named_parameters() if not p.requires_grad} == {
+        name for name, _ in fused.named_parameters() if name.startswith("stem")
+    }
+
+
+def test_pickles_without_leftovers():
+    fused = reparameterize_model(tiny())
+    again = pickle.loads(pickle.dumps(fused))
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(x), fused(x))
+    plain = set(vars(nn.Conv2d(1, 1, 1)))
+    assert all(set(vars(m)) == plain for m in fused.modules() if isinstance(m, nn.Conv2d))
+
+
+def _gelu_in_between(mixer):
+    mixer.mixer.conv.bn = nn.Sequential(mixer.mixer.conv.bn, nn.GELU())
+
+
+def _no_statistics(mixer):
+    mixer.norm = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+def _reflect(mixer):
+    mixer.mixer.conv.conv.padding_mode = "reflect"
+
+
+def _hook(mixer):
+    mixer.mixer.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+class _Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _subclass(mixer):
+    mixer.mixer.conv.conv = _Doubled(8, 8, 3, padding=1, groups=8, bias=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_gelu_in_between, "Sequential is not a batch norm"),
+        (_no_statistics, "no running statistics"),
+        (_reflect, "zero padding"),
+        (_hook, "forward hooks"),
+        (_subclass, "_Doubled is not a plain nn.Conv2d"),
+    ],
+)
+def test_what_cannot_be_fused_is_left_and_reported(change, reason):
+    model = nn.Sequential(randomize(RepMixer(8)), nn.Sequential(nn.GELU(), randomize(RepMixer(8)))).eval()
+    change(model[1][1])
+    with pytest.warns(UserWarning, match=rf"1\.1 \(RepMixer\) is left unfused: .*{reason}"):
+        fused = reparameterize_model(model)
+    assert type(fused[0]) is nn.Conv2d
+    assert type(fused[1][1]) is RepMixer
+    assert fusion_error(model, fused, (8, 8, 8)) < 1e-5
+    with pytest.raises(CannotFuse, match=reason):
+        model[1][1].fuse()
+
+
+def test_parametrized_convolutions_fuse():
+    """The weight is computed from other parameters, the convolution itself is plain."""
+    mixer = randomize(RepMixer(8)).eval()
+    torch.nn.utils.parametrizations.weight_norm(mixer.mixer.conv.conv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused = reparameterize_model(mixer)
+    assert fusion_error(mixer, fused, (8, 8, 8)) < 1e-5
+
+
+def test_fusion_error_is_the_relative_l2_difference():
+    class Twice(nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.factor = nn.Parameter(torch.tensor(factor))
+
+        def forward(self, x):
+            return {"a": [self.factor * x, x.sum() * self.factor], "b": (x * self.factor,)}
+
+    assert fusion_error(Twice(2.0), Twice(2.5), (3, 8, 8)) == pytest.approx(0.25, rel=1e-6)
+    block = nn.Sequential(PatchEmbed(3, 6), nn.Dropout(0.5)).train()
+    assert fusion_error(block, block, (3, 32, 32)) == 0.0, "compared in eval mode"
+    assert block.training

@@ -1,0 +1,236 @@
+"""What timm's users and timm's own model tests expect of a model, on our seven."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+import fastvit
+from fastvit import load_checkpoint, reparameterize_model, to_timm
+from reference import VARIANTS, golden_weights, randomize, relative_error
+
+TAGS = ("apple_in1k", "apple_dist_in1k")
+
+
+def python(program):
+    return subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False)
+
+
+def test_import_is_silent():
+    done = python("import fastvit")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_other_takeovers_still_warn():
+    done = python(
+        "import fastvit, timm, sys\n"
+        "from timm.models import register_model\n"
+        "@register_model\n"
+        "def fastvit_t8(pretrained=False, **kwargs): pass"
+    )
+    assert "Overwriting fastvit_t8 in registry" in done.stderr
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_names_and_both_pretrained_tags_are_ours(variant):
+    assert timm.model_entrypoint(variant).__module__ == "fastvit.fastvit"
+    assert timm.list_models(f"{variant}.*", pretrained=True) == sorted(f"{variant}.{tag}" for tag in TAGS)
+    assert variant in timm.list_models(module="fastvit")
+    for tag in TAGS:
+        cfg = timm.get_pretrained_cfg(f"{variant}.{tag}")
+        assert cfg.hf_hub_id == f"timm/{variant}.{tag}"
+        assert cfg.crop_pct == (0.95 if variant in ("fastvit_sa36", "fastvit_ma36") else 0.9)
+        assert (cfg.input_size, cfg.interpolation, cfg.num_classes) == ((3, 256, 256), "bicubic", 1000)
+    assert timm.get_pretrained_cfg(variant).tag == TAGS[0]
+
+
+def test_timms_other_fastvits_stay():
+    assert timm.model_entrypoint("fastvit_mci0").__module__ == "timm.models.fastvit"
+    assert timm.is_model_pretrained("fastvit_mci0")
+
+
+@pytest.mark.parametrize("name", ["drop_path_rte", "inference_mode", "img_size"])
+def test_unknown_arguments_are_errors_that_name_them(name):
+    with pytest.raises(TypeError, match=name):
+        timm.create_model("fastvit_t8", device="meta", **{name: 1})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_config_names_real_tensors(variant):
+    model = timm.create_model(variant, device="meta")
+    names = model.state_dict()
+    cfg = model.pretrained_cfg
+    assert {f"{name}.weight" for name in (*cfg["first_conv"], cfg["classifier"])} <= names.keys()
+    assert (model.num_features, model.head_hidden_size) == (2 * model.feature_info[-1]["num_chs"],) * 2
+    assert model.forward_features(torch.randn(1, *cfg["input_size"], device="meta")).shape[-2:] == cfg["pool_size"]
+
+
+def test_classes_channels_and_pooling():
+    model = randomize(timm.create_model("fastvit_t8", num_classes=7, in_chans=1, global_pool="max")).eval()
+    x = torch.randn(2, 1, 64, 64)
+    features = model.forward_features(x)
+    assert model(x).shape == (2, 7)
+    torch.testing.assert_close(model.forward_head(features, pre_logits=True), features.amax((2, 3)))
+    torch.testing.assert_close(model(x), model.get_classifier()(features.amax((2, 3))))
+    assert timm.create_model("fastvit_t8", num_classes=0)(torch.randn(2, 3, 32, 32)).shape == (2, 768)
+    assert timm.create_model("fastvit_t8", num_classes=0, global_pool="")(torch.randn(2, 3, 64, 64)).ndim == 4
+
+
+def test_dropout_rate_reaches_the_head():
+    model = timm.create_model("fastvit_t8", drop_rate=1.0, num_classes=3).train()
+    assert torch.equal(model(torch.randn(2, 3, 64, 64)), model.head.fc.bias.expand(2, 3))
+
+
+def test_reset_classifier():
+    model = timm.create_model("fastvit_t8").to(torch.float64).eval()
+    model.reset_classifier(5)
+    assert model.num_classes == 5
+    assert model.get_classifier().weight.dtype == torch.float64
+    assert model.get_classifier().weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 5)
+    model.reset_classifier(0, "max")
+    assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 768)
+    assert model.global_pool == "max"
+    assert not any(module.training for module in model.modules())
+
+
+def test_features_only():
+    classifier = randomize(timm.create_model("fastvit_sa12")).eval()
+    x = torch.randn(1, 3, 70, 96)
+    expected = classifier.forward_intermediates(x, intermediates_only=True)
+    for extra in ({}, {"feature_cls": "getter"}):
+        backbone = timm.create_model("fastvit_sa12", features_only=True, **extra).eval()
+        load_checkpoint(backbone, classifier.state_dict())
+        assert backbone.feature_info.channels() == [64, 128, 256, 512]
+        assert backbone.feature_info.reduction() == [4, 8, 16, 32]
+        assert all(torch.equal(a, b) for a, b in zip(backbone(x), expected, strict=True))
+    some = timm.create_model("fastvit_sa12", features_only=True, out_indices=(1, 2)).eval()
+    load_checkpoint(some, classifier.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(some(x), expected[1:3], strict=True))
+
+
+def test_forward_intermediates():
+    model = randomize(timm.create_model("fastvit_t8")).eval()
+    x = torch.randn(1, 3, 64, 64)
+    final, stages = model.forward_intermediates(x)
+    torch.testing.assert_close(final, model.forward_features(x))
+    assert [stage.shape[1] for stage in stages] == [48, 96, 192, 384]
+    last, two = model.forward_intermediates(x, indices=[0, -3], stop_early=True)
+    assert torch.equal(last, stages[1])
+    assert all(torch.equal(a, b) for a, b in zip(two, stages[:2], strict=True))
+    with pytest.raises(ValueError, match="NCHW"):
+        model.forward_intermediates(x, output_fmt="NLC")
+
+
+@pytest.mark.parametrize("last", [0, 2, 3])
+def test_pruned_backbone_has_no_unused_parameter(last):
+    model = timm.create_model("fastvit_sa12")
+    x = torch.randn(2, 3, 64, 64)
+    expected = model.eval().forward_intermediates(x, indices=[last], intermediates_only=True)[0]
+    assert model.prune_intermediate_layers([last]) == [last]
+    torch.testing.assert_close(model.forward_features(x), expected)
+    assert model.num_features == expected.shape[1]
+    model.train().forward_intermediates(x, intermediates_only=True)[-1].sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+
+def test_pruning_may_keep_the_head():
+    model = timm.create_model("fastvit_t8").eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    model.prune_intermediate_layers([3], prune_head=False)
+    assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+def test_layer_wise_lr_decay_follows_the_depth(variant):
+    model = timm.create_model(variant, device="meta")
+    groups = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    assert groups.keys() == dict(model.named_parameters()).keys()
+    order = [groups[name] for name, _ in model.named_parameters()]
+    assert order == sorted(order)
+    assert len(set(order)) == 1 + sum(len(stage.blocks) for stage in model.stages) + 1, "stem, each block, head"
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, weight_decay=0.05, layer_decay=0.5)
+    scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    assert scale[id(model.head.fc.weight)] == 1.0 > scale[id(model.stages[0].blocks[0].ffn.fc1.weight)]
+
+
+def test_layer_scale_is_decayed_as_published():
+    model = timm.create_model("fastvit_t8", device="meta")
+    assert model.no_weight_decay() == set()
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, weight_decay=0.05)
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    block = model.stages[0].blocks[0]
+    assert decay[id(block.ffn.fc2.scale.gamma)] == 0.05
+    assert decay[id(block.ffn.fc2.conv.bias)] == decay[id(block.token_mixer.norm.weight)] == 0.0
+
+
+def test_gradient_checkpointing_changes_nothing():
+    model = randomize(timm.create_model("fastvit_t8", num_classes=3)).double().train()
+    x = torch.randn(2, 3, 64, 64).double()
+    gradients = []
+    for enable in (False, True):
+        model.set_grad_checkpointing(enable)
+        model.zero_grad()
+        model(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_scripts_and_traces(variant, fused):
+    model = randomize(timm.create_model(variant, num_classes=5)).eval()
+    model = reparameterize_model(model) if fused else model
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(x)
+        torch.testing.assert_close(torch.jit.script(model)(x), expected)
+        last = get_graph_node_names(model)[1][-1]
+        torch.testing.assert_close(create_feature_extractor(model, [last])(x)[last], expected)
+
+
+def test_device_and_dtype():
+    model = timm.create_model("fastvit_t8", device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+    with torch.device("meta"):
+        model = timm.create_model("fastvit_t8", fused=True)
+    assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("form", ["apple", "timm"])
+def test_pretrained_goes_through_the_conversion(tmp_path, form):
+    """timm's `pretrained=True` with a file in place of the hub: other classes and channels, fused, features."""
+    apple = golden_weights("fastvit_t8", "unfused")
+    reference = timm.create_model("fastvit_t8").eval()
+    load_checkpoint(reference, apple)
+    path = tmp_path / "model.pth"
+    torch.save({"state_dict": apple} if form == "apple" else to_timm(reference.state_dict()), path)
+
+    def pretrained(**kwargs):
+        overlay = {"file": str(path)}
+        return timm.create_model("fastvit_t8", pretrained=True, pretrained_cfg_overlay=overlay, **kwargs).eval()
+
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = reference(x)
+        assert torch.equal(pretrained()(x), expected)
+        assert relative_error(pretrained(fused=True)(x), expected) < 1e-5
+        few = pretrained(num_classes=4)
+        torch.testing.assert_close(few.forward_features(x), reference.forward_features(x))
+        assert few(x).shape == (1, 4)
+        assert pretrained(in_chans=1)(x[:, :1]).shape == (1, 1000)
+        stages = pretrained(features_only=True)(x)
+        assert torch.equal(stages[-1], reference.forward_intermediates(x, intermediates_only=True)[-1])
+
+
+def test_the_blocks_are_importable_and_named():
+    names = ("RepMixer", "RepConv", "ConvFFN", "PatchEmbed", "ConditionalPositionalEncoding", "Attention", "LayerScale")
+    assert all(issubclass(getattr(fastvit, name), nn.Module) for name in names)
+    assert set(names) <= set(fastvit.__all__)

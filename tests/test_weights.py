@@ -1,0 +1,258 @@
+import copy
+import logging
+import pickle
+
+import pytest
+import safetensors.torch
+import timm
+import timm.models.fastvit as builtin
+import torch
+from torch import nn
+
+from fastvit import CheckpointError, load_checkpoint, reparameterize_model, to_timm
+from reference import VARIANTS, golden_weights, randomize, relative_error
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A fastvit_sa12 in train form: the hardest to translate, it has every kind of layer."""
+    torch.manual_seed(0)
+    return randomize(timm.create_model("fastvit_sa12", num_classes=5)).eval()
+
+
+def fresh(name="fastvit_sa12", **kwargs):
+    return timm.create_model(name, num_classes=kwargs.pop("num_classes", 5), **kwargs).eval()
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_timms_names_and_back(variant):
+    """Strict into timm's built-in network, and back into ours bit for bit."""
+    model = randomize(timm.create_model(variant, num_classes=5))
+    timms = getattr(builtin, variant)(num_classes=5)
+    timms.load_state_dict(to_timm(model.state_dict()), strict=True)
+    again = fresh(variant)
+    load_checkpoint(again, timms.state_dict())
+    assert equal(model.state_dict(), again.state_dict())
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_timms_fused_checkpoints(variant):
+    """timm's own fusing of its built-in network leaves batch norms and layer scales; loading folds them."""
+    model = randomize(timm.create_model(variant, num_classes=5)).eval()
+    timms = getattr(builtin, variant)(num_classes=5).eval()
+    timms.load_state_dict(to_timm(model.state_dict()))
+    fused = fresh(variant, fused=True)
+    load_checkpoint(fused, timm.utils.reparameterize_model(timms).state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(fused(x), model(x)) < 1e-5
+
+
+def test_a_dictionary_is_left_as_it_was(source):
+    state = {"state_dict": to_timm(source.state_dict())}
+    before = copy.deepcopy(state)
+    load_checkpoint(fresh(), state)
+    assert equal(state["state_dict"], before["state_dict"])
+
+
+WRAPPERS = {
+    "bare": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "arch": "fastvit_sa12"},
+    "model": lambda state: {"model": state},
+    "ema first": lambda state: {
+        "state_dict": {name: torch.zeros_like(tensor) for name, tensor in state.items()},
+        "state_dict_ema": state,
+    },
+    "ddp": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
+    "compiled": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "ddp of compiled": lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
+    "compiled ddp": lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("suffix", [".pth.tar", ".pt"])
+def test_wrapped_files(source, tmp_path, wrapper, suffix):
+    torch.save(WRAPPERS[wrapper](source.state_dict()), tmp_path / f"model{suffix}")
+    model = fresh()
+    load_checkpoint(model, tmp_path / f"model{suffix}")
+    assert equal(model.state_dict(), source.state_dict())
+
+
+def test_old_torch_files_and_safetensors(source, tmp_path):
+    torch.save(source.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "model.safetensors")
+    for name in ("old.pth", "model.safetensors"):
+        model = fresh()
+        load_checkpoint(model, str(tmp_path / name))
+        assert equal(model.state_dict(), source.state_dict())
+
+
+def test_fused_checkpoints_of_ours(source, tmp_path):
+    fused = reparameterize_model(source)
+    torch.save(fused.state_dict(), tmp_path / "fused.pt")
+    for target in (fresh(fused=True), fresh(fused=True, device="meta")):
+        load_checkpoint(target, tmp_path / "fused.pt")
+        assert equal(target.state_dict(), fused.state_dict())
+
+
+def test_other_precision_is_converted(source):
+    model = fresh().double()
+    load_checkpoint(model, {name: tensor.half() for name, tensor in source.state_dict().items()})
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+
+
+def test_head_of_another_size(source, caplog):
+    model = fresh(num_classes=3)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=r"classifier of 5 classes, but the model one of 3: pass reset_head=True"):
+        load_checkpoint(model, source.state_dict())
+    assert equal(model.state_dict(), before)
+    with caplog.at_level(logging.WARNING):
+        load_checkpoint(model, source.state_dict(), reset_head=True)
+    assert "everything is loaded but the classifier" in caplog.text
+    head = {"head.fc.weight", "head.fc.bias"}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (before if name in head else source.state_dict())[name])
+
+
+def test_models_without_classifier_take_the_rest(source):
+    for model in (fresh(num_classes=0), fresh(features_only=True), fresh(features_only=True, out_indices=(0, 1))):
+        load_checkpoint(model, source.state_dict())
+        x = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            outputs = model(x)
+            if isinstance(outputs, list):
+                torch.testing.assert_close(outputs[0], source.forward_intermediates(x, [0], intermediates_only=True)[0])
+
+
+class _Code:
+    def __reduce__(self):
+        return print, ("this would have run",)
+
+
+def _write(kind, path, state):
+    if kind == "text":
+        path.write_text("<html>404 not found</html>")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "code":
+        torch.save({"state_dict": state, "extra": _Code()}, path)
+    elif kind == "pickled model":
+        torch.save(nn.Linear(2, 2), path)
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps({"state_dict": [1, 2]}))
+    elif kind == "tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "resnet":
+        torch.save({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, path)
+    elif kind == "truncated":
+        torch.save(state, path)
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif kind == "truncated old":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif kind == "truncated.safetensors":
+        safetensors.torch.save_file(state, path)
+        path.write_bytes(path.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", "is not a checkpoint"),
+        ("empty", "is not a checkpoint"),
+        ("code", "which could run code and are not loaded"),
+        ("pickled model", "which could run code and are not loaded"),
+        ("plain pickle", "which could run code and are not loaded"),
+        ("tensor", "is not a FastViT checkpoint: it holds a Tensor"),
+        ("resnet", "is not a FastViT checkpoint: it holds conv1.weight, fc.weight"),
+        ("truncated", "truncated: download or copy it again"),
+        ("truncated old", "truncated.*: download or copy it again"),
+        ("truncated.safetensors", "damaged or truncated"),
+    ],
+)
+def test_files_that_are_no_checkpoint(source, tmp_path, capsys, kind, message):
+    path = tmp_path / f"file{'.safetensors' if kind.endswith('.safetensors') else '.pt'}"
+    _write(kind, path, source.state_dict())
+    model = fresh()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_checkpoint(model, path)
+    assert str(path) in str(error.value)
+    assert equal(model.state_dict(), before)
+    assert "this would have run" not in capsys.readouterr().out
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint file"):
+        load_checkpoint(fresh(), tmp_path / "nothing.pt")
+
+
+def _without_a_tensor(state):
+    return {name: tensor for name, tensor in state.items() if name != "stem.0.conv.conv.weight"}
+
+
+def _with_a_foreign_tensor(state):
+    return {**state, "stem.9.weight": torch.zeros(1)}
+
+
+def _of_another_shape(state):
+    return {**state, "stem.0.conv.conv.weight": torch.zeros(64, 1, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_a_tensor, r"lacks stem\.0\.conv\.conv\.weight"),
+        (_with_a_foreign_tensor, r"has an unknown stem\.9\.weight"),
+        (
+            _of_another_shape,
+            r"stem\.0\.conv\.conv\.weight of shape \(64, 1, 3, 3\) where the model has \(64, 3, 3, 3\)",
+        ),
+    ],
+)
+def test_never_a_partial_load(source, change, message):
+    model = fresh()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(model, change(source.state_dict()))
+    assert equal(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "fused", "message"),
+    [
+        ("fused", "fastvit_t8", False, r"holds a fused fastvit_t8, but the model is in train form: .*fused=True"),
+        ("unfused", "fastvit_t8", True, r"holds a fastvit_t8 in train form, but the model is fused: .*reparameterize"),
+        ("unfused", "fastvit_sa24", False, r"holds a fastvit_t8, but the model is a fastvit_sa24"),
+        ("fused", "fastvit_t12", True, r"holds a fastvit_t8, but the model is a fastvit_t12"),
+    ],
+)
+@pytest.mark.parametrize("writer", ["Apple", "fastvit"])
+def test_files_for_another_model(form, name, fused, message, writer):
+    state = golden_weights("fastvit_t8", form)
+    if writer == "fastvit":
+        model = timm.create_model("fastvit_t8", fused=form == "fused")
+        load_checkpoint(model, state)
+        state = model.state_dict()
+    model = timm.create_model(name, fused=fused)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(model, state)
+    assert equal(model.state_dict(), before)
+
+
+def test_a_model_that_is_no_fastvit(source):
+    with pytest.raises(CheckpointError, match="the model is not a FastViT"):
+        load_checkpoint(nn.Linear(2, 2), source.state_dict())
+
+
+def test_to_timm_takes_the_train_form_only(source):
+    for state in (reparameterize_model(source).state_dict(), golden_weights("fastvit_t8", "unfused")):
+        with pytest.raises(CheckpointError, match="in train form"):
+            to_timm(state)
