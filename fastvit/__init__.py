@@ -3,8 +3,8 @@
 Importing this package registers the networks with timm: `timm.create_model("fastvit_t8")`.
 """
 
-from .fastvit import FastViT
-from .layers import (
+from fastvit.fastvit import FastViT
+from fastvit.layers import (
     Attention,
     ConditionalPositionalEncoding,
     ConvBN,
@@ -14,8 +14,8 @@ from .layers import (
     RepConv,
     RepMixer,
 )
-from .reparam import Affine, CannotFuse, Reparameterizable, fusion_error, reparameterize_model
-from .weights import CheckpointError, load_checkpoint, to_timm
+from fastvit.reparam import Affine, CannotFuse, Reparameterizable, fusion_error, reparameterize_model
+from fastvit.weights import CheckpointError, load_checkpoint, to_timm
 
 __version__ = "0.1.0"
 

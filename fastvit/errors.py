@@ -1,7 +1,8 @@
 """The errors that a user can fix, told apart from bugs. The library raises them, the scripts print them."""
 
+import difflib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -23,6 +24,12 @@ class DataError(UserError):
 
 class RunError(UserError):
     """An output folder or a checkpoint of a run that cannot be used as asked."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean ...?` for the end of a message, or nothing if nothing is near."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 @contextmanager

@@ -11,10 +11,10 @@ from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_c
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from .layers import AttentionBlock, ConditionalPositionalEncoding, PatchEmbed, RepConv, RepMixerBlock
-from .reparam import reparameterize_model
-from .variants import VARIANTS
-from .weights import convert_published
+from fastvit.layers import AttentionBlock, ConditionalPositionalEncoding, PatchEmbed, RepConv, RepMixerBlock
+from fastvit.reparam import reparameterize_model
+from fastvit.variants import VARIANTS
+from fastvit.weights import convert_published
 
 
 class Stage(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from .reparam import Affine, Reparameterizable
+from fastvit.reparam import Affine, Reparameterizable
 
 
 def _trunc_normal(conv: nn.Conv2d) -> nn.Conv2d:

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import UserError
-from .layers import ConvBN, NormConv, ScaledConv
-from .reparam import Reparameterizable
-from .variants import VARIANTS
+from fastvit.errors import UserError
+from fastvit.layers import ConvBN, NormConv, ScaledConv
+from fastvit.reparam import Reparameterizable
+from fastvit.variants import VARIANTS
 
 _logger = logging.getLogger(__name__)
 

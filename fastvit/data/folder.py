@@ -1,0 +1,52 @@
+"""Images in one folder per class, as ImageNet is laid out, with errors that say what is wrong."""
+
+from pathlib import Path
+
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from fastvit.errors import DataError
+
+LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
+SPLITS = {"train": ("train",), "val": ("val", "validation")}  # names that the folder of a split may have
+
+
+def open_folder(root: Path, split: str) -> ImageFolder:
+    """The images of a split, "train" or "val": pairs of an RGB image and the index of its class by sorted names.
+
+    Raises:
+        DataError: a folder is missing, or a class has no images.
+    """
+    folder = _split_folder(root, split)
+    empty = [each.name for each in sorted(folder.iterdir()) if each.is_dir() and not _has_image(each)]
+    if empty:
+        raise DataError(f"{folder} has class folders without images: {_some(empty)}; fill or remove them")
+    if not any(each.is_dir() for each in folder.iterdir()):
+        raise DataError(f"{folder} has no class folders; {LAYOUT}")
+    return ImageFolder(str(folder))
+
+
+def require_same_classes(train: ImageFolder, val: ImageFolder) -> None:
+    """Labels are positions in the sorted class names, so both splits must have the same."""
+    only_train, only_val = set(train.classes) - set(val.classes), set(val.classes) - set(train.classes)
+    if only_train or only_val:
+        where = [f"only in {train.root}: {_some(sorted(only_train))}"] if only_train else []
+        where += [f"only in {val.root}: {_some(sorted(only_val))}"] if only_val else []
+        raise DataError(f"training and validation data have different classes: {'; '.join(where)}")
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        raise DataError(f"data.root {root} is not a folder; {LAYOUT}")
+    for name in SPLITS[split]:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"data.root {root} has no folder {SPLITS[split][0]}; {LAYOUT}")
+
+
+def _has_image(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.rglob("*"))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,78 @@
+"""From any source of images and labels to tensors and labels, with a policy for images that cannot be read."""
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fastvit.errors import DataError
+
+NO_LABEL = -1  # of an image that could not be read; metrics leave it out
+
+
+class ImageSource(Protocol):
+    """Pairs of an image and its label by index. Reading may fail with an OSError."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+
+class TransformedImages(Dataset):
+    """Images of a source, transformed.
+
+    Args:
+        source: images and labels.
+        transform: from an RGB image to a tensor (3, H, W).
+        on_bad_image: what to do about an image that cannot be read. "error": a `DataError` that names it. "skip": in
+            training the next readable image takes its place, so that batches stay full; in validation it gets the
+            label `NO_LABEL`, so that no other image counts twice.
+        training: whether this is training data.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: Callable[[Image.Image], Tensor],
+        *,
+        on_bad_image: Literal["error", "skip"],
+        training: bool,
+    ):
+        self.source, self.transform = source, transform
+        self.on_bad_image, self.training = on_bad_image, training
+        # Shared with the worker processes, which are the ones to find out.
+        self._unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        for offset in range(len(self)):
+            position = (index + offset) % len(self)
+            try:
+                image, label = self.source[position]
+                return self.transform(image.convert("RGB")), label
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on bad files
+                self._on_bad_image(position, error)
+            if not self.training:
+                return self.transform(Image.new("RGB", (64, 64))), NO_LABEL
+        raise DataError("none of the training images can be read")
+
+    def skipped(self) -> list[str]:
+        """The images that could not be read so far."""
+        return [self._name(int(index)) for index in self._unreadable.nonzero()]
+
+    def _on_bad_image(self, index: int, error: Exception) -> None:
+        if self.on_bad_image == "error":
+            raise DataError(
+                f"image {self._name(index)} cannot be read ({error}); repair or remove it, "
+                "or leave such images out with data.on_bad_image: skip"
+            ) from error
+        self._unreadable[index] = True
+
+    def _name(self, index: int) -> str:
+        samples = getattr(self.source, "samples", None)  # torchvision's image folders know their files
+        return str(samples[index][0]) if samples else f"number {index} of {type(self.source).__name__}"

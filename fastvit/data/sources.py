@@ -1,0 +1,86 @@
+"""The datasets that a recipe can name: the embedded digits, a folder of images, or what timm reads."""
+
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from timm.data import create_dataset
+from torch.utils.data import Dataset, IterableDataset
+
+from fastvit.data.digits import Digits
+from fastvit.data.folder import open_folder, require_same_classes
+from fastvit.errors import DataError
+
+READ_BY_TIMM = ("torch", "hfds", "hfids", "tfds", "wds")  # prefixes of `timm.data.create_dataset`
+
+
+def open_sources(
+    name: str,
+    root: Path | None,
+    *,
+    splits: tuple[str, str] = ("train", "validation"),
+    num_classes: int,
+    image_size: int,
+    batch_size: int,
+) -> tuple[Any, Any]:
+    """The training and the validation part of a dataset: PIL images with labels, not transformed.
+
+    Args:
+        name: "digits", "folder", or a name that begins with one of `READ_BY_TIMM`, such as "torch/cifar10".
+        root: folder of the data; not needed for the digits and what is downloaded.
+        splits: names of the two parts, for timm.
+        num_classes: what the recipe says; checked where the dataset knows its classes.
+        image_size: the digits are made in this size.
+        batch_size: timm's streams make their epochs of whole batches.
+
+    Raises:
+        DataError: the data is not there, or not what the recipe says.
+    """
+    if name == "digits":
+        train, val = (Digits(train=train, image_size=image_size) for train in (True, False))
+    elif name == "folder":
+        train, val = open_folder(root, "train"), open_folder(root, "val")
+        require_same_classes(train, val)
+    else:
+        train = _open_with_timm(name, root, splits[0], is_training=True, batch_size=batch_size)
+        val = _open_with_timm(name, root, splits[1], is_training=False, batch_size=batch_size)
+    _require_num_classes(train, num_classes, str(root or name))
+    return train, val
+
+
+class ReaderImages(Dataset):
+    """The images of one of timm's readers. timm's own dataset passes over bad images, which here the recipe decides."""
+
+    def __init__(self, reader: Any):
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        file, label = self.reader[index]
+        return Image.open(file), label
+
+
+def _open_with_timm(name: str, root: Path | None, split: str, *, is_training: bool, batch_size: int) -> Any:
+    try:
+        dataset = create_dataset(
+            name, root=root and str(root), split=split, is_training=is_training, batch_size=batch_size
+        )
+    except Exception as error:  # each of the libraries behind timm has errors of its own
+        where = f" in {root}" if root else ""
+        raise DataError(
+            f"split {split} of dataset {name} cannot be opened{where} ({type(error).__name__}: {error})"
+        ) from error
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "reader"):
+        return dataset
+    return ReaderImages(dataset.reader)
+
+
+def _require_num_classes(source: Any, num_classes: int, where: str) -> None:
+    classes = getattr(source, "classes", None)
+    if classes is not None and len(classes) != num_classes:
+        raise DataError(
+            f"data.num_classes is {num_classes}, but there are {len(classes)} classes in {where}; "
+            f"set data.num_classes to {len(classes)}"
+        )

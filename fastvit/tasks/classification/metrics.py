@@ -1,0 +1,45 @@
+"""How good the predicted labels are."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastvit.data.images import NO_LABEL
+from fastvit.tasks.task import Metrics
+
+
+class ClassificationMetrics(Metrics):
+    """Top-1 and top-5 in percent (top-5 from six classes on), mean cross entropy, number of images.
+
+    Images without a label, which could not be read, do not count.
+    """
+
+    def __init__(self) -> None:
+        self.labels: list[Tensor] = []  # (B,) of each batch
+        self.ranked: list[Tensor] = []  # (B, 5): the most probable classes, the first first; fewer if there are fewer
+        self.losses: list[Tensor] = []  # (B,)
+        self.num_classes = 0
+
+    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = model(images).float()
+        self.num_classes = logits.shape[1]
+        self.labels.append(labels)
+        self.ranked.append(logits.topk(min(5, self.num_classes)).indices)
+        self.losses.append(F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none"))
+
+    def report(self) -> dict[str, float]:
+        labels, ranked, losses = torch.cat(self.labels), torch.cat(self.ranked), torch.cat(self.losses)
+        counts = labels != NO_LABEL
+        hits = ranked[counts] == labels[counts, None]  # (N, 5)
+        report = {"top1": _percent(hits[:, 0])}
+        if self.num_classes > 5:
+            report["top5"] = _percent(hits.any(1))
+        return {**report, "loss": losses[counts].cpu().double().mean().item(), "samples": len(hits)}
+
+    def same_predictions(self, other: "ClassificationMetrics") -> int:
+        return int((torch.cat(self.ranked)[:, 0] == torch.cat(other.ranked)[:, 0]).sum())
+
+
+def _percent(hits: Tensor) -> float:
+    return 100 * int(hits.sum()) / len(hits) if len(hits) else 0.0

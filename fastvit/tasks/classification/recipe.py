@@ -1,0 +1,132 @@
+"""What a classification recipe can say, besides what all recipes can."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import timm
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic.functional_validators import AfterValidator
+from timm.data import create_transform
+from timm.models import get_pretrained_cfg
+
+from fastvit.data.sources import READ_BY_TIMM
+from fastvit.errors import nearest
+from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section
+from fastvit.variants import VARIANTS
+
+
+def _known_model(name: str) -> str:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm knows no model {name!r}{nearest(architecture, [*VARIANTS, *timm.list_models()])}")
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"{architecture} has no pretrained weights {tag!r}, but {', '.join(tags)}") from error
+    return name
+
+
+def _known_dataset(name: str) -> str:
+    own = ("digits", "folder")
+    if name not in own and name.partition("/")[0] not in READ_BY_TIMM:
+        prefixes = ", ".join(f"{prefix}/" for prefix in READ_BY_TIMM)
+        raise ValueError(
+            f"must be digits, folder, or begin with one of {prefixes}, but is {name!r}{nearest(name, own)}"
+        )
+    return name
+
+
+def _known_policy(policy: str) -> str:
+    try:
+        create_transform(32, is_training=True, auto_augment=policy)
+    except (AssertionError, ValueError) as error:
+        raise ValueError(f"timm cannot read {policy!r}: {error}") from error
+    return policy
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"must be [smallest, largest], but is {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelConfig(Section):
+    """Which network, and the weights that it starts from (random ones by default)."""
+
+    name: Annotated[str, AfterValidator(_known_model)]  # a timm name; one with a tag chooses among pretrained weights
+    drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the last block
+    pretrained: bool = False  # start from the hub's weights
+    checkpoint: Path | None = None  # start from a file that `fastvit.load_checkpoint` reads
+    reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "ModelConfig":
+        if self.pretrained and self.checkpoint:
+            raise ValueError("pretrained and checkpoint exclude each other: a model starts from one set of weights")
+        if self.reset_head and not self.checkpoint:
+            raise ValueError("reset_head is about the classifier of a checkpoint, and none is given")
+        return self
+
+
+class ImageDataConfig(DataConfig):
+    """Which images, and their size for the network. What is null is as the model was pretrained."""
+
+    dataset: Annotated[str, AfterValidator(_known_dataset)]  # digits, folder, or timm's: torch/cifar10, wds/..., ...
+    root: Path | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
+    train_split: str = "train"  # timm's datasets name their splits; for a folder they are train and val
+    val_split: str = "validation"
+    num_classes: PositiveInt
+    image_size: int = Field(ge=32)  # pixels on a side
+    crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    on_bad_image: Literal["error", "skip"] = "error"
+
+    @model_validator(mode="after")
+    def _root_is_given(self) -> "ImageDataConfig":
+        if self.root is None and self.dataset.partition("/")[0] in ("folder", "torch", "wds"):
+            raise ValueError(f"root is missing: the folder of dataset {self.dataset}")
+        return self
+
+
+class AugmentationConfig(Section):
+    """timm's augmentations by timm's names."""
+
+    scale: Bounds = (0.08, 1.0)  # area of the random crop over that of the image
+    ratio: Bounds = (3 / 4, 4 / 3)  # width over height of the random crop
+    hflip: Probability = 0.5
+    vflip: Probability = 0.0
+    color_jitter: NonNegativeFloat = 0.4  # strength; has no effect beside auto_augment
+    auto_augment: Annotated[str, AfterValidator(_known_policy)] | None = None  # such as rand-m9-mstd0.5-inc1
+    reprob: Probability = 0.0  # of random erasing
+    remode: Literal["const", "rand", "pixel"] = "pixel"  # erase with black, one random color, or random pixels
+    recount: PositiveInt = 1  # most patches erased in an image
+    mixup: NonNegativeFloat = 0.0  # alpha; 0 is off
+    cutmix: NonNegativeFloat = 0.0  # alpha; 0 is off
+    mixup_prob: Probability = 1.0  # of mixing a batch at all
+    mixup_switch_prob: Probability = 0.5  # of cutmix where both are on
+    smoothing: float = Field(0.0, ge=0, lt=1)  # of the labels
+
+    @property
+    def mixes(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class ClassificationRecipe(Recipe):
+    """A run of image classification."""
+
+    task: Literal["classification"]
+    model: ModelConfig
+    data: ImageDataConfig
+    augmentation: AugmentationConfig
+
+    @model_validator(mode="after")
+    def _pairs_to_mix(self) -> "ClassificationRecipe":
+        if self.augmentation.mixes and self.loop.batch_size % 2:
+            raise ValueError(f"loop.batch_size ({self.loop.batch_size}) must be even for mixup and cutmix")
+        return self

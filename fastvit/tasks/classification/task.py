@@ -1,0 +1,154 @@
+"""The classification task: timm's networks, transforms, mixing and losses, put together as the recipe says."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import Mixup, create_transform, resolve_data_config
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
+
+from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.sources import open_sources
+from fastvit.errors import RecipeError
+from fastvit.tasks.classification.metrics import ClassificationMetrics
+from fastvit.tasks.classification.picture import prediction_grid
+from fastvit.tasks.classification.recipe import ClassificationRecipe
+from fastvit.tasks.task import Datasets, Task
+from fastvit.weights import CheckpointError, load_checkpoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Classification(Task):
+    """One label per image. A batch is (images (B, 3, H, W), labels (B,))."""
+
+    recipe: ClassificationRecipe
+    best_metric = "top1"
+
+    def __init__(self, recipe: ClassificationRecipe):
+        super().__init__(recipe)
+        self.mix = _mixup(recipe) if recipe.augmentation.mixes else None
+        # Mean, standard deviation, crop and interpolation: the recipe's, or those of the model's pretraining.
+        self.input = resolve_data_config(
+            {"crop_pct": recipe.data.crop_pct, "interpolation": recipe.data.interpolation},
+            pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict(),
+        )
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return 3, self.recipe.data.image_size, self.recipe.data.image_size
+
+    def build_model(self, *, initial_weights: bool = True) -> nn.Module:
+        config = self.recipe.model
+        try:
+            model = timm.create_model(
+                config.name,
+                pretrained=config.pretrained and initial_weights,
+                num_classes=self.recipe.data.num_classes,
+                drop_rate=config.drop_rate,
+                drop_path_rate=config.drop_path_rate,
+            )
+            if config.checkpoint and initial_weights:
+                load_checkpoint(model, config.checkpoint, reset_head=config.reset_head)
+        except (CheckpointError, OSError) as error:
+            key = "checkpoint" if config.checkpoint else "pretrained"
+            raise RecipeError(f"model.{key}: {error}") from error
+        return model
+
+    def build_datasets(self) -> Datasets:
+        data, batch_size = self.recipe.data, self.recipe.loop.batch_size
+        train, val = open_sources(
+            data.dataset,
+            data.root,
+            splits=(data.train_split, data.val_split),
+            num_classes=data.num_classes,
+            image_size=data.image_size,
+            batch_size=batch_size,
+        )
+        self.class_names = getattr(val, "classes", None) or [str(label) for label in range(data.num_classes)]
+        self.datasets = Datasets(
+            self._transformed(train, self._train_transform(), training=True),
+            self._transformed(val, self._val_transform(), training=False),
+        )
+        return self.datasets
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, labels = batch
+        smoothing = self.recipe.augmentation.smoothing
+        if self.mix:
+            images, labels = self.mix(images, labels)  # labels: (B, classes), already smooth
+            smoothing = 0.0
+        return {"cross_entropy": F.cross_entropy(model(images).float(), labels, label_smoothing=smoothing)}
+
+    def new_metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics()
+
+    def draw(self, model: nn.Module, samples: list[tuple[Tensor, int]]) -> "Figure":
+        samples = [(image, label) for image, label in samples if label != NO_LABEL]
+        images = torch.stack([image for image, _ in samples])
+        with torch.no_grad():
+            predicted = model(images).argmax(1).tolist()
+        mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
+        return prediction_grid(
+            (images * std + mean).clamp(0, 1),
+            predicted=[self.class_names[label] for label in predicted],
+            true=[self.class_names[label] for _, label in samples],
+        )
+
+    def notices(self) -> list[str]:
+        parts = [part for part in self.datasets if isinstance(part, TransformedImages)]
+        skipped = [name for part in parts for name in part.skipped()]
+        if not skipped:
+            return []
+        return [f"images that could not be read and are left out: {len(skipped)}, such as {', '.join(skipped[:3])}"]
+
+    def _transformed(self, source: Any, transform: Callable[..., Tensor], *, training: bool) -> Dataset:
+        if isinstance(source, IterableDataset):
+            source.transform = transform  # timm's streams read and transform by themselves
+            return source
+        return TransformedImages(source, transform, on_bad_image=self.recipe.data.on_bad_image, training=training)
+
+    def _train_transform(self) -> Callable[..., Tensor]:
+        augmentation = self.recipe.augmentation
+        return create_transform(
+            self.recipe.data.image_size,
+            is_training=True,
+            scale=augmentation.scale,
+            ratio=augmentation.ratio,
+            hflip=augmentation.hflip,
+            vflip=augmentation.vflip,
+            color_jitter=augmentation.color_jitter or None,
+            auto_augment=augmentation.auto_augment,
+            re_prob=augmentation.reprob,
+            re_mode=augmentation.remode,
+            re_count=augmentation.recount,
+            interpolation=self.input["interpolation"],
+            mean=self.input["mean"],
+            std=self.input["std"],
+        )
+
+    def _val_transform(self) -> Callable[..., Tensor]:
+        return create_transform(
+            self.recipe.data.image_size,
+            crop_pct=self.input["crop_pct"],
+            interpolation=self.input["interpolation"],
+            mean=self.input["mean"],
+            std=self.input["std"],
+        )
+
+
+def _mixup(recipe: ClassificationRecipe) -> Mixup:
+    augmentation = recipe.augmentation
+    return Mixup(
+        mixup_alpha=augmentation.mixup,
+        cutmix_alpha=augmentation.cutmix,
+        prob=augmentation.mixup_prob,
+        switch_prob=augmentation.mixup_switch_prob,
+        label_smoothing=augmentation.smoothing,
+        num_classes=recipe.data.num_classes,
+    )

@@ -1,0 +1,27 @@
+"""One pass through validation data."""
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fastvit.tasks.task import Metrics, Task
+from fastvit.training.device import autocast, to_device
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task,
+    model: nn.Module,
+    batches: DataLoader,
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    channels_last: bool = False,
+) -> Metrics:
+    """The task's metrics of a model over all batches. Leaves the model in eval mode."""
+    model.eval()
+    metrics = task.new_metrics()
+    for batch in batches:
+        with autocast(device, precision):
+            metrics.update(model, to_device(batch, device, channels_last=channels_last))
+    return metrics

@@ -1,0 +1,103 @@
+"""What a recipe can say: the sections that all tasks share.
+
+A task derives its own `Recipe` with the sections that only it has. A default is what leaving the key out means.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import timm.optim
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic.functional_validators import AfterValidator
+
+from fastvit.errors import nearest
+
+# On a field that cannot change the result: a run may be resumed with another value.
+FREE_ON_RESUME: dict[str, Any] = {"free_on_resume": True}
+
+
+class Section(BaseModel):
+    """Base of all sections: typed, immutable, and without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What the loop needs to know of the data; tasks add where it is and how to read it."""
+
+    workers: int = Field(2, ge=0, json_schema_extra=FREE_ON_RESUME)  # processes that read data; 0: the main process
+
+
+def _known_optimizer(name: str) -> str:
+    known = timm.optim.list_optimizers()
+    if name not in known:
+        raise ValueError(f"no optimizer of timm is called {name!r}{nearest(name, known)}")
+    return name
+
+
+class OptimizerConfig(Section):
+    """The arguments of `timm.optim.create_optimizer_v2`. Biases and other 1-d parameters are not decayed."""
+
+    name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw"
+    lr: PositiveFloat  # peak, for the batch size of this recipe
+    weight_decay: NonNegativeFloat = 0.0
+    betas: tuple[float, float] | None = None  # null: the optimizer's own
+    eps: PositiveFloat | None = None  # null: the optimizer's own
+
+
+class ScheduleConfig(Section):
+    """Warm-up, then a cosine; both move with every step."""
+
+    epochs: PositiveInt
+    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_lr: NonNegativeFloat = 1e-6  # where the warm-up starts
+    min_lr: NonNegativeFloat = 1e-5  # where the cosine ends
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "ScheduleConfig":
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        return self
+
+
+class EmaConfig(Section):
+    """Moving average of the weights, which is then what is evaluated and kept as best."""
+
+    decay: float = Field(gt=0, lt=1)
+    warmup: bool = False  # start from a low decay: for runs of few steps
+
+
+class LoopConfig(Section):
+    """How the loop runs."""
+
+    batch_size: PositiveInt
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    clip_grad: PositiveFloat | None = None  # largest norm of all gradients together
+
+
+class Recipe(Section):
+    """One training run."""
+
+    task: str  # a name in `fastvit.tasks.TASKS`
+    seed: int = Field(0, ge=0, lt=2**32)  # of everything random
+    output: Path = Field(json_schema_extra=FREE_ON_RESUME)  # folder of everything that the run writes
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    ema: EmaConfig | None = None
+    loop: LoopConfig
+
+    @model_validator(mode="after")
+    def _rates_are_below_peak(self) -> "Recipe":
+        for key in ("warmup_lr", "min_lr"):
+            if getattr(self.schedule, key) > self.optimizer.lr:
+                raise ValueError(
+                    f"schedule.{key} ({getattr(self.schedule, key):g}) is above the peak, "
+                    f"optimizer.lr ({self.optimizer.lr:g})"
+                )
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Complete and plain: every key, only containers, strings and numbers."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,141 @@
+"""Folders of images: what is wrong with them is said; what cannot be read is handled as the recipe says."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from fastvit.data.folder import open_folder
+from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.sources import ReaderImages, open_sources
+from fastvit.errors import DataError
+
+TRANSFORM = v2.Compose([v2.ToImage(), v2.Resize((8, 8)), v2.ToDtype(torch.float32, scale=True)])
+
+
+def save_image(path: Path, seed: int = 0, mode: str = "RGB") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(256, size=(20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two classes, three training images and one validation image of each."""
+    for label in ("ant", "bee"):
+        for i in range(3):
+            save_image(tmp_path / "train" / label / f"{i}.jpg", seed=i)
+        save_image(tmp_path / "val" / label / "0.png", mode="L")
+    return tmp_path
+
+
+def open_root(root: Path, num_classes: int = 2):
+    return open_sources("folder", root, num_classes=num_classes, image_size=32, batch_size=2)
+
+
+def spoil(path: Path) -> Path:
+    path.write_bytes(path.read_bytes()[:-100])
+    return path
+
+
+def test_a_folder_gives_rgb_images_and_labels_by_sorted_names(root: Path):
+    train, val = open_root(root)
+    assert (len(train), len(val)) == (6, 2)
+    image, label = val[1]  # a gray file
+    assert (image.mode, label) == ("RGB", 1)
+
+
+def test_the_validation_folder_may_be_called_validation(root: Path):
+    (root / "val").rename(root / "validation")
+    assert len(open_folder(root, "val")) == 2
+
+
+@pytest.mark.parametrize("missing", ["", "train", "val"])
+def test_a_missing_folder_is_named_with_the_layout(missing: str, root: Path):
+    for path in [root / missing] if missing else [root]:
+        path.rename(path.with_name("gone"))
+    with pytest.raises(DataError, match=rf"{missing or 'not a folder'}; expected <root>/train/<class>/"):
+        open_root(root)
+
+
+def test_an_empty_class_folder_is_named(root: Path):
+    (root / "train" / "cat").mkdir()
+    with pytest.raises(DataError, match="class folders without images: cat; fill or remove"):
+        open_root(root)
+
+
+def test_a_folder_without_classes(root: Path):
+    for label in ("ant", "bee"):
+        (root / "val" / label / "0.png").rename(root / "val" / f"{label}.png")
+        (root / "val" / label).rmdir()
+    with pytest.raises(DataError, match="has no class folders"):
+        open_root(root)
+
+
+def test_different_classes_in_training_and_validation(root: Path):
+    (root / "val" / "bee").rename(root / "val" / "cat")
+    with pytest.raises(DataError, match=r"only in .*train: bee; only in .*val: cat"):
+        open_root(root)
+
+
+def test_the_number_of_classes_must_be_the_recipe_s(root: Path):
+    with pytest.raises(DataError, match=r"num_classes is 10, but there are 2 classes in .*; set data.num_classes to 2"):
+        open_root(root, num_classes=10)
+
+
+def test_what_timm_cannot_open_is_said(tmp_path: Path):
+    with pytest.raises(DataError, match="split train of dataset torch/cifar10 cannot be opened in"):
+        open_sources("torch/cifar10", tmp_path, num_classes=10, image_size=32, batch_size=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_ends_the_run_with_its_name(workers: int, root: Path):
+    bad = spoil(root / "train" / "bee" / "1.jpg")
+    images = TransformedImages(open_root(root)[0], TRANSFORM, on_bad_image="error", training=True)
+    with pytest.raises(DataError) as caught:
+        list(DataLoader(images, batch_size=2, num_workers=workers))
+    assert caught.value.sentence().startswith(f"image {bad} cannot be read (")
+    assert caught.value.sentence().endswith("data.on_bad_image: skip")
+    assert "\n" not in caught.value.sentence()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_in_training_the_next_image_stands_in_for_a_skipped_one(workers: int, root: Path):
+    bad = spoil(root / "train" / "bee" / "1.jpg")
+    images = TransformedImages(open_root(root)[0], TRANSFORM, on_bad_image="skip", training=True)
+    pixels, labels = next(iter(DataLoader(images, batch_size=6, num_workers=workers)))
+    assert labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(pixels[4], pixels[5])
+    assert images.skipped() == [str(bad)]
+
+
+def test_in_validation_a_skipped_image_has_no_label(root: Path):
+    spoil(root / "val" / "ant" / "0.png")
+    images = TransformedImages(open_root(root)[1], TRANSFORM, on_bad_image="skip", training=False)
+    pixels, labels = next(iter(DataLoader(images, batch_size=2)))
+    assert labels.tolist() == [NO_LABEL, 1]
+    assert pixels.shape == (2, 3, 8, 8)
+
+
+def test_no_readable_image_at_all(root: Path):
+    for path in (root / "train").rglob("*.jpg"):
+        spoil(path)
+    images = TransformedImages(open_root(root)[0], TRANSFORM, on_bad_image="skip", training=True)
+    with pytest.raises(DataError, match="none of the training images can be read"):
+        images[0]
+
+
+def test_images_of_a_timm_reader(tmp_path: Path):
+    save_image(tmp_path / "image.png", mode="L")
+    good = (tmp_path / "image.png").read_bytes()
+    reader = [(io.BytesIO(good), 3), (io.BytesIO(good[:-100]), 4)]
+    images = TransformedImages(ReaderImages(reader), TRANSFORM, on_bad_image="error", training=True)
+    pixels, label = images[0]
+    assert (pixels.shape, label) == ((3, 8, 8), 3)
+    with pytest.raises(DataError, match="image number 1 of ReaderImages cannot be read"):
+        images[1]

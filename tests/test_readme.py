@@ -1,0 +1,71 @@
+"""Every code block of the README runs. Those that install or train at length are run by .ci/run, word for word."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
+PYTHON = [code for _, language, code in BLOCKS if language == "python"]
+SHELL = {mark: code for mark, language, code in BLOCKS if language == "bash"}
+
+
+def test_no_block_escapes():
+    assert {language for _, language, _ in BLOCKS} == {"python", "bash", "text"}
+    assert set(SHELL) == {"quickstart", "test", "finetune"}
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert "for block in quickstart test; do" in ci
+
+
+@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
+def test_python(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+
+
+def test_fine_tuning(tmp_path, monkeypatch):
+    """The commands as printed, on generated folders, with overrides that make them short and offline."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label, color in enumerate(("red", "green", "blue")):
+            folder = tmp_path / "my_images" / split / color
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 80, (40, 50, 3), dtype=np.uint8)
+                pixels[..., label] += 170
+                Image.fromarray(pixels).save(folder / f"{i}.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    offline = ["model.name=fastvit_t8", "model.pretrained=false", "data.workers=0", "data.image_size=64"]
+    short = ["schedule.epochs=1", "schedule.warmup_epochs=0", "loop.batch_size=4", "loop.precision=float32"]
+    for line in SHELL["finetune"].splitlines():
+        python, script, *arguments = shlex.split(line)
+        assert python == "python"
+        arguments = [str(ROOT / argument) if argument.startswith("configs/") else argument for argument in arguments]
+        module = __import__(Path(script).stem)
+        module.main([*arguments, *(offline + short if script.endswith("train.py") else [])])
+    assert {"best.pt", "last.pt", "curve.png", "evaluation.json", "predictions.png"} <= {
+        path.name for path in (tmp_path / "runs" / "finetune").iterdir()
+    }
+
+
+def test_every_path_in_the_tree_exists():
+    tree = next(code for _, language, code in BLOCKS if language == "text")
+    folder = ROOT
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if line.startswith("  "):
+            assert (folder / name).exists(), line
+        else:
+            folder = ROOT / name
+            assert folder.is_dir(), line
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:configs|scripts)/[\w/.]+\.\w+", README))))
+def test_every_file_named_exists(name):
+    assert (ROOT / name).is_file()

@@ -1,0 +1,115 @@
+"""The scripts from end to end, and what they say to a user who made a mistake."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = str(ROOT / "configs" / "quickstart" / "digits.yaml")
+SHORT = ("schedule.epochs=1", "schedule.warmup_epochs=0")
+
+
+def script(name: str) -> Callable[[list[str]], None]:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+train, evaluate = script("train"), script("evaluate")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch."""
+    folder = tmp_path_factory.mktemp("runs") / "short"
+    train([QUICKSTART, f"output={folder}", *SHORT])
+    return folder
+
+
+def complaint(main: Callable[[list[str]], None], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.strip()
+
+
+def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]):
+    evaluate([str(run)])
+    printed = capsys.readouterr().out
+    for row in ("top1", "parameters", "latency", "same predictions", "fusion error", "speed-up"):
+        assert row in printed
+    result = json.loads((run / "evaluation.json").read_text())
+    assert result["unfused"]["samples"] == result["fused"]["samples"] == result["same_predictions"] == 540
+    assert result["unfused"]["top1"] == torch.load(run / "best.pt")["metrics"]["val_top1"]
+    assert result["fusion_error"] < 1e-5
+    assert result["fused"]["parameters"] < result["unfused"]["parameters"]
+    assert (run / "predictions.png").stat().st_size > 10_000
+
+
+def test_evaluate_weights_by_a_recipe(run: Path, tmp_path: Path):
+    evaluate([QUICKSTART, "--checkpoint", str(run / "best.pt"), f"output={tmp_path / 'new'}"])
+    evaluate([str(run / "best.pt")])
+    of_recipe, of_run = (json.loads((f / "evaluation.json").read_text()) for f in (tmp_path / "new", run))
+    assert of_recipe["unfused"]["top1"] == of_run["unfused"]["top1"]
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(run: Path, capsys: pytest.CaptureFixture[str]):
+    before = torch.load(run / "last.pt")["state_dict"]
+    train(["--resume", str(run), "data.workers=1"])
+    assert "19 steps in all, 19 done" in capsys.readouterr().out
+    torch.testing.assert_close(torch.load(run / "last.pt")["state_dict"], before, rtol=0, atol=0)
+
+
+def test_resuming_with_another_recipe_is_refused(run: Path, capsys: pytest.CaptureFixture[str]):
+    message = complaint(train, ["--resume", str(run), "optimizer.lr=1e-4"], capsys)
+    assert message.endswith("another recipe; these keys differ: optimizer.lr: 0.003 -> 0.0001")
+
+
+def test_training_into_another_run_is_refused(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert "already holds a run" in complaint(train, [QUICKSTART, f"output={run}"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.epoch=3", "unknown key schedule.epoch; did you mean epochs?"),
+        ("model.name=fastvit_t9", "did you mean fastvit_t8?"),
+        ("data={dataset: folder, root: nowhere, num_classes: 2, image_size: 32}", "data.root nowhere is not a folder"),
+        ("data.num_classes=9", "data.num_classes is 9, but there are 10 classes in digits; set data.num_classes to 10"),
+        ("loop.batch_size=2000", "loop.batch_size (2000) is more than the 1257 training samples"),
+        ("model.checkpoint=nowhere.pt", "there is no checkpoint file nowhere.pt"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(
+    override: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    printed = complaint(train, [QUICKSTART, f"output={tmp_path / 'run'}", override], capsys)
+    assert message in printed
+    assert "\n" not in printed
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no checkpoint nowhere"),
+        ([QUICKSTART], "add --checkpoint or --pretrained"),
+        (["nowhere.yaml", "--pretrained"], "there is no recipe file nowhere.yaml"),
+        (["runs", "--pretrained"], "--checkpoint and --pretrained are for recipes"),
+    ],
+)
+def test_mistakes_in_evaluating(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
+    assert message in complaint(evaluate, arguments, capsys)
+
+
+def test_a_run_s_weights_do_not_fit_another_model(run: Path, capsys: pytest.CaptureFixture[str]):
+    assert "do not fit the model" in complaint(evaluate, [str(run), "data.num_classes=4"], capsys)
+
+
+def test_train_wants_something_to_train(capsys: pytest.CaptureFixture[str]):
+    assert "give a recipe, or the folder of a run to --resume" in complaint(train, [], capsys)

@@ -1,0 +1,55 @@
+"""A checkpoint is on the disk as a whole or not at all."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastvit.errors import RunError
+from fastvit.training.checkpoint import read_checkpoint, save_checkpoint
+
+CHECKPOINT = {"state_dict": {"weight": torch.ones(2)}, "recipe": {"task": "classification"}}
+
+
+def test_what_was_saved_is_read(tmp_path: Path):
+    save_checkpoint(CHECKPOINT, tmp_path / "last.pt")
+    assert torch.equal(read_checkpoint(tmp_path / "last.pt")["state_dict"]["weight"], torch.ones(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
+
+
+def test_a_failure_halfway_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "last.pt"
+    save_checkpoint(CHECKPOINT, path)
+    before = path.read_bytes()
+
+    def disk_full(checkpoint, file):
+        file.write(b"half a checkpoint")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint({}, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path):
+    path = tmp_path / "last.pt"
+    save_checkpoint(CHECKPOINT, path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(RunError, match=r"last.pt cannot be read as a checkpoint \(.*\)$"):
+        read_checkpoint(path)
+
+
+def test_a_file_with_code_is_not_run(tmp_path: Path):
+    torch.save({"state_dict": {}, "recipe": Path}, tmp_path / "last.pt")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_checkpoint(tmp_path / "last.pt")
+
+
+def test_a_missing_and_a_foreign_file(tmp_path: Path):
+    with pytest.raises(RunError, match="there is no checkpoint"):
+        read_checkpoint(tmp_path / "last.pt")
+    torch.save({"weight": torch.ones(2)}, tmp_path / "last.pt")
+    with pytest.raises(RunError, match=r"not written by scripts/train\.py"):
+        read_checkpoint(tmp_path / "last.pt")

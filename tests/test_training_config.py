@@ -1,0 +1,127 @@
+"""A recipe is read as written, or refused with sentences that say what to change."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastvit.errors import RecipeError
+from fastvit.tasks import load_recipe, make_task
+from fastvit.training.config import apply_overrides, differences
+from fastvit.training.yaml12 import parse_yaml
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+QUICKSTART = CONFIGS / "quickstart" / "digits.yaml"
+
+
+def problems(*overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(QUICKSTART, overrides)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*/*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_and_builds_its_model(path: Path):
+    recipe = load_recipe(path)
+    model = make_task(recipe).build_model(initial_weights=False)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),  # PyYAML: "1e-3"
+        ("1.5e3", 1500.0),
+        (".5", 0.5),
+        ("010", 10),  # PyYAML: 8
+        ("no", "no"),  # PyYAML: False
+        ("1:30", "1:30"),  # PyYAML: 90
+        ("true", True),
+        ("null", None),
+        ("[1, 2.0]", [1, 2.0]),
+    ],
+)
+def test_scalars_are_those_of_yaml_1_2(text: str, value: Any):
+    parsed = parse_yaml(text, "text")
+    assert parsed == value
+    assert type(parsed) is type(value)
+
+
+def test_a_key_that_occurs_twice_is_an_error():
+    with pytest.raises(RecipeError, match=r"recipe.yaml, line 3: .*'lr' occurs twice"):
+        parse_yaml("optimizer:\n  lr: 1\n  lr: 2\n", "recipe.yaml")
+
+
+def test_an_unknown_key_suggests_the_nearest_of_its_section():
+    assert problems("schedule.epoch=3") == [
+        f"{QUICKSTART}: unknown key schedule.epoch; did you mean epochs?",
+    ]
+
+
+def test_a_key_in_the_wrong_section_suggests_the_right_one():
+    (problem,) = problems("batch_size=3")
+    assert problem.endswith("unknown key batch_size; did you mean loop.batch_size?")
+
+
+def test_a_wrong_type_is_not_converted():
+    (problem,) = problems("schedule.epochs='3'")
+    assert problem.endswith('schedule.epochs: should be a valid integer, but is "3"')
+
+
+def test_all_problems_are_reported_together():
+    found = problems("schedule.epochs=ten", "loop.batchsize=3", "optimizer={lr: -1}", "seed=-1")
+    assert len(found) == 4
+    assert all(problem.startswith(f"{QUICKSTART}: ") for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.name=fastvit_t9", "model.name: timm knows no model 'fastvit_t9'; did you mean fastvit_t8?"),
+        ("model.name=fastvit_t8.apple", "model.name: fastvit_t8 has no pretrained weights 'apple', but "),
+        ("optimizer.name=adamv", "optimizer.name: no optimizer of timm is called 'adamv'; did you mean adam"),
+        ("data.dataset=digit", "data.dataset: must be digits, folder, or begin with one of"),
+        ("data.dataset=folder", "data: root is missing: the folder of dataset folder"),
+        ("model={name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "model: pretrained and checkpoint exclude"),
+        ("schedule.warmup_epochs=50", "schedule: warmup_epochs (50) must be less than epochs"),
+        ("schedule.min_lr=1", "schedule.min_lr (1) is above the peak, optimizer.lr"),
+        ("augmentation.auto_augment=rand-m9-huh3", "augmentation.auto_augment: timm cannot read 'rand-m9-huh3'"),
+        ("augmentation.scale=[1.0, 0.5]", "augmentation.scale: must be [smallest, largest]"),
+        ("task=clasification", 'task must be one of classification, not "clasification"'),
+        ("optimizer.lr=.nan", "optimizer.lr: should be "),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused(override: str, message: str):
+    (problem,) = problems(override)
+    assert message in problem
+
+
+def test_mixing_needs_pairs():
+    (problem,) = problems("augmentation.mixup=0.2", "loop.batch_size=63")
+    assert problem.endswith("loop.batch_size (63) must be even for mixup and cutmix")
+
+
+def test_overrides_create_sections_and_leave_the_original_alone():
+    data = {"ema": None, "seed": 0}
+    assert apply_overrides(data, ["ema.decay=1e-3", "seed=4"]) == {"ema": {"decay": 1e-3}, "seed": 4}
+    assert data == {"ema": None, "seed": 0}
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed.a=3"])
+def test_an_override_that_is_none_is_an_error(override: str):
+    with pytest.raises(RecipeError, match="override"):
+        apply_overrides({"seed": 0}, [override])
+
+
+def test_a_complete_recipe_says_the_same_as_the_file():
+    recipe = load_recipe(QUICKSTART)
+    assert load_recipe(recipe.to_dict()) == recipe
+
+
+def test_only_keys_that_matter_count_as_different():
+    recipe = load_recipe(QUICKSTART)
+    moved = load_recipe(QUICKSTART, ["output=elsewhere", "data.workers=7", "data.root=there"])
+    changed = load_recipe(QUICKSTART, ["optimizer.lr=1", "ema=null"])
+    assert differences(recipe.to_dict(), moved.to_dict(), type(recipe)) == []
+    found = differences(recipe.to_dict(), changed.to_dict(), type(recipe))
+    assert [line.partition(":")[0] for line in found] == ["ema.decay", "ema.warmup", "optimizer.lr"]

@@ -1,0 +1,213 @@
+"""The loop: it learns, it counts right, and a resumed run is the uninterrupted one."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_tensor
+
+from fastvit.data.digits import Digits
+from fastvit.errors import RunError
+from fastvit.tasks import load_recipe, make_task
+from fastvit.tasks.task import Datasets, Metrics, Task
+from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.engine import Trainer, train
+from fastvit.training.recipe import Recipe
+
+QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
+
+
+class NoisyDigits(Digits):
+    """Random augmentation, so that a wrong seed shows."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return to_tensor(image)[:1] + 0.1 * torch.rand(1, 8, 8), label
+
+
+class Accuracy(Metrics):
+    def __init__(self) -> None:
+        self.hits, self.samples = 0, 0
+
+    def update(self, model: nn.Module, batch: Any) -> None:
+        assert not model.training
+        images, labels = batch["images"], batch["labels"]
+        self.hits += int((model(images).argmax(1) == labels).sum())
+        self.samples += len(labels)
+
+    def report(self) -> dict[str, float]:
+        return {"accuracy": self.hits / self.samples, "samples": self.samples}
+
+
+class SmallTask(Task):
+    """Batches are dicts, there are two losses, dropout and batch norm: what other tasks will have."""
+
+    best_metric = "accuracy"
+    input_size = (1, 8, 8)
+
+    def build_model(self, *, initial_weights: bool = True) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(1024, 10),
+        )
+
+    def build_datasets(self) -> Datasets:
+        return Datasets(NoisyDigits(train=True, image_size=8), NoisyDigits(train=False, image_size=8))
+
+    def collate(self, samples: list[Any]) -> dict[str, Tensor]:
+        images, labels = zip(*samples, strict=True)
+        return {"images": torch.stack(images), "labels": torch.tensor(labels)}
+
+    def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = model(batch["images"])
+        return {"cross_entropy": F.cross_entropy(logits, batch["labels"]), "size": 1e-3 * logits.square().mean()}
+
+    def new_metrics(self) -> Metrics:
+        return Accuracy()
+
+    def draw(self, model: nn.Module, samples: list[Any]):
+        raise NotImplementedError
+
+
+def small_recipe(output: Path, **changes: Any) -> Recipe:
+    return Recipe(
+        **{
+            "task": "small",
+            "output": output,
+            "data": {"workers": 0},
+            "optimizer": {"lr": 3e-3, "weight_decay": 0.05},
+            "schedule": {"epochs": 3, "warmup_epochs": 0.5},
+            "ema": {"decay": 0.9},
+            "loop": {"batch_size": 100, "clip_grad": 1.0},
+            **changes,
+        }
+    )
+
+
+def small_run(output: Path, **changes: Any) -> Trainer:
+    recipe = small_recipe(output, **changes)
+    return train(SmallTask(recipe), recipe)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    return small_run(tmp_path_factory.mktemp("runs") / "small")
+
+
+def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer._train_step
+
+    def interrupted(self: Trainer, batch: Any) -> dict[str, Tensor]:
+        if self.step == steps:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+
+
+def test_it_learns(finished: Trainer):
+    losses = [row["train_loss"] for row in finished.history]
+    assert losses == sorted(losses, reverse=True)
+    assert finished.history[-1]["val_accuracy"] > 0.9
+
+
+def test_every_validation_sample_counts_once(finished: Trainer):
+    assert {row["val_samples"] for row in finished.history} == {540}  # batches of 100
+
+
+def test_losses_are_logged_by_name_and_add_up(finished: Trainer):
+    row = finished.history[-1]
+    assert row["train_loss"] == pytest.approx(row["train_cross_entropy"] + row["train_size"])
+
+
+def test_the_folder_tells_how_it_went(finished: Trainer):
+    folder = finished.folder
+    with folder.log.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert [row["step"] for row in rows] == ["12", "24", "36"]  # 1257 // 100 steps an epoch
+    assert json.loads(folder.environment.read_text())["torch"] == torch.__version__
+    assert folder.curve.stat().st_size > 1000
+    assert any(folder.tensorboard.iterdir())
+
+
+def test_best_holds_the_evaluated_weights_of_the_best_epoch(finished: Trainer):
+    best = read_checkpoint(finished.folder.best)
+    assert best["metrics"]["val_accuracy"] == max(row["val_accuracy"] for row in finished.history)
+    assert best["recipe"] == finished.recipe.to_dict()
+    model = SmallTask(finished.recipe).build_model()
+    model.load_state_dict(best["state_dict"])
+    if finished.best.epoch == 3:  # then they are the moving average at the end
+        torch.testing.assert_close(best["state_dict"], finished.ema.module.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("steps", [18, 30])
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
+    steps: int, finished: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = small_recipe(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupt_after(steps, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(SmallTask(recipe), recipe)
+    torch.rand(7)  # random states are not what makes it equal
+    resumed = train(SmallTask(recipe), recipe, resume=True)
+    expected, actual = finished.state(), resumed.state()
+    for key in ("state_dict", "state_dict_ema", "optimizer", "step", "best"):
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=0, msg=key)
+    assert [row["val_accuracy"] for row in resumed.history] == [row["val_accuracy"] for row in finished.history]
+
+
+def test_a_run_resumed_within_an_epoch_equals_the_uninterrupted_one(finished: Trainer, tmp_path: Path):
+    first = Trainer(SmallTask(finished.recipe), finished.recipe, finished.folder)
+    for batch in list(first.batches.batches(0))[:5]:
+        first.model.train()
+        first._train_step(batch)
+    recipe = small_recipe(tmp_path / "run")
+    second = Trainer(SmallTask(recipe), recipe, type(finished.folder)(recipe.output))
+    second.restore(first.state())
+    second.folder.create(recipe)
+    second.fit()
+    torch.testing.assert_close(second.state()["state_dict"], finished.state()["state_dict"], rtol=0, atol=0)
+
+
+def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished: Trainer):
+    before = {path: path.stat().st_mtime_ns for path in finished.folder.path.rglob("*")}
+    with pytest.raises(RunError, match="already holds a run: continue it with --resume"):
+        train(SmallTask(finished.recipe), finished.recipe)
+    assert {path: path.stat().st_mtime_ns for path in finished.folder.path.rglob("*")} == before
+
+
+def test_another_recipe_is_refused_by_the_names_of_its_keys(finished: Trainer):
+    recipe = small_recipe(finished.folder.path, schedule={"epochs": 4, "warmup_epochs": 0.5}, data={"workers": 1})
+    with pytest.raises(RunError, match=r"another recipe; these keys differ: schedule.epochs: 3 -> 4$"):
+        train(SmallTask(recipe), recipe, resume=True)
+
+
+def test_without_a_moving_average_the_model_itself_is_evaluated(tmp_path: Path):
+    trainer = small_run(tmp_path / "run", ema=None, schedule={"epochs": 1})
+    assert trainer.eval_model is trainer.model
+    assert "state_dict_ema" not in read_checkpoint(trainer.folder.last)
+
+
+def test_bfloat16_and_channels_last_run(tmp_path: Path):
+    loop = {"batch_size": 100, "precision": "bfloat16", "channels_last": True}
+    trainer = small_run(tmp_path / "run", loop=loop)
+    assert trainer.history[-1]["val_accuracy"] > 0.8
+    assert next(trainer.model.parameters()).dtype == torch.float32
+
+
+def test_fastvit_learns_the_digits_in_two_epochs(tmp_path: Path):
+    recipe = load_recipe(QUICKSTART, [f"output={tmp_path / 'run'}", "schedule.epochs=2", "schedule.warmup_epochs=0.5"])
+    trainer = train(make_task(recipe), recipe)
+    first, last = (row["train_loss"] for row in trainer.history)
+    assert last < 0.5 * first

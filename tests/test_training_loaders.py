@@ -1,0 +1,96 @@
+"""Batches depend on the seed, the epoch and the position, and on nothing else."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, default_collate
+
+from fastvit.errors import RecipeError
+from fastvit.training.loaders import EpochSampler, eval_loader, train_loader
+from fastvit.training.randomness import Purpose, derive_seed, seeded
+
+
+def draw() -> tuple[float, float, float]:
+    return random.random(), float(np.random.rand()), torch.rand(1).item()
+
+
+class Noise(Dataset):
+    """Samples of an index and random numbers of all three generators."""
+
+    def __len__(self) -> int:
+        return 23
+
+    def __getitem__(self, index: int) -> tuple[int, tuple[float, float, float]]:
+        return index, draw()
+
+
+class NoiseStream(IterableDataset):
+    def __len__(self) -> int:
+        return 23
+
+    def __iter__(self):
+        return (Noise()[index] for index in range(len(self)))
+
+
+def batches(dataset: Dataset, epoch: int, start: int = 0, *, workers: int = 0, seed: int = 0) -> list[torch.Tensor]:
+    loader = train_loader(dataset, default_collate, batch_size=4, workers=workers, seed=seed)
+    return [torch.stack((indices, *noise)) for indices, noise in loader.batches(epoch, start)]
+
+
+def test_every_epoch_is_another_permutation():
+    sampler = EpochSampler(100, seed=0)
+    orders = []
+    for epoch in (0, 1):
+        sampler.epoch = epoch
+        orders.append([index for _, index in sampler])
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(100))
+    assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("dataset", [Noise(), NoiseStream()], ids=["samples", "stream"])
+def test_an_epoch_resumed_in_the_middle_gives_the_rest(dataset: Dataset):
+    whole, rest = batches(dataset, epoch=1), batches(dataset, epoch=1, start=2)
+    assert len(whole) == 5  # the partial batch is left out
+    torch.testing.assert_close(rest, whole[2:], rtol=0, atol=0)
+
+
+def test_augmentation_does_not_depend_on_the_number_of_workers():
+    torch.testing.assert_close(batches(Noise(), 1, workers=2), batches(Noise(), 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dataset", [Noise(), NoiseStream()], ids=["samples", "stream"])
+def test_augmentation_differs_between_samples_epochs_and_seeds(dataset: Dataset):
+    noise = [batches(dataset, 0), batches(dataset, 1), batches(dataset, 0, seed=1)]
+    values = torch.cat([batch[1:].flatten() for run in noise for batch in run])
+    assert len(values.unique()) == len(values)
+
+
+def test_workers_that_live_on_see_the_new_epoch():
+    loader = train_loader(Noise(), default_collate, batch_size=4, workers=1, seed=0)
+    epochs = [torch.cat([indices for indices, _ in loader.batches(epoch)]) for epoch in (0, 1)]
+    assert not torch.equal(*epochs)
+
+
+def test_seeded_leaves_the_generators_as_they_were():
+    states = random.getstate(), torch.get_rng_state()
+    with seeded(0, Purpose.SAMPLE, 1, 2):
+        draw()
+    assert random.getstate() == states[0]
+    assert torch.equal(torch.get_rng_state(), states[1])
+
+
+def test_seeds_differ_by_every_part():
+    positions = [(0, Purpose.STEP, 1), (1, Purpose.STEP, 1), (0, Purpose.ORDER, 1), (0, Purpose.STEP, 2)]
+    assert len({derive_seed(*position) for position in positions}) == len(positions)
+
+
+def test_evaluation_sees_every_sample_once_and_in_order():
+    loader = eval_loader(Noise(), default_collate, batch_size=4, workers=2)
+    assert torch.cat([indices for indices, _ in loader]).tolist() == list(range(23))
+
+
+def test_a_batch_larger_than_the_data_is_an_error():
+    with pytest.raises(RecipeError, match=r"loop.batch_size \(24\) is more than the 23 training samples"):
+        train_loader(Noise(), default_collate, batch_size=24, workers=0, seed=0)
