@@ -1,12 +1,14 @@
 """The scripts from end to end, and what they say to a user who made a mistake."""
 
 import importlib.util
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart" / "digits.yaml")
@@ -92,6 +94,26 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(
     assert message in printed
     assert "\n" not in printed
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_an_unreadable_image(policy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for split, label, i in itertools.product(("train", "val"), ("dark", "bright"), range(4)):
+        folder = tmp_path / "images" / split / label
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40), 200 if label == "bright" else 50).save(folder / f"{i}.png")
+    bad = tmp_path / "images" / "train" / "dark" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    data = {"dataset": "folder", "root": str(tmp_path / "images"), "num_classes": 2, "image_size": 32, "workers": 0}
+    run = tmp_path / "run"
+    arguments = [QUICKSTART, f"output={run}", *SHORT, "loop.batch_size=4"]
+    arguments.append(f"data={json.dumps({**data, 'on_bad_image': policy})}")
+    if policy == "error":
+        assert f"image {bad} cannot be read" in complaint(train, arguments, capsys)
+        assert not run.exists()
+    else:
+        train(arguments)
+        assert f"left out: 1, such as {bad}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

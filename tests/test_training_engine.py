@@ -206,8 +206,41 @@ def test_bfloat16_and_channels_last_run(tmp_path: Path):
     assert next(trainer.model.parameters()).dtype == torch.float32
 
 
-def test_fastvit_learns_the_digits_in_two_epochs(tmp_path: Path):
-    recipe = load_recipe(QUICKSTART, [f"output={tmp_path / 'run'}", "schedule.epochs=2", "schedule.warmup_epochs=0.5"])
-    trainer = train(make_task(recipe), recipe)
-    first, last = (row["train_loss"] for row in trainer.history)
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = small_recipe(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupt_after(5, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(SmallTask(recipe), recipe)
+    assert not recipe.output.exists()
+    recipe.output.mkdir()
+    (recipe.output / "recipe.yaml").write_text("what a killed process left")
+    (recipe.output / "notes.txt").write_text("the user's own")
+    assert train(SmallTask(recipe), recipe).step == 36
+    assert (recipe.output / "notes.txt").exists()
+
+
+def digits_recipe(output: Path) -> Recipe:
+    return load_recipe(QUICKSTART, [f"output={output}", "schedule.epochs=2", "schedule.warmup_epochs=0.5"])
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    recipe = digits_recipe(tmp_path_factory.mktemp("runs") / "digits")
+    return train(make_task(recipe), recipe)
+
+
+def test_fastvit_learns_the_digits_in_two_epochs(digits: Trainer):
+    first, last = (row["train_loss"] for row in digits.history)
     assert last < 0.5 * first
+
+
+def test_fastvit_resumes_bit_for_bit(digits: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = digits_recipe(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        interrupt_after(25, patch)
+        with pytest.raises(KeyboardInterrupt):
+            train(make_task(recipe), recipe)
+    resumed = train(make_task(recipe), recipe, resume=True)
+    for key in ("state_dict", "state_dict_ema", "optimizer"):
+        torch.testing.assert_close(resumed.state()[key], digits.state()[key], rtol=0, atol=0, msg=key)

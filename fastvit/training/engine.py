@@ -40,7 +40,11 @@ def train(task: Task, recipe: Recipe, *, resume: bool = False) -> "Trainer":
         folder.require_unused()
         trainer = Trainer(task, recipe, folder)
     folder.create(recipe)
-    trainer.fit()
+    try:
+        trainer.fit()
+    except BaseException:
+        folder.remove_unless_saved()  # an unreadable image in the first epoch, say: the output is free to try again
+        raise
     return trainer
 
 

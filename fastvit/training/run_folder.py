@@ -1,6 +1,7 @@
 """The output folder of a run: what lies where."""
 
 import json
+import shutil
 from pathlib import Path
 
 import yaml
@@ -35,7 +36,7 @@ class RunFolder:
         """Refuse to mix two runs in one folder."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"output {self.path} is a file, not a folder")
-        if self.recipe.exists() or self.last.exists():
+        if self.last.exists():
             raise RunError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or choose another output"
             )
@@ -45,3 +46,13 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         self.recipe.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
         self.environment.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
+
+    def remove_unless_saved(self) -> None:
+        """Take back what `create` and the log have written, if no checkpoint has followed."""
+        if self.last.exists():
+            return
+        for path in (self.recipe, self.environment):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
