@@ -21,6 +21,7 @@ ALLOWED = {
     "layers": {"reparam"},
     "weights": {"errors", "layers", "reparam", "variants"},
     "fastvit": {"layers", "reparam", "variants", "weights"},
+    "deploy": {"reparam"},
     "data": {"errors"},
     "training": {"", "errors", "tasks.task"},
     "tasks": {"errors", "data", "training", "weights", "", "variants"},

@@ -1,0 +1,5 @@
+"""From a trained network to fast inference."""
+
+from fastvit.deploy.compile import compile_for_inference
+
+__all__ = ["compile_for_inference"]
