@@ -130,7 +130,10 @@ def reparameterize_model(model: nn.Module) -> nn.Module:
     are folded in float64 (float32 on MPS) and cast to their own dtype last. Fusing twice changes nothing.
 
     Warns (`UserWarning`) with the name of each module that cannot be fused exactly; such a module stays as it is.
+    Raises TypeError for a model inside `DistributedDataParallel`, which keeps track of the tensors it was made with.
     """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise TypeError("the model is wrapped in DistributedDataParallel: fuse what is inside, model.module")
     return _fuse_tree(copy.deepcopy(model).eval(), name="", done={})
 
 

@@ -54,7 +54,7 @@ def load_checkpoint(
     state = _unwrap(source if isinstance(source, Mapping) else _read(Path(source)), label)
     own_names = {_plain_name(name): name for name in model.state_dict()}
     target = {name: model.state_dict()[own] for name, own in own_names.items()}
-    if not _is_fastvit(target):
+    if not _naming(target):
         raise CheckpointError("the model is not a FastViT classifier or features_only backbone: pass its backbone")
     _require_same_network(state, target, label)
     state = _to_our_names(state, target)
@@ -125,7 +125,7 @@ def _unwrap(checkpoint: Any, label: str) -> StateDict:
     for prefix in ("module.", "_orig_mod.", "module.", "model."):
         if state and all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    if not _is_fastvit(state):
+    if not _naming(state):
         found = ", ".join(list(state)[:3]) or "no tensors"
         raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds {found}")
     return state
@@ -137,13 +137,9 @@ _FC1 = re.compile(r"(?:network|stages)\.(\d+)\..*\.(ffn|mlp|convffn)\.fc1\.weigh
 _WRITERS = {"ffn": "fastvit", "mlp": "timm", "convffn": "Apple"}
 
 
-def _is_fastvit(names: Iterable[str]) -> bool:
-    return any(_FC1.fullmatch(name) for name in names)
-
-
-def _naming(names: Iterable[str]) -> str:
-    """Whose names these are: "fastvit", "timm" or "Apple"."""
-    return next(_WRITERS[match[2]] for match in map(_FC1.fullmatch, names) if match)
+def _naming(names: Iterable[str]) -> str | None:
+    """Whose names these are: "fastvit", "timm" or "Apple"; None if nobody's."""
+    return next((_WRITERS[match[2]] for match in map(_FC1.fullmatch, names) if match), None)
 
 
 def _is_fused(names: Iterable[str]) -> bool:

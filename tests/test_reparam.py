@@ -227,6 +227,17 @@ def test_pickles_without_leftovers():
     assert all(set(vars(m)) == plain for m in fused.modules() if isinstance(m, nn.Conv2d))
 
 
+def test_ddp_is_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(tiny())
+        with pytest.raises(TypeError, match=r"fuse what is inside, model\.module"):
+            reparameterize_model(wrapped)
+        assert reparameterize_model(wrapped.module)(torch.randn(1, 3, 64, 64)).shape == (1, 7)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def _gelu_in_between(mixer):
     mixer.mixer.conv.bn = nn.Sequential(mixer.mixer.conv.bn, nn.GELU())
 

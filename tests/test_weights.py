@@ -253,6 +253,7 @@ def test_a_model_that_is_no_fastvit(source):
 
 
 def test_to_timm_takes_the_train_form_only(source):
-    for state in (reparameterize_model(source).state_dict(), golden_weights("fastvit_t8", "unfused")):
+    apple = golden_weights("fastvit_t8", "unfused")
+    for state in (reparameterize_model(source).state_dict(), apple, nn.Linear(2, 2).state_dict()):
         with pytest.raises(CheckpointError, match="in train form"):
             to_timm(state)
