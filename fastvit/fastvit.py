@@ -1,7 +1,6 @@
 """FastViT (arXiv 2303.14189) and its seven variants, registered with timm."""
 
 import warnings
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -63,6 +62,10 @@ class FastViT(nn.Module):
         drop_path_rate: float = 0.0,
     ):
         super().__init__()
+        if not len(depths) == len(dims) == len(attention):
+            raise ValueError(
+                f"depths {depths}, dims {dims} and attention {attention} must have an entry for each stage"
+            )
         self.in_chans, self.num_classes, self.global_pool = in_chans, num_classes, global_pool
         self.num_features = 2 * dims[-1]
         self.stem = nn.Sequential(
@@ -228,17 +231,50 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-def _entry(variant: str) -> Callable[..., nn.Module]:
-    """The function that `timm.create_model(variant)` calls."""
-
-    def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        return _create(variant, pretrained, **kwargs)
-
-    create.__name__ = create.__qualname__ = variant  # the name that timm registers it under
-    return create
+def _register(entry: Any) -> Any:
+    """Take the name over from timm's built-in FastViT; timm warns about each, and here it is meant."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=f"Overwriting {entry.__name__} in registry")
+        return register_model(entry)
 
 
-with warnings.catch_warnings():
-    # timm warns about each name that is taken over from its built-in FastViT; here it is meant.
-    warnings.filterwarnings("ignore", message=f"Overwriting ({'|'.join(VARIANTS)}) in registry")
-    globals().update({variant: register_model(_entry(variant)) for variant in VARIANTS})
+@_register
+def fastvit_t8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-T8: 4.0 M parameters, 0.7 GMACs at 256 px."""
+    return _create("fastvit_t8", pretrained, **kwargs)
+
+
+@_register
+def fastvit_t12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-T12: 7.5 M parameters, 1.4 GMACs at 256 px."""
+    return _create("fastvit_t12", pretrained, **kwargs)
+
+
+@_register
+def fastvit_s12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-S12: 9.5 M parameters, 1.8 GMACs at 256 px."""
+    return _create("fastvit_s12", pretrained, **kwargs)
+
+
+@_register
+def fastvit_sa12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-SA12: 11.6 M parameters, 1.9 GMACs at 256 px."""
+    return _create("fastvit_sa12", pretrained, **kwargs)
+
+
+@_register
+def fastvit_sa24(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-SA24: 21.5 M parameters, 3.8 GMACs at 256 px."""
+    return _create("fastvit_sa24", pretrained, **kwargs)
+
+
+@_register
+def fastvit_sa36(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-SA36: 31.5 M parameters, 5.6 GMACs at 256 px."""
+    return _create("fastvit_sa36", pretrained, **kwargs)
+
+
+@_register
+def fastvit_ma36(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """FastViT-MA36: 44.0 M parameters, 7.8 GMACs at 256 px."""
+    return _create("fastvit_ma36", pretrained, **kwargs)

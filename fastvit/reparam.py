@@ -116,13 +116,19 @@ class Reparameterizable(nn.Module):
 
         It trains if any parameter it was made from does. Raises `CannotFuse`.
         """
-        if any(m._forward_hooks or m._forward_pre_hooks for m in self.modules()):
-            raise CannotFuse("it has forward hooks, which fusing would drop")
-        conv = self.equivalent().to_conv()
+        for module in self.modules():
+            _require_own_forward(module)
+        try:
+            conv = self.equivalent().to_conv()
+        except AttributeError as error:  # where a part was replaced by a module of another kind
+            raise CannotFuse(f"one of its parts is not what it was made with ({error})") from error
         conv.requires_grad_(any(p.requires_grad for p in self.parameters()))
+        if any(_is_channels_last(p) for p in self.parameters()):
+            conv = conv.to(memory_format=torch.channels_last)
         return conv.train(self.training)
 
 
+@torch.inference_mode(False)  # parameters made in inference mode could never train
 def reparameterize_model(model: nn.Module) -> nn.Module:
     """An eval-mode copy of `model` in which each `Reparameterizable` module is one plain `nn.Conv2d`.
 
@@ -187,6 +193,21 @@ def _tensors(output: Any) -> Iterator[Tensor]:
 
 def _pad_to(kernel: Tensor, size: int) -> Tensor:
     return F.pad(kernel, [(size - kernel.shape[-1]) // 2] * 4)
+
+
+def _require_own_forward(module: nn.Module) -> None:
+    """The module must compute what its `equivalent` says: nothing hooked to it, no `forward` written over it."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise CannotFuse("it has forward hooks, which fusing would drop")
+    if isinstance(module, Reparameterizable):
+        definers = [next(c for c in type(module).__mro__ if name in vars(c)) for name in ("forward", "equivalent")]
+        if "forward" in vars(module) or not issubclass(definers[1], definers[0]):
+            raise CannotFuse(f"{type(module).__name__} has a forward of its own, but no equivalent to it")
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return last and not tensor.is_contiguous()
 
 
 def _scale_and_shift(norm: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ This file knows names and tensors, not the network. Names are only ever translat
 from there to Apple's by `_apple_names`. Reading a foreign file looks each of the model's own names up in it.
 """
 
+import argparse
 import logging
 import pickle
 import re
@@ -38,8 +39,8 @@ def load_checkpoint(
     """Load a FastViT checkpoint into a model, completely or not at all.
 
     Args:
-        model: a classifier or a `features_only` backbone; fused for a fused checkpoint. On the meta device it takes
-            the file's tensors over.
+        model: a classifier or a `features_only` backbone; fused for a fused checkpoint. On the meta device it gets
+            copies of the file's tensors, on the CPU.
         source: file (.pth.tar, .pth, .pt, .safetensors) or state dict, written by fastvit, timm or Apple's code; bare
             or inside "state_dict_ema", "state_dict", "model_ema" or "model" (the first that is there), with or without
             the prefixes of DDP and torch.compile. Files never run code (`weights_only=True`).
@@ -61,11 +62,15 @@ def load_checkpoint(
 
     parts = {_part(name) for name in target}  # a backbone may have fewer stages, no final_conv and no head
     state = {name: tensor for name, tensor in state.items() if _part(name) in parts}
+    on_meta = any(tensor.is_meta for tensor in target.values())
     if reset_head:
+        if on_meta:
+            raise CheckpointError("the model is on the meta device, so there is no classifier of its own to keep")
         _logger.warning("%s: everything is loaded but the classifier, which stays as it is in the model", label)
         state |= {name: tensor for name, tensor in target.items() if name.startswith("head.")}
     _require_same_tensors(state, target, label)
-    on_meta = any(tensor.is_meta for tensor in target.values())
+    if on_meta:
+        state = {name: tensor.to(target[name].dtype, copy=True) for name, tensor in state.items()}
     model.load_state_dict({own_names[name]: tensor for name, tensor in state.items()}, assign=on_meta)
 
 
@@ -92,16 +97,20 @@ def to_timm(state: Mapping[str, Tensor]) -> StateDict:
 def _read(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint file {path}")
+    with path.open("rb") as file:
+        magic = file.read(9)
     try:
-        if path.suffix == ".safetensors":
+        if magic[8:] == b"{":  # safetensors: the length of a header in JSON, then the header
             return load_file(path)
-        with path.open("rb") as file:
-            magic = file.read(2)
-        if magic != b"PK" and magic[:1] != b"\x80":  # torch writes zip archives, and long ago plain pickles
+        if magic[:2] != b"PK" and magic[:1] != b"\x80":  # torch writes zip archives, and long ago plain pickles
             raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save")
-        if magic == b"PK" and not zipfile.is_zipfile(path):
+        if magic[:2] == b"PK" and not zipfile.is_zipfile(path):
             raise CheckpointError(f"{path} is truncated: download or copy it again")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if magic[:2] == b"PK" and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint: save the model's state_dict()")
+        # A Namespace is plain data, which timm's train.py puts in. An open file, for torch would go by the suffix.
+        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "truncated" in str(error):
             raise CheckpointError(f"{path} is truncated: download or copy it again") from error
@@ -121,10 +130,7 @@ def _unwrap(checkpoint: Any, label: str) -> StateDict:
             break
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds a {type(state).__name__}, no state dict")
-    state = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    for prefix in ("module.", "_orig_mod.", "module.", "model."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    state = {_plain_name(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
     if not _naming(state):
         found = ", ".join(list(state)[:3]) or "no tensors"
         raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds {found}")
@@ -278,8 +284,9 @@ def _apple_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _plain_name(name: str) -> str:
-    """The classifier's name of a tensor of a `features_only` backbone, which flattens or wraps the network."""
-    return re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name.removeprefix("model."))
+    """The name without what DDP, torch.compile and timm's `features_only`, which also flattens, put in front."""
+    name = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", name)
+    return re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name)
 
 
 def _part(name: str) -> str:

@@ -158,5 +158,5 @@ def test_last_feature_has_seen_every_attention_block():
 
 
 def test_rows_of_different_length_are_rejected():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="must have an entry for each stage"):
         fastvit.FastViT((1, 1), (8, 16, 32), attention=(False, False))

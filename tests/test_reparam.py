@@ -218,6 +218,18 @@ def test_what_was_frozen_stays_frozen():
     }
 
 
+def test_fused_in_inference_mode_it_still_trains():
+    with torch.inference_mode():
+        fused = reparameterize_model(tiny())
+    fused(torch.randn(2, 3, 64, 64)).sum().backward()
+
+
+def test_channels_last_is_kept():
+    fused = reparameterize_model(tiny().to(memory_format=torch.channels_last))
+    assert fused.stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not reparameterize_model(tiny()).stem[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_pickles_without_leftovers():
     fused = reparameterize_model(tiny())
     again = pickle.loads(pickle.dumps(fused))
@@ -263,9 +275,29 @@ def _subclass(mixer):
     mixer.mixer.conv.conv = _Doubled(8, 8, 3, padding=1, groups=8, bias=False)
 
 
+class _Twice(RepMixer):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _forward_of_a_subclass(mixer):
+    mixer.__class__ = _Twice
+
+
+def _forward_of_the_instance(mixer):
+    mixer.mixer.forward = lambda x: 2 * x
+
+
+def _replaced_part(mixer):
+    mixer.scale = nn.Identity()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (_forward_of_a_subclass, "_Twice has a forward of its own"),
+        (_forward_of_the_instance, "RepConv has a forward of its own"),
+        (_replaced_part, "not what it was made with"),
         (_gelu_in_between, "Sequential is not a batch norm"),
         (_no_statistics, "no running statistics"),
         (_reflect, "zero padding"),
@@ -276,10 +308,10 @@ def _subclass(mixer):
 def test_what_cannot_be_fused_is_left_and_reported(change, reason):
     model = nn.Sequential(randomize(RepMixer(8)), nn.Sequential(nn.GELU(), randomize(RepMixer(8)))).eval()
     change(model[1][1])
-    with pytest.warns(UserWarning, match=rf"1\.1 \(RepMixer\) is left unfused: .*{reason}"):
+    with pytest.warns(UserWarning, match=rf"1\.1 \((?:RepMixer|_Twice)\) is left unfused: .*{reason}"):
         fused = reparameterize_model(model)
     assert type(fused[0]) is nn.Conv2d
-    assert type(fused[1][1]) is RepMixer
+    assert isinstance(fused[1][1], RepMixer)
     assert fusion_error(model, fused, (8, 8, 8)) < 1e-5
     with pytest.raises(CannotFuse, match=reason):
         model[1][1].fuse()

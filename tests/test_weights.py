@@ -1,3 +1,4 @@
+import argparse
 import copy
 import logging
 import pickle
@@ -100,6 +101,55 @@ def test_fused_checkpoints_of_ours(source, tmp_path):
         assert equal(target.state_dict(), fused.state_dict())
 
 
+def test_a_checkpoint_of_timms_training_script(source, tmp_path):
+    """It holds the command line, as an argparse.Namespace."""
+    state = to_timm(source.state_dict())
+    torch.save(
+        {"state_dict": state, "args": argparse.Namespace(lr=0.1, betas=[0.9]), "version": 2}, tmp_path / "last.pth.tar"
+    )
+    model = fresh()
+    load_checkpoint(model, tmp_path / "last.pth.tar")
+    assert equal(model.state_dict(), source.state_dict())
+
+
+def test_the_suffix_does_not_matter(source, tmp_path):
+    safetensors.torch.save_file(source.state_dict(), tmp_path / "model.pt")
+    torch.save(source.state_dict(), tmp_path / "model.safetensors")
+    for path in tmp_path.iterdir():
+        model = fresh()
+        load_checkpoint(model, path)
+        assert equal(model.state_dict(), source.state_dict())
+
+
+def test_a_backbone_of_ours_into_a_backbone(source):
+    for feature_cls in ("list", "getter"):
+        saved = fresh(features_only=True, feature_cls=feature_cls)
+        load_checkpoint(saved, source.state_dict())
+        for other in ("list", "getter"):
+            model = fresh(features_only=True, feature_cls=other)
+            load_checkpoint(model, saved.state_dict())
+            x = torch.randn(1, 3, 64, 64)
+            assert torch.equal(model(x)[-1], saved(x)[-1])
+
+
+def test_a_compiled_model_takes_a_checkpoint(source):
+    model = fresh()
+    load_checkpoint(torch.compile(model), source.state_dict())
+    assert equal(model.state_dict(), source.state_dict())
+
+
+def test_a_model_on_meta_keeps_its_dtype_and_shares_nothing(source):
+    model = fresh(device="meta", dtype=torch.bfloat16)
+    state = source.state_dict()
+    load_checkpoint(model, state)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    model = fresh(device="meta")
+    load_checkpoint(model, state)
+    assert not {t.data_ptr() for t in model.state_dict().values()} & {t.data_ptr() for t in state.values()}
+    with pytest.raises(CheckpointError, match="no classifier of its own to keep"):
+        load_checkpoint(fresh(num_classes=3, device="meta"), state, reset_head=True)
+
+
 def test_other_precision_is_converted(source):
     model = fresh().double()
     load_checkpoint(model, {name: tensor.half() for name, tensor in source.state_dict().items()})
@@ -156,6 +206,8 @@ def _write(kind, path, state):
     elif kind == "truncated old":
         torch.save(state, path, _use_new_zipfile_serialization=False)
         path.write_bytes(path.read_bytes()[:-5000])
+    elif kind == "script":
+        torch.jit.script(nn.Linear(2, 2)).save(path)
     elif kind == "truncated.safetensors":
         safetensors.torch.save_file(state, path)
         path.write_bytes(path.read_bytes()[:-5000])
@@ -169,6 +221,7 @@ def _write(kind, path, state):
         ("code", "which could run code and are not loaded"),
         ("pickled model", "which could run code and are not loaded"),
         ("plain pickle", "which could run code and are not loaded"),
+        ("script", "is a TorchScript program"),
         ("tensor", "is not a FastViT checkpoint: it holds a Tensor"),
         ("resnet", "is not a FastViT checkpoint: it holds conv1.weight, fc.weight"),
         ("truncated", "truncated: download or copy it again"),

@@ -30,11 +30,14 @@ def compile_for_inference(
         A function of images, in any dtype and memory format, that returns what the model does in eval mode, in `dtype`.
 
     Raises:
+        ValueError: `dtype` is not a precision for networks.
         RuntimeError: the outputs for the example differ from the eager network's by more than `TOLERANCE`.
     """
     fused = reparameterize_model(model)
     parameter = next(fused.parameters())
     dtype = dtype or parameter.dtype
+    if dtype not in TOLERANCE:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, TOLERANCE))}, not {dtype}")
     with torch.no_grad():
         expected = fused(example_input.to(parameter))
 
