@@ -79,8 +79,14 @@ def test_a_folder_without_classes(root: Path):
 
 def test_different_classes_in_training_and_validation(root: Path):
     (root / "val" / "bee").rename(root / "val" / "cat")
-    with pytest.raises(DataError, match=r"only in .*train: bee; only in .*val: cat"):
+    with pytest.raises(DataError, match="only to train on: bee; only to validate on: cat"):
         open_root(root)
+
+
+def test_different_classes_are_seen_in_torchvisions_folders_too(root: Path):
+    (root / "val" / "bee").rename(root / "val" / "cat")
+    with pytest.raises(DataError, match="only to train on: bee; only to validate on: cat"):
+        open_sources("torch/image_folder", root, splits=("train", "val"), num_classes=2, image_size=32, batch_size=2)
 
 
 def test_the_number_of_classes_must_be_the_recipe_s(root: Path):

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from timm.data import auto_augment
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from fastvit.data.images import NO_LABEL
-from fastvit.errors import RecipeError
+from fastvit.errors import DataError, RecipeError
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification import Classification
 from fastvit.tasks.classification.metrics import ClassificationMetrics
@@ -140,3 +141,18 @@ def test_skipped_images_are_counted_and_named(tmp_path: Path):
     assert "left out: 2, such as" in notice
     assert str(tmp_path / "train" / "ant" / "1.png") in notice
     assert configured.class_names == ["ant", "bee"]
+
+
+def test_random_augment_reaches_its_limits():
+    """timm posterizes to 0 bits at the highest level, which Pillow 13 refuses (hence the bound in pyproject.toml)."""
+    image = Image.new("RGB", (32, 32), "red")
+    for name in auto_augment._RAND_INCREASING_TRANSFORMS:
+        for magnitude in (0, 10):
+            assert auto_augment.AugmentOp(name, prob=1.0, magnitude=magnitude)(image).size == (32, 32)
+
+
+def test_no_readable_validation_image_is_an_error():
+    metrics = ClassificationMetrics()
+    metrics.update(lambda images: torch.zeros(len(images), 3), (torch.zeros(2, 3, 8, 8), torch.full((2,), NO_LABEL)))
+    with pytest.raises(DataError, match="none of the validation images can be read"):
+        metrics.report()

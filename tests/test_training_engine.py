@@ -1,7 +1,9 @@
 """The loop: it learns, it counts right, and a resumed run is the uninterrupted one."""
 
 import csv
+import itertools
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.task import Datasets, Metrics, Task
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
+from fastvit.training.loaders import SampleLoader
 from fastvit.training.recipe import Recipe
+from fastvit.training.run_folder import RunFolder
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
 
@@ -213,11 +217,58 @@ def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Pa
         with pytest.raises(KeyboardInterrupt):
             train(SmallTask(recipe), recipe)
     assert not recipe.output.exists()
-    recipe.output.mkdir()
-    (recipe.output / "recipe.yaml").write_text("what a killed process left")
-    (recipe.output / "notes.txt").write_text("the user's own")
     assert train(SmallTask(recipe), recipe).step == 36
-    assert (recipe.output / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "notes.txt"])
+def test_files_in_the_output_are_nobody_s_to_delete(name: str, tmp_path: Path):
+    recipe = small_recipe(tmp_path / "run")
+    recipe.output.mkdir()
+    (recipe.output / name).write_text("mine")
+    with pytest.raises(RunError, match=f"is not empty, it holds {name}: choose another output"):
+        train(SmallTask(recipe), recipe)
+    assert (recipe.output / name).read_text() == "mine"
+
+
+def test_two_runs_cannot_begin_in_one_folder(tmp_path: Path):
+    recipe = small_recipe(tmp_path / "run")
+    first, second = RunFolder(recipe.output), RunFolder(recipe.output)
+    first.require_unused()
+    second.require_unused()
+    first.create(recipe)
+    with pytest.raises(RunError, match="another run has just begun"):
+        second.create(recipe)
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    recipe = small_recipe(tmp_path / "file" / "run")
+    with pytest.raises(RunError, match="file is not a writable folder"):
+        train(SmallTask(recipe), recipe)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    losses, calls = SmallTask.losses, itertools.count()
+
+    def diverging(self: SmallTask, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        factor = math.nan if next(calls) >= 20 else 1.0
+        return {name: factor * value for name, value in losses(self, model, batch).items()}
+
+    monkeypatch.setattr(SmallTask, "losses", diverging)
+    with pytest.raises(RunError, match=r"not finite in epoch 2 \(learning rate .*\): lower optimizer\.lr"):
+        small_run(tmp_path / "run")
+    saved = read_checkpoint(tmp_path / "run" / "last.pt")
+    assert saved["step"] == 12
+    assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+def test_data_that_ends_too_early_is_an_error_not_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    batches = SampleLoader.batches
+    monkeypatch.setattr(SampleLoader, "batches", lambda *arguments: itertools.islice(batches(*arguments), 7))
+    with pytest.raises(RunError, match="the data ended at step 7, within epoch 1 of 12 steps"):
+        small_run(tmp_path / "run")
 
 
 def digits_recipe(output: Path) -> Recipe:

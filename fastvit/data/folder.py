@@ -1,6 +1,8 @@
 """Images in one folder per class, as ImageNet is laid out, with errors that say what is wrong."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
@@ -9,6 +11,12 @@ from fastvit.errors import DataError
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
 SPLITS = {"train": ("train",), "val": ("val", "validation")}  # names that the folder of a split may have
+
+
+class HasClasses(Protocol):
+    """A dataset that knows the names of its classes."""
+
+    classes: Sequence[str]
 
 
 def open_folder(root: Path, split: str) -> ImageFolder:
@@ -26,12 +34,12 @@ def open_folder(root: Path, split: str) -> ImageFolder:
     return ImageFolder(str(folder))
 
 
-def require_same_classes(train: ImageFolder, val: ImageFolder) -> None:
-    """Labels are positions in the sorted class names, so both splits must have the same."""
+def require_same_classes(train: HasClasses, val: HasClasses) -> None:
+    """Labels are positions in the list of class names, so both splits must have the same."""
     only_train, only_val = set(train.classes) - set(val.classes), set(val.classes) - set(train.classes)
     if only_train or only_val:
-        where = [f"only in {train.root}: {_some(sorted(only_train))}"] if only_train else []
-        where += [f"only in {val.root}: {_some(sorted(only_val))}"] if only_val else []
+        where = [f"only to train on: {_some(sorted(only_train))}"] if only_train else []
+        where += [f"only to validate on: {_some(sorted(only_val))}"] if only_val else []
         raise DataError(f"training and validation data have different classes: {'; '.join(where)}")
 
 

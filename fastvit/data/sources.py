@@ -40,10 +40,11 @@ def open_sources(
         train, val = (Digits(train=train, image_size=image_size) for train in (True, False))
     elif name == "folder":
         train, val = open_folder(root, "train"), open_folder(root, "val")
-        require_same_classes(train, val)
     else:
         train = _open_with_timm(name, root, splits[0], is_training=True, batch_size=batch_size)
         val = _open_with_timm(name, root, splits[1], is_training=False, batch_size=batch_size)
+    if hasattr(train, "classes") and hasattr(val, "classes"):
+        require_same_classes(train, val)
     _require_num_classes(train, num_classes, str(root or name))
     return train, val
 

@@ -1,5 +1,6 @@
 """The training loop, the same for all tasks."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +37,11 @@ def train(task: Task, recipe: Recipe, *, resume: bool = False) -> "Trainer":
         require_same_recipe(checkpoint["recipe"], recipe, folder)
         trainer = Trainer(task, recipe, folder, initial_weights=False)
         trainer.restore(checkpoint)
-    else:
-        folder.require_unused()
-        trainer = Trainer(task, recipe, folder)
+        folder.describe(recipe)
+        trainer.fit()
+        return trainer
+    folder.require_unused()
+    trainer = Trainer(task, recipe, folder)
     folder.create(recipe)
     try:
         trainer.fit()
@@ -149,6 +152,7 @@ class Trainer:
         for batch in self.batches.batches(epoch, start):
             losses.update(self._train_step(to_device(batch, self.device, channels_last=self.recipe.loop.channels_last)))
             progress.advance(self.step, self.lr, losses)
+        self._require_whole_epoch(epoch, losses)
         return {
             "epoch": epoch + 1,
             "step": self.step,
@@ -156,6 +160,20 @@ class Trainer:
             **losses.means(),  # waits for the device, so the speed is read after it
             "images_per_second": progress.images_per_second,
         }
+
+    def _require_whole_epoch(self, epoch: int, losses: LossMeter) -> None:
+        """Stop on what would otherwise end in worthless checkpoints, or never."""
+        steps = self.batches.steps_per_epoch
+        if self.step != (epoch + 1) * steps:
+            raise RunError(
+                f"the data ended at step {self.step}, within epoch {epoch + 1} of {steps} steps: "
+                "a stream must give each worker whole batches; set data.workers=0"
+            )
+        if not all(math.isfinite(loss) for loss in losses.means().values()):
+            raise RunError(
+                f"the training loss is not finite in epoch {epoch + 1} (learning rate {self.lr:g}): lower optimizer.lr "
+                "or set loop.clip_grad; the checkpoints are those of the epochs before"
+            )
 
     def _train_step(self, batch: Any) -> dict[str, Tensor]:
         """One optimizer step; the losses of the batch."""

@@ -22,6 +22,10 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+UserPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the user's home
+
+
 class DataConfig(Section):
     """What the loop needs to know of the data; tasks add where it is and how to read it."""
 
@@ -41,7 +45,7 @@ class OptimizerConfig(Section):
     name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw"
     lr: PositiveFloat  # peak, for the batch size of this recipe
     weight_decay: NonNegativeFloat = 0.0
-    betas: tuple[float, float] | None = None  # null: the optimizer's own
+    betas: tuple[Beta, Beta] | None = None  # null: the optimizer's own
     eps: PositiveFloat | None = None  # null: the optimizer's own
 
 
@@ -81,7 +85,7 @@ class Recipe(Section):
 
     task: str  # a name in `fastvit.tasks.TASKS`
     seed: int = Field(0, ge=0, lt=2**32)  # of everything random
-    output: Path = Field(json_schema_extra=FREE_ON_RESUME)  # folder of everything that the run writes
+    output: UserPath = Field(json_schema_extra=FREE_ON_RESUME)  # folder of everything that the run writes
     data: DataConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig

@@ -1,6 +1,7 @@
 """The output folder of a run: what lies where."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -33,22 +34,34 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
 
     def require_unused(self) -> None:
-        """Refuse to mix two runs in one folder."""
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"output {self.path} is a file, not a folder")
+        """Refuse to mix a run with another or with files of the user's, and to train what cannot be written."""
         if self.last.exists():
             raise RunError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or choose another output"
             )
+        existing = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise RunError(f"output {self.path} cannot be written: {existing} is not a writable folder")
+        if self.path.exists() and any(self.path.iterdir()):
+            names = sorted(path.name for path in self.path.iterdir())
+            raise RunError(f"output {self.path} is not empty, it holds {', '.join(names[:3])}: choose another output")
 
     def create(self, recipe: Recipe) -> None:
-        """Make the folder, and write what describes the run."""
+        """Make the folder for a new run, which no other may take from then on."""
         self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.recipe.touch(exist_ok=False)
+        except FileExistsError as error:
+            raise RunError(f"another run has just begun in {self.path}: choose another output") from error
+        self.describe(recipe)
+
+    def describe(self, recipe: Recipe) -> None:
+        """Write the complete recipe and what it runs on."""
         self.recipe.write_text(yaml.safe_dump(recipe.to_dict(), sort_keys=False), encoding="utf-8")
         self.environment.write_text(json.dumps(environment(), indent=2) + "\n", encoding="utf-8")
 
     def remove_unless_saved(self) -> None:
-        """Take back what `create` and the log have written, if no checkpoint has followed."""
+        """Take back what a new run has written, if no checkpoint has followed."""
         if self.last.exists():
             return
         for path in (self.recipe, self.environment):

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit.data.images import NO_LABEL
+from fastvit.errors import DataError
 from fastvit.tasks.task import Metrics
 
 
@@ -31,6 +32,8 @@ class ClassificationMetrics(Metrics):
     def report(self) -> dict[str, float]:
         labels, ranked, losses = torch.cat(self.labels), torch.cat(self.ranked), torch.cat(self.losses)
         counts = labels != NO_LABEL
+        if not counts.any():
+            raise DataError("none of the validation images can be read")
         hits = ranked[counts] == labels[counts, None]  # (N, 5)
         report = {"top1": _percent(hits[:, 0])}
         if self.num_classes > 5:

@@ -1,6 +1,5 @@
 """What a classification recipe can say, besides what all recipes can."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import timm
@@ -11,7 +10,7 @@ from timm.models import get_pretrained_cfg
 
 from fastvit.data.sources import READ_BY_TIMM
 from fastvit.errors import nearest
-from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section
+from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
 from fastvit.variants import VARIANTS
 
 
@@ -62,7 +61,7 @@ class ModelConfig(Section):
     drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
     drop_path_rate: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the last block
     pretrained: bool = False  # start from the hub's weights
-    checkpoint: Path | None = None  # start from a file that `fastvit.load_checkpoint` reads
+    checkpoint: UserPath | None = None  # start from a file that `fastvit.load_checkpoint` reads
     reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
 
     @model_validator(mode="after")
@@ -78,14 +77,14 @@ class ImageDataConfig(DataConfig):
     """Which images, and their size for the network. What is null is as the model was pretrained."""
 
     dataset: Annotated[str, AfterValidator(_known_dataset)]  # digits, folder, or timm's: torch/cifar10, wds/..., ...
-    root: Path | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
+    root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
     train_split: str = "train"  # timm's datasets name their splits; for a folder they are train and val
     val_split: str = "validation"
     num_classes: PositiveInt
     image_size: int = Field(ge=32)  # pixels on a side
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: Literal["error", "skip"] = "error"  # not for streams (wds/, ...): timm leaves bad images out there
 
     @model_validator(mode="after")
     def _root_is_given(self) -> "ImageDataConfig":
