@@ -154,7 +154,9 @@ def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -
             warnings.warn(f"{name or 'the model'} ({type(module).__name__}) is left unfused: {reason}", stacklevel=3)
     else:
         for child_name, child in module._modules.items():
-            fused = child and _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done)
+            if child is None:
+                continue
+            fused = _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done)
             if fused is not child:
                 module._modules[child_name] = fused
     return done[module]

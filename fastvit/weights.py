@@ -54,7 +54,7 @@ def load_checkpoint(
     label = "the state dict" if isinstance(source, Mapping) else str(source)
     state = _unwrap(source if isinstance(source, Mapping) else _read(Path(source)), label)
     own_names = {_plain_name(name): name for name in model.state_dict()}
-    target = {name: model.state_dict()[own] for name, own in own_names.items()}
+    target = {_plain_name(name): tensor for name, tensor in model.state_dict().items()}
     if not _naming(target):
         raise CheckpointError("the model is not a FastViT classifier or features_only backbone: pass its backbone")
     _require_same_network(state, target, label)
