@@ -97,6 +97,8 @@ def test_reset_classifier():
     model.reset_classifier(0, "max")
     assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 768)
     assert model.global_pool == "max"
+    model.reset_classifier(3)  # the removed classifier cannot tell the dtype any more
+    assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 3)
     assert not any(module.training for module in model.modules())
 
 
