@@ -222,6 +222,7 @@ def test_fused_in_inference_mode_it_still_trains():
     with torch.inference_mode():
         fused = reparameterize_model(tiny())
     fused(torch.randn(2, 3, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in fused.parameters())
 
 
 def test_channels_last_is_kept():
