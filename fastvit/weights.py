@@ -53,8 +53,9 @@ def load_checkpoint(
     """
     label = "the state dict" if isinstance(source, Mapping) else str(source)
     state = _unwrap(source if isinstance(source, Mapping) else _read(Path(source)), label)
-    own_names = {_plain_name(name): name for name in model.state_dict()}
-    target = {_plain_name(name): tensor for name, tensor in model.state_dict().items()}
+    own = model.state_dict()
+    own_names = {_plain_name(name): name for name in own}
+    target = {_plain_name(name): tensor for name, tensor in own.items()}
     if not _naming(target):
         raise CheckpointError("the model is not a FastViT classifier or features_only backbone: pass its backbone")
     _require_same_network(state, target, label)
@@ -102,11 +103,12 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         if magic[8:] == b"{":  # safetensors: the length of a header in JSON, then the header
             return load_file(path)
-        if magic[:2] != b"PK" and magic[:1] != b"\x80":  # torch writes zip archives, and long ago plain pickles
+        is_zip = magic[:2] == b"PK"
+        if not is_zip and magic[:1] != b"\x80":  # torch writes zip archives, and long ago plain pickles
             raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save")
-        if magic[:2] == b"PK" and not zipfile.is_zipfile(path):
+        if is_zip and not zipfile.is_zipfile(path):
             raise CheckpointError(f"{path} is truncated: download or copy it again")
-        if magic[:2] == b"PK" and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+        if is_zip and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint: save the model's state_dict()")
         # A Namespace is plain data, which timm's train.py puts in. An open file, for torch would go by the suffix.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:

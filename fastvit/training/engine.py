@@ -29,7 +29,8 @@ def train(task: Task, recipe: Recipe, *, resume: bool = False) -> "Trainer":
     """Train as the recipe says, from the start or from the last checkpoint in its output folder.
 
     Raises:
-        UserError: the recipe, the data or the output folder is not usable; nothing has been written.
+        UserError: the recipe, the data or the output folder is not usable, or the loss diverges. Nothing is left behind
+            then, or the checkpoints of the epochs before.
     """
     folder = RunFolder(recipe.output)
     if resume:
@@ -152,16 +153,17 @@ class Trainer:
         for batch in self.batches.batches(epoch, start):
             losses.update(self._train_step(to_device(batch, self.device, channels_last=self.recipe.loop.channels_last)))
             progress.advance(self.step, self.lr, losses)
-        self._require_whole_epoch(epoch, losses)
+        means = losses.means()  # waits for the device, so the speed is read after it
+        self._require_sound_epoch(epoch, means)
         return {
             "epoch": epoch + 1,
             "step": self.step,
             "lr": self.lr,
-            **losses.means(),  # waits for the device, so the speed is read after it
+            **means,
             "images_per_second": progress.images_per_second,
         }
 
-    def _require_whole_epoch(self, epoch: int, losses: LossMeter) -> None:
+    def _require_sound_epoch(self, epoch: int, losses: Mapping[str, float]) -> None:
         """Stop on what would otherwise end in worthless checkpoints, or never."""
         steps = self.batches.steps_per_epoch
         if self.step != (epoch + 1) * steps:
@@ -169,7 +171,7 @@ class Trainer:
                 f"the data ended at step {self.step}, within epoch {epoch + 1} of {steps} steps: "
                 "a stream must give each worker whole batches; set data.workers=0"
             )
-        if not all(math.isfinite(loss) for loss in losses.means().values()):
+        if not all(math.isfinite(loss) for loss in losses.values()):
             raise RunError(
                 f"the training loss is not finite in epoch {epoch + 1} (learning rate {self.lr:g}): lower optimizer.lr "
                 "or set loop.clip_grad; the checkpoints are those of the epochs before"
