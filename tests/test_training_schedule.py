@@ -1,14 +1,20 @@
-"""The learning rate: its ends, no jumps, and timm's values."""
+"""Learning rate and weight decay: their ends, no jumps, and the values of timm and torch."""
 
 from itertools import pairwise
 
 import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
+from torch.optim.lr_scheduler import MultiStepLR, PolynomialLR
 
-from fastvit.training.schedule import WarmupCosine
+from fastvit.training.recipe import ScheduleConfig
+from fastvit.training.schedule import Schedule, cosine, lr_schedule, weight_decay_schedule
 
-SCHEDULE = WarmupCosine(lr=1e-3, warmup_lr=1e-6, min_lr=1e-5, warmup_steps=20, total_steps=120)
+SCHEDULE = Schedule(peak=1e-3, start=1e-6, end=1e-5, shape=cosine, warmup_steps=20, total_steps=120)
+
+
+def optimizer(lr):
+    return torch.optim.SGD([torch.zeros(1)], lr=lr)
 
 
 def test_ends():
@@ -23,14 +29,58 @@ def test_has_no_jumps():
 
 
 def test_without_warmup_starts_at_the_peak():
-    assert WarmupCosine(lr=1.0, warmup_lr=0.0, min_lr=0.0, warmup_steps=0, total_steps=10)(0) == 1.0
+    assert lr_schedule(ScheduleConfig(epochs=10), lr=1.0, steps_per_epoch=3)(0) == 1.0
 
 
-def test_equals_timm():
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+def test_cosine_equals_timm():
     reference = CosineLRScheduler(
-        optimizer, t_initial=100, lr_min=1e-5, warmup_t=20, warmup_lr_init=1e-6, warmup_prefix=True, t_in_epochs=False
+        optimizer(1e-3),
+        t_initial=100,
+        lr_min=1e-5,
+        warmup_t=20,
+        warmup_lr_init=1e-6,
+        warmup_prefix=True,
+        t_in_epochs=False,
     )
     for step in range(120):
         reference.step_update(step)
-        assert SCHEDULE(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        assert SCHEDULE(step) == pytest.approx(reference.optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("config", "reference"),
+    [
+        ({"shape": "polynomial", "power": 0.9, "min_lr": 0.0}, lambda sgd: PolynomialLR(sgd, 120, power=0.9)),
+        ({"shape": "step", "milestones": (8, 11)}, lambda sgd: MultiStepLR(sgd, [80, 110], gamma=0.1)),
+    ],
+)
+def test_other_shapes_equal_torch(config, reference):
+    schedule = lr_schedule(ScheduleConfig(epochs=12, **config), lr=2e-4, steps_per_epoch=10)
+    reference = reference(optimizer(2e-4))
+    for step in range(120):
+        assert schedule(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+        reference.optimizer.step()
+        reference.step()
+
+
+def test_weight_decay_is_constant_or_ends_where_the_recipe_says():
+    constant = weight_decay_schedule(ScheduleConfig(epochs=4), 0.05, steps_per_epoch=5)
+    assert {constant(step) for step in range(21)} == {0.05}
+    falling = weight_decay_schedule(ScheduleConfig(epochs=4, final_weight_decay=0.005), 0.05, steps_per_epoch=5)
+    assert falling(0) == 0.05
+    assert falling(10) == pytest.approx(0.0275)  # half way, whether one comes there at once or by a resumed run
+    assert falling(20) == pytest.approx(0.005)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"shape": "step"}, "belong together"),
+        ({"milestones": (3,)}, "belong together"),
+        ({"shape": "step", "milestones": (3, 2)}, "must rise"),
+        ({"shape": "step", "milestones": (3, 10)}, "less than epochs"),
+    ],
+)
+def test_contradictions_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleConfig(epochs=10, **config)

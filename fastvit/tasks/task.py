@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
@@ -24,7 +25,14 @@ class Metrics(ABC):
 
     @abstractmethod
     def update(self, model: nn.Module, batch: Any) -> None:
-        """Take a batch into account, on the device where it is; no waiting for the device."""
+        """Take a batch into account, on the device where it is; no waiting for the device.
+
+        What it keeps must be picklable: with several processes, each measures its part of the data.
+        """
+
+    @abstractmethod
+    def merge(self, other: "Metrics") -> None:
+        """Take in what `other`, of the same class and with its tensors on the CPU, measured on other samples."""
 
     @abstractmethod
     def report(self) -> dict[str, float]:
@@ -68,6 +76,9 @@ class Task(ABC):
     def collate(self, samples: list[Any]) -> Any:
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""
         return default_collate(samples)
+
+    def prepare_training(self, device: torch.device) -> None:  # noqa: B027 - most tasks have nothing to prepare
+        """Load what only training needs, such as a teacher; called once, after `build_model`."""
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:

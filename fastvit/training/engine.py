@@ -22,7 +22,7 @@ from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, say
 from fastvit.training.randomness import Purpose, seed_everything
 from fastvit.training.recipe import OptimizerConfig, Recipe
 from fastvit.training.run_folder import RunFolder
-from fastvit.training.schedule import WarmupCosine
+from fastvit.training.schedule import lr_schedule
 
 
 def train(task: Task, recipe: Recipe, *, resume: bool = False) -> "Trainer":
@@ -81,13 +81,8 @@ class Trainer:
         self.device = best_device()
         self._build_loaders()
         self._build_model(initial_weights)
-        self.schedule = WarmupCosine(
-            lr=recipe.optimizer.lr,
-            warmup_lr=recipe.schedule.warmup_lr,
-            min_lr=recipe.schedule.min_lr,
-            warmup_steps=round(recipe.schedule.warmup_epochs * self.batches.steps_per_epoch),
-            total_steps=recipe.schedule.epochs * self.batches.steps_per_epoch,
-        )
+        self.total_steps = recipe.schedule.epochs * self.batches.steps_per_epoch
+        self.lr_at = lr_schedule(recipe.schedule, recipe.optimizer.lr, self.batches.steps_per_epoch)
         self.step = 0  # optimizer steps done
         self.best: Best | None = None
         self.history: list[Row] = []
@@ -115,15 +110,15 @@ class Trainer:
     @property
     def lr(self) -> float:
         """The learning rate of the last step."""
-        return self.schedule(max(self.step - 1, 0))
+        return self.lr_at(max(self.step - 1, 0))
 
     def fit(self) -> None:
         """Train from where the run stands to its end; after each epoch evaluate and write everything down."""
         say(self._announcement())
         log = RunLog(self.folder, self.task.best_metric, self.step)
-        progress = Progress(self.schedule.total_steps, self.step, self.recipe.loop.batch_size)
+        progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size)
         try:
-            while self.step < self.schedule.total_steps:
+            while self.step < self.total_steps:
                 self.history.append(self._train_epoch(progress) | self._evaluate())
                 for line in (describe(self.history[-1], self.recipe.schedule.epochs), *self.task.notices()):
                     say(line)
@@ -139,8 +134,8 @@ class Trainer:
         return (
             f"{type(self.model).__name__} with {parameters:,} parameters on {self.device} in {loop.precision}\n"
             f"{len(self.val_batches.dataset)} validation samples; {steps} steps per epoch of batch {loop.batch_size}, "
-            f"{self.schedule.total_steps} steps in all, {self.step} done\n"
-            f"{self.recipe.optimizer.name}, peak learning rate {self.schedule.lr:g}\n"
+            f"{self.total_steps} steps in all, {self.step} done\n"
+            f"{self.recipe.optimizer.name}, peak learning rate {self.recipe.optimizer.lr:g}\n"
             f"output: {self.folder.path}"
         )
 
@@ -181,7 +176,7 @@ class Trainer:
         """One optimizer step; the losses of the batch."""
         seed_everything(self.recipe.seed, Purpose.STEP, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.step) * group.get("lr_scale", 1.0)  # timm's key for layer-wise decay
+            group["lr"] = self.lr_at(self.step) * group.get("lr_scale", 1.0)  # timm's key for layer-wise decay
         with autocast(self.device, self.recipe.loop.precision):
             losses = self.task.losses(self.model, batch)
         self.optimizer.zero_grad()

@@ -50,17 +50,25 @@ class OptimizerConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """Warm-up, then a cosine; both move with every step."""
+    """Warm-up, then down in some shape; both move with every step."""
 
     epochs: PositiveInt
     warmup_epochs: NonNegativeFloat = 0.0
     warmup_lr: NonNegativeFloat = 1e-6  # where the warm-up starts
-    min_lr: NonNegativeFloat = 1e-5  # where the cosine ends
+    shape: Literal["cosine", "polynomial", "step"] = "cosine"
+    min_lr: NonNegativeFloat = 1e-5  # where cosine and polynomial end
+    power: PositiveFloat = 0.9  # of polynomial
+    milestones: tuple[PositiveFloat, ...] = ()  # of step: epochs from which on the rate is a tenth of what it was
+    final_weight_decay: NonNegativeFloat | None = None  # where a cosine leads the weight decay; null: it is constant
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> "ScheduleConfig":
+    def _is_consistent(self) -> "ScheduleConfig":
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        if bool(self.milestones) != (self.shape == "step"):
+            raise ValueError("shape: step and milestones belong together: give both or neither")
+        if list(self.milestones) != sorted(set(self.milestones)) or any(at >= self.epochs for at in self.milestones):
+            raise ValueError(f"milestones {list(self.milestones)} must rise and be less than epochs ({self.epochs})")
         return self
 
 

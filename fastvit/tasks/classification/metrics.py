@@ -29,6 +29,11 @@ class ClassificationMetrics(Metrics):
         self.ranked.append(logits.topk(min(5, self.num_classes)).indices)
         self.losses.append(F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none"))
 
+    def merge(self, other: "ClassificationMetrics") -> None:
+        self.labels += other.labels
+        self.ranked += other.ranked
+        self.losses += other.losses
+
     def report(self) -> dict[str, float]:
         labels, ranked, losses = torch.cat(self.labels), torch.cat(self.ranked), torch.cat(self.losses)
         counts = labels != NO_LABEL

@@ -2,28 +2,14 @@
 
 from typing import Annotated, Literal
 
-import timm
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic.functional_validators import AfterValidator
 from timm.data import create_transform
-from timm.models import get_pretrained_cfg
 
 from fastvit.data.sources import READ_BY_TIMM
 from fastvit.errors import nearest
+from fastvit.tasks.network import NetworkConfig
 from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
-from fastvit.variants import VARIANTS
-
-
-def _known_model(name: str) -> str:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise ValueError(f"timm knows no model {name!r}{nearest(architecture, [*VARIANTS, *timm.list_models()])}")
-    try:
-        get_pretrained_cfg(name)
-    except RuntimeError as error:
-        tags = timm.list_pretrained(f"{architecture}.*")
-        raise ValueError(f"{architecture} has no pretrained weights {tag!r}, but {', '.join(tags)}") from error
-    return name
 
 
 def _known_dataset(name: str) -> str:
@@ -54,20 +40,14 @@ Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class ModelConfig(Section):
-    """Which network, and the weights that it starts from (random ones by default)."""
+class ModelConfig(NetworkConfig):
+    """The classifier."""
 
-    name: Annotated[str, AfterValidator(_known_model)]  # a timm name; one with a tag chooses among pretrained weights
     drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
-    drop_path_rate: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the last block
-    pretrained: bool = False  # start from the hub's weights
-    checkpoint: UserPath | None = None  # start from a file that `fastvit.load_checkpoint` reads
     reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
 
     @model_validator(mode="after")
-    def _one_start(self) -> "ModelConfig":
-        if self.pretrained and self.checkpoint:
-            raise ValueError("pretrained and checkpoint exclude each other: a model starts from one set of weights")
+    def _head_of_a_checkpoint(self) -> "ModelConfig":
         if self.reset_head and not self.checkpoint:
             raise ValueError("reset_head is about the classifier of a checkpoint, and none is given")
         return self

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup, create_transform, resolve_data_config
@@ -13,12 +12,11 @@ from torch.utils.data import Dataset, IterableDataset
 
 from fastvit.data.images import NO_LABEL, TransformedImages
 from fastvit.data.sources import open_sources
-from fastvit.errors import RecipeError
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
+from fastvit.tasks.network import build_network
 from fastvit.tasks.task import Datasets, Task
-from fastvit.weights import CheckpointError, load_checkpoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,20 +43,13 @@ class Classification(Task):
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
-        try:
-            model = timm.create_model(
-                config.name,
-                pretrained=config.pretrained and initial_weights,
-                num_classes=self.recipe.data.num_classes,
-                drop_rate=config.drop_rate,
-                drop_path_rate=config.drop_path_rate,
-            )
-            if config.checkpoint and initial_weights:
-                load_checkpoint(model, config.checkpoint, reset_head=config.reset_head)
-        except (CheckpointError, OSError) as error:
-            key = "checkpoint" if config.checkpoint else "pretrained"
-            raise RecipeError(f"model.{key}: {error}") from error
-        return model
+        return build_network(
+            config,
+            initial_weights=initial_weights,
+            reset_head=config.reset_head,
+            num_classes=self.recipe.data.num_classes,
+            drop_rate=config.drop_rate,
+        )
 
     def build_datasets(self) -> Datasets:
         data, batch_size = self.recipe.data, self.recipe.loop.batch_size

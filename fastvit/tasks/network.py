@@ -1,0 +1,73 @@
+"""Which network a recipe trains, and the weights that it starts from: the same for all tasks."""
+
+from typing import Annotated, Any
+
+import timm
+from pydantic import Field, model_validator
+from pydantic.functional_validators import AfterValidator
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from fastvit.errors import RecipeError, nearest
+from fastvit.training.recipe import Section, UserPath
+from fastvit.variants import VARIANTS
+from fastvit.weights import CheckpointError, load_checkpoint
+
+
+def _known_model(name: str) -> str:
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise ValueError(f"timm knows no model {name!r}{nearest(architecture, [*VARIANTS, *timm.list_models()])}")
+    try:
+        get_pretrained_cfg(name)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{architecture}.*")
+        raise ValueError(f"{architecture} has no pretrained weights {tag!r}, but {', '.join(tags)}") from error
+    return name
+
+
+KnownModel = Annotated[str, AfterValidator(_known_model)]  # a timm name; a tag chooses among its pretrained weights
+
+
+class NetworkConfig(Section):
+    """A network of timm's, ours among them, and the weights that it starts from (random ones by default)."""
+
+    name: KnownModel
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the last block
+    pretrained: bool = False  # start from the hub's weights
+    checkpoint: UserPath | None = None  # start from a file that `fastvit.load_checkpoint` reads
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "NetworkConfig":
+        if self.pretrained and self.checkpoint:
+            raise ValueError("pretrained and checkpoint exclude each other: a model starts from one set of weights")
+        return self
+
+
+def build_network(
+    config: NetworkConfig, *, initial_weights: bool, reset_head: bool = False, **options: Any
+) -> nn.Module:
+    """The network as `timm.create_model` makes it, with the weights that the recipe starts from.
+
+    Args:
+        initial_weights: read those weights; False where a checkpoint follows.
+        reset_head: leave the checkpoint's classifier out.
+        **options: of `timm.create_model`, such as `num_classes`.
+
+    Raises:
+        RecipeError: the weights cannot be had, or are not of this network.
+    """
+    try:
+        model = timm.create_model(
+            config.name,
+            pretrained=config.pretrained and initial_weights,
+            drop_path_rate=config.drop_path_rate,
+            **options,
+        )
+        if config.checkpoint and initial_weights:
+            load_checkpoint(model, config.checkpoint, reset_head=reset_head)
+    except (CheckpointError, OSError) as error:
+        key = "checkpoint" if config.checkpoint else "pretrained"
+        message = str(error).replace("reset_head=True", "model.reset_head=true")
+        raise RecipeError(f"model.{key}: {message}") from error
+    return model
