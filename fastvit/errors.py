@@ -1,6 +1,7 @@
 """The errors that a user can fix, told apart from bugs. The library raises them, the scripts print them."""
 
 import difflib
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,14 @@ class DataError(UserError):
 
 class RunError(UserError):
     """An output folder or a checkpoint of a run that cannot be used as asked."""
+
+
+class RunStopped(Exception):
+    """A run was asked to stop, and is saved."""
+
+    def __init__(self, message: str, number: signal.Signals | None):
+        super().__init__(message)
+        self.number = number  # the signal that this process got, if it was this one
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """The loop: it learns, it counts right, and a resumed run is the uninterrupted one."""
 
+import copy
 import csv
 import itertools
 import json
@@ -19,11 +20,15 @@ from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.task import Datasets, Metrics, Task
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
+from fastvit.training.learner import Learner
 from fastvit.training.loaders import SampleLoader
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
+
+
+LOOP = {"batch_size": 100, "clip_grad": 1.0}
 
 
 class NoisyDigits(Digits):
@@ -43,6 +48,9 @@ class Accuracy(Metrics):
         images, labels = batch["images"], batch["labels"]
         self.hits += int((model(images).argmax(1) == labels).sum())
         self.samples += len(labels)
+
+    def merge(self, other: "Accuracy") -> None:
+        self.hits, self.samples = self.hits + other.hits, self.samples + other.samples
 
     def report(self) -> dict[str, float]:
         return {"accuracy": self.hits / self.samples, "samples": self.samples}
@@ -75,6 +83,9 @@ class SmallTask(Task):
         logits = model(batch["images"])
         return {"cross_entropy": F.cross_entropy(logits, batch["labels"]), "size": 1e-3 * logits.square().mean()}
 
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["images"]
+
     def new_metrics(self) -> Metrics:
         return Accuracy()
 
@@ -91,7 +102,7 @@ def small_recipe(output: Path, **changes: Any) -> Recipe:
             "optimizer": {"lr": 3e-3, "weight_decay": 0.05},
             "schedule": {"epochs": 3, "warmup_epochs": 0.5},
             "ema": {"decay": 0.9},
-            "loop": {"batch_size": 100, "clip_grad": 1.0},
+            "loop": LOOP,
             **changes,
         }
     )
@@ -108,14 +119,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 
 
 def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = Trainer._train_step
+    """As a kill would: at once, and nothing is saved."""
+    step = Learner.step
 
-    def interrupted(self: Trainer, batch: Any) -> dict[str, Tensor]:
-        if self.step == steps:
+    def interrupted(self: Learner, number: int, batches: Any) -> dict[str, Tensor] | None:
+        if number == steps:
             raise KeyboardInterrupt
-        return step(self, batch)
+        return step(self, number, batches)
 
-    monkeypatch.setattr(Trainer, "_train_step", interrupted)
+    monkeypatch.setattr(Learner, "step", interrupted)
+
+
+def assert_same_run(actual: Trainer, expected: Trainer) -> None:
+    """All weights, averages, optimizer states and results, bit for bit; only the speed may differ."""
+    for key in ("state_dict", "state_dict_ema", "optimizer", "scaler", "step", "best"):
+        torch.testing.assert_close(actual.state()[key], expected.state()[key], rtol=0, atol=0, msg=key)
+    assert results(actual) == results(expected)
+
+
+def results(trainer: Trainer) -> list[dict[str, float]]:
+    speed = ("images_per_second", "data_wait", "memory_gib")
+    return [{name: value for name, value in row.items() if name not in speed} for row in trainer.history]
 
 
 def test_it_learns(finished: Trainer):
@@ -151,7 +175,7 @@ def test_best_holds_the_evaluated_weights_of_the_best_epoch(finished: Trainer):
     model = SmallTask(finished.recipe).build_model()
     model.load_state_dict(best["state_dict"])
     if finished.best.epoch == 3:  # then they are the moving average at the end
-        torch.testing.assert_close(best["state_dict"], finished.ema.module.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(best["state_dict"], finished.learner.ema.module.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("steps", [18, 30])
@@ -164,24 +188,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
         with pytest.raises(KeyboardInterrupt):
             train(SmallTask(recipe), recipe)
     torch.rand(7)  # random states are not what makes it equal
-    resumed = train(SmallTask(recipe), recipe, resume=True)
-    expected, actual = finished.state(), resumed.state()
-    for key in ("state_dict", "state_dict_ema", "optimizer", "step", "best"):
-        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=0, msg=key)
-    assert [row["val_accuracy"] for row in resumed.history] == [row["val_accuracy"] for row in finished.history]
+    resumed = train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt")
+    assert_same_run(resumed, finished)
 
 
-def test_a_run_resumed_within_an_epoch_equals_the_uninterrupted_one(finished: Trainer, tmp_path: Path):
-    first = Trainer(SmallTask(finished.recipe), finished.recipe, finished.folder)
-    for batch in list(first.batches.batches(0))[:5]:
-        first.model.train()
-        first._train_step(batch)
-    recipe = small_recipe(tmp_path / "run")
-    second = Trainer(SmallTask(recipe), recipe, type(finished.folder)(recipe.output))
-    second.restore(first.state())
-    second.folder.create(recipe)
-    second.fit()
-    torch.testing.assert_close(second.state()["state_dict"], finished.state()["state_dict"], rtol=0, atol=0)
+def test_a_run_resumed_within_an_epoch_equals_the_uninterrupted_one(
+    finished: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = small_recipe(tmp_path / "run", loop=LOOP | {"checkpoint_steps": 5})
+    with monkeypatch.context() as patch:
+        interrupt_after(18, patch)  # saved after step 15, and the epoch before after step 12
+        with pytest.raises(KeyboardInterrupt):
+            train(SmallTask(recipe), recipe)
+    resumed = train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt")
+    assert_same_run(resumed, finished)
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished: Trainer):
@@ -194,12 +214,12 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished: Trainer):
 def test_another_recipe_is_refused_by_the_names_of_its_keys(finished: Trainer):
     recipe = small_recipe(finished.folder.path, schedule={"epochs": 4, "warmup_epochs": 0.5}, data={"workers": 1})
     with pytest.raises(RunError, match=r"another recipe; these keys differ: schedule.epochs: 3 -> 4$"):
-        train(SmallTask(recipe), recipe, resume=True)
+        train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt")
 
 
 def test_without_a_moving_average_the_model_itself_is_evaluated(tmp_path: Path):
     trainer = small_run(tmp_path / "run", ema=None, schedule={"epochs": 1})
-    assert trainer.eval_model is trainer.model
+    assert trainer.learner.eval_model is trainer.learner.model
     assert "state_dict_ema" not in read_checkpoint(trainer.folder.last)
 
 
@@ -207,7 +227,7 @@ def test_bfloat16_and_channels_last_run(tmp_path: Path):
     loop = {"batch_size": 100, "precision": "bfloat16", "channels_last": True}
     trainer = small_run(tmp_path / "run", loop=loop)
     assert trainer.history[-1]["val_accuracy"] > 0.8
-    assert next(trainer.model.parameters()).dtype == torch.float32
+    assert next(trainer.learner.model.parameters()).dtype == torch.float32
 
 
 def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -257,11 +277,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
         return {name: factor * value for name, value in losses(self, model, batch).items()}
 
     monkeypatch.setattr(SmallTask, "losses", diverging)
-    with pytest.raises(RunError, match=r"not finite in epoch 2 \(learning rate .*\): lower optimizer\.lr"):
+    message = (
+        r"not finite for 5 steps, the last of them step 25 \(epoch 3, learning rate .*\)\. Not finite first: the loss"
+    )
+    with pytest.raises(RunError, match=message):
         small_run(tmp_path / "run")
     saved = read_checkpoint(tmp_path / "run" / "last.pt")
-    assert saved["step"] == 12
+    assert saved["step"] == 24
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+def test_a_step_whose_loss_is_not_finite_leaves_no_trace(tmp_path: Path):
+    recipe = small_recipe(tmp_path / "run", loop=LOOP | {"precision": "bfloat16"})
+    trainer = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output))
+    trainer.learner.model.train()
+    good, bad = itertools.islice(trainer.batches.batches(0), 2)
+    bad["images"][3, 0, 4, 4] = math.inf
+    trainer.learner.step(0, [good])
+    before = copy.deepcopy(trainer.learner.state())
+    assert trainer.learner.step(1, [bad]) is None
+    after = trainer.learner.state()
+    for key in ("state_dict", "state_dict_ema"):
+        torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
+    torch.testing.assert_close(after["optimizer"]["state"], before["optimizer"]["state"], rtol=0, atol=0)
+    assert trainer.learner.step(2, [good]) is not None
 
 
 def test_data_that_ends_too_early_is_an_error_not_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -292,6 +331,6 @@ def test_fastvit_resumes_bit_for_bit(digits: Trainer, tmp_path: Path, monkeypatc
         interrupt_after(25, patch)
         with pytest.raises(KeyboardInterrupt):
             train(make_task(recipe), recipe)
-    resumed = train(make_task(recipe), recipe, resume=True)
+    resumed = train(make_task(recipe), recipe, resume_from=recipe.output / "last.pt")
     for key in ("state_dict", "state_dict_ema", "optimizer"):
         torch.testing.assert_close(resumed.state()[key], digits.state()[key], rtol=0, atol=0, msg=key)

@@ -1,16 +1,28 @@
 """Learning rate and weight decay: their ends, no jumps, and the values of timm and torch."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import MultiStepLR, PolynomialLR
 
-from fastvit.training.recipe import ScheduleConfig
+from fastvit.training.recipe import Recipe, ScheduleConfig
 from fastvit.training.schedule import Schedule, cosine, lr_schedule, weight_decay_schedule
 
-SCHEDULE = Schedule(peak=1e-3, start=1e-6, end=1e-5, shape=cosine, warmup_steps=20, total_steps=120)
+SCHEDULE = Schedule(peak=1e-3, start=1e-6, end=1e-5, shape=cosine, warmup_steps=20, end_step=120)
+
+
+def recipe(schedule, *, batch_size=100, **optimizer):
+    return Recipe(
+        task="none",
+        output=Path("none"),
+        data={"workers": 0},
+        optimizer={"lr": 1.0, **optimizer},
+        schedule={"epochs": 12, "warmup_lr": 0.0, "min_lr": 0.0, **schedule},
+        loop={"batch_size": batch_size},
+    )
 
 
 def optimizer(lr):
@@ -29,7 +41,7 @@ def test_has_no_jumps():
 
 
 def test_without_warmup_starts_at_the_peak():
-    assert lr_schedule(ScheduleConfig(epochs=10), lr=1.0, steps_per_epoch=3)(0) == 1.0
+    assert lr_schedule(recipe({}), steps_per_epoch=3)(0) == 1.0
 
 
 def test_cosine_equals_timm():
@@ -55,7 +67,7 @@ def test_cosine_equals_timm():
     ],
 )
 def test_other_shapes_equal_torch(config, reference):
-    schedule = lr_schedule(ScheduleConfig(epochs=12, **config), lr=2e-4, steps_per_epoch=10)
+    schedule = lr_schedule(recipe(config, lr=2e-4), steps_per_epoch=10)
     reference = reference(optimizer(2e-4))
     for step in range(120):
         assert schedule(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
@@ -64,12 +76,26 @@ def test_other_shapes_equal_torch(config, reference):
 
 
 def test_weight_decay_is_constant_or_ends_where_the_recipe_says():
-    constant = weight_decay_schedule(ScheduleConfig(epochs=4), 0.05, steps_per_epoch=5)
+    constant = weight_decay_schedule(recipe({"epochs": 4}, weight_decay=0.05), steps_per_epoch=5)
     assert {constant(step) for step in range(21)} == {0.05}
-    falling = weight_decay_schedule(ScheduleConfig(epochs=4, final_weight_decay=0.005), 0.05, steps_per_epoch=5)
+    falling = weight_decay_schedule(
+        recipe({"epochs": 4, "final_weight_decay": 0.005}, weight_decay=0.05), steps_per_epoch=5
+    )
     assert falling(0) == 0.05
     assert falling(10) == pytest.approx(0.0275)  # half way, whether one comes there at once or by a resumed run
     assert falling(20) == pytest.approx(0.005)
+
+
+def test_cool_down_goes_on_at_the_end():
+    schedule = lr_schedule(recipe({"cooldown_epochs": 3, "min_lr": 0.1}), steps_per_epoch=2)
+    assert schedule(12 * 2 - 1) > schedule(12 * 2) == pytest.approx(0.1)
+    assert schedule(15 * 2 - 1) == pytest.approx(0.1)
+
+
+def test_the_peak_grows_with_the_batch_where_the_recipe_says_what_it_is_for():
+    assert recipe({}, batch_size=256, lr=1e-3).peak_lr == 1e-3
+    scaled = recipe({}, batch_size=256, lr=1e-3, lr_batch_size=1024)
+    assert scaled.peak_lr == 2.5e-4 == lr_schedule(scaled, steps_per_epoch=2)(0)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from typing import Annotated, Any
 import timm
 from pydantic import Field, model_validator
 from pydantic.functional_validators import AfterValidator
+from timm.layers import freeze_batch_norm_2d
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from fastvit import FastViT
 from fastvit.errors import RecipeError, nearest
 from fastvit.training.recipe import Section, UserPath
 from fastvit.variants import VARIANTS
@@ -71,3 +73,15 @@ def build_network(
         message = str(error).replace("reset_head=True", "model.reset_head=true")
         raise RecipeError(f"model.{key}: {message}") from error
     return model
+
+
+def freeze_stages(model: nn.Module, stages: int) -> None:
+    """Let the stem and the first stages of a FastViT keep their weights and their batch norm statistics.
+
+    Raises:
+        RecipeError: it is another network.
+    """
+    if not isinstance(model, FastViT):
+        raise RecipeError(f"model.frozen_stages: {type(model).__name__} is not a FastViT; set it to 0")
+    for part in (model.stem, *model.stages[:stages]):
+        freeze_batch_norm_2d(part).requires_grad_(False)

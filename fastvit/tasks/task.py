@@ -85,6 +85,10 @@ class Task(ABC):
         """The named terms of the loss of a training batch; the engine minimises their sum, and logs each."""
 
     @abstractmethod
+    def inputs(self, batch: Any) -> Tensor:
+        """(B, 3, H, W): the images of a training batch as the network sees them, their colors from 0 to 1."""
+
+    @abstractmethod
     def new_metrics(self) -> Metrics:
         """Metrics of nothing yet."""
 

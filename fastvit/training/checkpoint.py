@@ -1,6 +1,7 @@
 """Checkpoints: tensors and plain containers only, written completely or not at all."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,20 @@ import torch
 from fastvit.errors import RunError
 
 
-def save_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint. If that fails or is killed halfway, the file that was there before is still whole."""
+def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None = None) -> None:
+    """Write a checkpoint. If that fails or is killed halfway, the file that was there before is still whole.
+
+    Args:
+        keep: where that file goes; by default it is replaced.
+    """
     temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: replacing is atomic within a file system only
     try:
         with temporary.open("wb") as file:
             torch.save(checkpoint, file)
             file.flush()
             os.fsync(file.fileno())  # on the disk before the name points to it
+        if keep and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -32,6 +39,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
     try:
+        _require_intact(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, each meaning that the file is not what it should be
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -39,3 +47,31 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not {"state_dict", "recipe"} <= checkpoint.keys():
         raise RunError(f"{path} was not written by scripts/train.py: it carries no recipe")
     return checkpoint
+
+
+def read_resumable(path: Path) -> dict[str, Any]:
+    """As `read_checkpoint`, for one that a run can go on from.
+
+    Raises:
+        RunError: as there; the message names the checkpoint before, if that one is whole.
+    """
+    previous = path.with_name("previous.pt")
+    try:
+        checkpoint = read_checkpoint(path)
+        if "optimizer" not in checkpoint:
+            raise RunError(f"{path} holds weights only; resume from last.pt or previous.pt")
+    except RunError as error:
+        if path == previous or not previous.is_file():
+            raise
+        step = read_resumable(previous)["step"]
+        raise RunError(
+            f"{error}; the one before it is whole: go on from step {step} with --resume {previous}"
+        ) from error
+    return checkpoint
+
+
+def _require_intact(path: Path) -> None:
+    """torch.load does not look at the checksums that torch.save writes."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} is damaged")

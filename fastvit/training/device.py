@@ -1,5 +1,6 @@
 """Where to compute, and how to get a batch there."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -7,10 +8,10 @@ import torch
 from torch import Tensor
 
 
-def best_device() -> torch.device:
-    """A CUDA device, else Apple's GPU, else the CPU."""
+def best_device(local_rank: int = 0) -> torch.device:
+    """A CUDA device (of several, the one of this process), else Apple's GPU, else the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        return torch.device("cuda", local_rank)
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -31,3 +32,19 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """Mixed precision in `precision`, a name of a torch dtype; nothing for float32."""
     dtype = getattr(torch, precision)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def read_later(number: Tensor) -> Callable[[], float]:
+    """A function that gives the number (0-d), which waits only for what was asked of the device before this call."""
+    if number.device.type != "cuda":
+        return number.item
+    copy = torch.empty((), dtype=number.dtype, pin_memory=True)
+    copy.copy_(number, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def read() -> float:
+        copied.synchronize()
+        return copy.item()
+
+    return read

@@ -1,68 +1,67 @@
-"""The training loop, the same for all tasks."""
+"""A run: epochs of training and evaluation, written down so that it can be stopped and resumed anywhere."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
 
-from fastvit.errors import RunError
+from fastvit.errors import RunError, RunStopped
 from fastvit.tasks.task import Task
-from fastvit.training.checkpoint import read_checkpoint, save_checkpoint
+from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.config import differences
-from fastvit.training.device import autocast, best_device, to_device
+from fastvit.training.device import best_device
+from fastvit.training.distributed import ALONE, Processes
 from fastvit.training.environment import environment
 from fastvit.training.evaluation import evaluate
+from fastvit.training.learner import Learner
 from fastvit.training.loaders import eval_loader, train_loader
-from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, say
+from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
+from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.randomness import Purpose, seed_everything
-from fastvit.training.recipe import OptimizerConfig, Recipe
+from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
-from fastvit.training.schedule import lr_schedule
+from fastvit.training.signals import StopSignals
 
 
-def train(task: Task, recipe: Recipe, *, resume: bool = False) -> "Trainer":
-    """Train as the recipe says, from the start or from the last checkpoint in its output folder.
+def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, processes: Processes = ALONE) -> "Trainer":
+    """Train as the recipe says.
+
+    Args:
+        resume_from: a checkpoint of the run in the recipe's output folder, to go on from.
+        processes: this process among those of the run, if there are several.
 
     Raises:
         UserError: the recipe, the data or the output folder is not usable, or the loss diverges. Nothing is left behind
-            then, or the checkpoints of the epochs before.
+            then, or the last good checkpoint.
+        RunStopped: SIGTERM or SIGINT has come. The run is saved where it stood.
     """
     folder = RunFolder(recipe.output)
-    if resume:
-        checkpoint = read_checkpoint(folder.last)
-        require_same_recipe(checkpoint["recipe"], recipe, folder)
-        trainer = Trainer(task, recipe, folder, initial_weights=False)
+    if resume_from:
+        checkpoint = read_resumable(resume_from)
+        require_same_recipe(checkpoint["recipe"], recipe, resume_from)
+        trainer = Trainer(task, recipe, folder, processes, initial_weights=False)
         trainer.restore(checkpoint)
-        folder.describe(recipe)
+        processes.on_main(lambda: folder.describe(recipe))
         trainer.fit()
         return trainer
-    folder.require_unused()
-    trainer = Trainer(task, recipe, folder)
-    folder.create(recipe)
+    processes.on_main(folder.require_unused)
+    trainer = Trainer(task, recipe, folder, processes)
+    processes.on_main(lambda: folder.create(recipe))
     try:
         trainer.fit()
     except BaseException:
-        folder.remove_unless_saved()  # an unreadable image in the first epoch, say: the output is free to try again
+        if processes.is_main:
+            folder.remove_unless_saved()  # an unreadable image in the first epoch, say: it is free to try again
         raise
     return trainer
 
 
-def require_same_recipe(saved: Mapping[str, Any], recipe: Recipe, folder: RunFolder) -> None:
+def require_same_recipe(saved: Mapping[str, Any], recipe: Recipe, checkpoint: Path) -> None:
     """Refuse to go on with a run by another recipe, unless only keys differ that cannot change the result."""
     if changed := differences(saved, recipe.to_dict(), type(recipe)):
-        raise RunError(f"{folder.last} is of another recipe; these keys differ: {'; '.join(changed)}")
-
-
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
-    """timm's optimizer of that name, with weight decay on what has more than one dimension."""
-    own = {"betas": config.betas, "eps": config.eps}
-    given = {name: value for name, value in own.items() if value is not None}
-    return create_optimizer_v2(model, config.name, lr=config.lr, weight_decay=config.weight_decay, **given)
+        raise RunError(f"{checkpoint} is of another recipe; these keys differ: {'; '.join(changed)}")
 
 
 @dataclass(frozen=True)
@@ -74,167 +73,234 @@ class Best:
 
 
 class Trainer:
-    """A run in progress. All that changes is in `model`, `ema`, `optimizer`, `step`, `best` and `history`."""
+    """A run in progress. All that changes is in `learner`, `step`, `losses`, `best` and `history`."""
 
-    def __init__(self, task: Task, recipe: Recipe, folder: RunFolder, *, initial_weights: bool = True):
-        self.task, self.recipe, self.folder = task, recipe, folder
-        self.device = best_device()
+    def __init__(
+        self,
+        task: Task,
+        recipe: Recipe,
+        folder: RunFolder,
+        processes: Processes = ALONE,
+        *,
+        initial_weights: bool = True,
+    ):
+        self.task, self.recipe, self.folder, self.processes = task, recipe, folder, processes
+        self.device = best_device(processes.local_rank)
         self._build_loaders()
-        self._build_model(initial_weights)
-        self.total_steps = recipe.schedule.epochs * self.batches.steps_per_epoch
-        self.lr_at = lr_schedule(recipe.schedule, recipe.optimizer.lr, self.batches.steps_per_epoch)
+        seed_everything(recipe.seed, Purpose.WEIGHTS)
+        memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format
+        model = task.build_model(initial_weights=initial_weights).to(self.device, memory_format=memory_format)
+        task.prepare_training(self.device)
+        steps = self.batches.steps_per_epoch
+        self.learner = Learner(task, model, recipe, device=self.device, processes=processes, steps_per_epoch=steps)
+        self.total_steps = recipe.total_epochs * steps
         self.step = 0  # optimizer steps done
+        self.losses = LossMeter()  # of the epoch so far
         self.best: Best | None = None
-        self.history: list[Row] = []
+        self.history: list[Row] = []  # of whole epochs, evaluated
 
     def _build_loaders(self) -> None:
-        data, loop = self.task.build_datasets(), self.recipe.loop
-        options = {"batch_size": loop.batch_size, "workers": self.recipe.data.workers}
-        self.batches = train_loader(data.train, self.task.collate, seed=self.recipe.seed, **options)
-        self.val_batches = eval_loader(data.val, self.task.collate, **options)
-
-    def _build_model(self, initial_weights: bool) -> None:
-        seed_everything(self.recipe.seed, Purpose.WEIGHTS)
-        memory_format = torch.channels_last if self.recipe.loop.channels_last else torch.preserve_format
-        self.model = self.task.build_model(initial_weights=initial_weights)
-        self.model.to(self.device, memory_format=memory_format)
-        ema = self.recipe.ema
-        self.ema = ModelEmaV3(self.model, decay=ema.decay, use_warmup=ema.warmup) if ema else None
-        self.optimizer = build_optimizer(self.model, self.recipe.optimizer)
-
-    @property
-    def eval_model(self) -> nn.Module:
-        """The network that counts: the moving average if there is one. Never compiled (pytorch#108863)."""
-        return self.ema.module if self.ema else self.model
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the last step."""
-        return self.lr_at(max(self.step - 1, 0))
+        data, recipe = self.task.build_datasets(), self.recipe
+        self.batches = train_loader(
+            data.train,
+            self.task.collate,
+            batch_size=recipe.loop.batch_size,
+            accumulation=recipe.loop.accumulation,
+            workers=recipe.data.workers,
+            seed=recipe.seed,
+            processes=self.processes,
+        )
+        self.val_samples = len(data.val)
+        self.val_batches = eval_loader(
+            data.val,
+            self.task.collate,
+            batch_size=self.batches.batch_size,
+            workers=recipe.data.workers,
+            processes=self.processes,
+        )
 
     def fit(self) -> None:
         """Train from where the run stands to its end; after each epoch evaluate and write everything down."""
-        say(self._announcement())
-        log = RunLog(self.folder, self.task.best_metric, self.step)
-        progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size)
+        self._say(self.announcement())
+        log = RunLog(self.folder, self.recipe, self.task.best_metric, self.step) if self.processes.is_main else None
+        progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size, shown=self.processes.is_main)
         try:
-            while self.step < self.total_steps:
-                self.history.append(self._train_epoch(progress) | self._evaluate())
-                for line in (describe(self.history[-1], self.recipe.schedule.epochs), *self.task.notices()):
-                    say(line)
-                self._save()
-                log.write(self.history)
+            if log and self.history:
+                log.write_files(self.history)  # a kill may have come between checkpoint and log
+            with StopSignals() as signals:
+                while len(self.history) < self.recipe.total_epochs:
+                    self._fit_epoch(progress, signals, log)
         finally:
             progress.close()
-            log.close()
+            if log:
+                log.close()
 
-    def _announcement(self) -> str:
-        parameters = sum(parameter.numel() for parameter in self.model.parameters())
-        loop, steps = self.recipe.loop, self.batches.steps_per_epoch
-        return (
-            f"{type(self.model).__name__} with {parameters:,} parameters on {self.device} in {loop.precision}\n"
-            f"{len(self.val_batches.dataset)} validation samples; {steps} steps per epoch of batch {loop.batch_size}, "
-            f"{self.total_steps} steps in all, {self.step} done\n"
-            f"{self.recipe.optimizer.name}, peak learning rate {self.recipe.optimizer.lr:g}\n"
-            f"output: {self.folder.path}"
+    def _fit_epoch(self, progress: Progress, signals: StopSignals, log: RunLog | None) -> None:
+        self._train_epoch(progress, signals)
+        self._save()  # an evaluation that fails or is killed does not cost the epoch
+        self.history.append(self._training_row(progress) | self._evaluate())
+        self.losses = LossMeter()
+        self._save_if_best()
+        self._save()
+        for line in (describe(self.history[-1], self.recipe.total_epochs), *self.task.notices()):
+            self._say(line)
+        if log:
+            log.write(self.history)
+        self._stop_if_asked(signals)
+
+    def _train_epoch(self, progress: Progress, signals: StopSignals) -> None:
+        """Train to the end of the epoch in which the run stands."""
+        epoch = len(self.history)
+        start, steps = self.step - epoch * self.batches.steps_per_epoch, self.batches.steps_per_epoch
+        self.learner.model.train()
+        progress.start_epoch()
+        if start == steps:
+            return  # only the evaluation is missing
+        micro_batches = self.batches.batches(epoch, start)
+        for _ in range(start, steps):
+            with progress.waiting_for_data():
+                batches = [batch for _, batch in zip(range(self.recipe.loop.accumulation), micro_batches, strict=False)]
+            self._require_whole_step(batches, epoch)
+            losses = self.learner.step(self.step, batches)
+            self.step += 1
+            if losses:
+                self.losses.update(losses)
+            self._require_finite(batches)
+            progress.advance(self.step, self.learner.lr_at(self.step - 1), self.losses)
+            within_epoch = self.step % steps != 0
+            if within_epoch:
+                self._stop_if_asked(signals)
+                if self.recipe.loop.checkpoint_steps and self.step % self.recipe.loop.checkpoint_steps == 0:
+                    self._save()
+        self.learner.average_statistics()
+
+    def _stop_if_asked(self, signals: StopSignals) -> None:
+        if not self.processes.any(signals.received is not None) or self.step == self.total_steps:
+            return
+        self._save()
+        raise RunStopped(
+            f"stopped at step {self.step} of {self.total_steps}; go on with --resume {self.folder.path}",
+            signals.received,
         )
 
-    def _train_epoch(self, progress: Progress) -> Row:
-        """Train to the end of the epoch in which the run stands."""
-        epoch, start = divmod(self.step, self.batches.steps_per_epoch)
-        losses = LossMeter()
-        self.model.train()
-        progress.start_epoch()
-        for batch in self.batches.batches(epoch, start):
-            losses.update(self._train_step(to_device(batch, self.device, channels_last=self.recipe.loop.channels_last)))
-            progress.advance(self.step, self.lr, losses)
-        means = losses.means()  # waits for the device, so the speed is read after it
-        self._require_sound_epoch(epoch, means)
+    def _require_whole_step(self, batches: list[Any], epoch: int) -> None:
+        if len(batches) < self.recipe.loop.accumulation:
+            raise RunError(
+                f"the data ended at step {self.step}, within epoch {epoch + 1} of {self.batches.steps_per_epoch} steps:"
+                " a stream must give each worker whole batches; set data.workers=0"
+            )
+
+    def _require_finite(self, batches: list[Any]) -> None:
+        """Stop on what would otherwise end in worthless checkpoints, or never."""
+        skipped = self.learner.nonfinite_steps
+        if skipped < self.recipe.loop.max_nonfinite_steps:
+            return
+        findings = self.processes.gather(find_nonfinite(self.learner, batches))
+        first = next(filter(None, findings), "nothing when the last batch is computed again")
+        raise RunError(
+            f"the training loss is not finite for {skipped} steps, the last of them step {self.step} (epoch "
+            f"{len(self.history) + 1}, learning rate {self.learner.lr_at(self.step - 1):g}). "
+            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad; the last good checkpoint is kept"
+        )
+
+    def _training_row(self, progress: Progress) -> Row:
+        means = self.losses.means()
+        self.processes.average(list(means.values()))
         return {
-            "epoch": epoch + 1,
+            "epoch": len(self.history) + 1,
             "step": self.step,
-            "lr": self.lr,
-            **means,
-            "images_per_second": progress.images_per_second,
+            "lr": self.learner.lr_at(self.step - 1),
+            **loss_figures(means),
+            **progress.figures(self.device),
         }
 
-    def _require_sound_epoch(self, epoch: int, losses: Mapping[str, float]) -> None:
-        """Stop on what would otherwise end in worthless checkpoints, or never."""
-        steps = self.batches.steps_per_epoch
-        if self.step != (epoch + 1) * steps:
-            raise RunError(
-                f"the data ended at step {self.step}, within epoch {epoch + 1} of {steps} steps: "
-                "a stream must give each worker whole batches; set data.workers=0"
-            )
-        if not all(math.isfinite(loss) for loss in losses.values()):
-            raise RunError(
-                f"the training loss is not finite in epoch {epoch + 1} (learning rate {self.lr:g}): lower optimizer.lr "
-                "or set loop.clip_grad; the checkpoints are those of the epochs before"
-            )
-
-    def _train_step(self, batch: Any) -> dict[str, Tensor]:
-        """One optimizer step; the losses of the batch."""
-        seed_everything(self.recipe.seed, Purpose.STEP, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.lr_at(self.step) * group.get("lr_scale", 1.0)  # timm's key for layer-wise decay
-        with autocast(self.device, self.recipe.loop.precision):
-            losses = self.task.losses(self.model, batch)
-        self.optimizer.zero_grad()
-        sum(losses.values()).backward()
-        if self.recipe.loop.clip_grad:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.loop.clip_grad)
-        self.optimizer.step()
-        self.step += 1
-        if self.ema:
-            self.ema.update(self.model, step=self.step)
-        return losses
-
     def _evaluate(self) -> Row:
-        """The metrics of the network that counts, over the validation data."""
+        """The metrics over the validation data: of the network that counts, and below it of the one in training."""
+        row = {f"val_{name}": value for name, value in self._metrics(self.learner.eval_model).items()}
+        if self.learner.ema:
+            raw = self._metrics(self.learner.model)
+            row[f"raw_{self.task.best_metric}"] = raw[self.task.best_metric]
+        return row
+
+    def _metrics(self, model: torch.nn.Module) -> dict[str, float]:
         loop = self.recipe.loop
         metrics = evaluate(
             self.task,
-            self.eval_model,
+            model,
             self.val_batches,
             device=self.device,
             precision=loop.precision,
             channels_last=loop.channels_last,
+            processes=self.processes,
         )
-        return {f"val_{name}": value for name, value in metrics.report().items()}
+        return metrics.report()
 
-    def _save(self) -> None:
-        """Write last.pt, and best.pt if this epoch is the best so far."""
+    def _save_if_best(self) -> None:
+        """Write best.pt if the last epoch is the best so far."""
         row = self.history[-1]
         value = row[f"val_{self.task.best_metric}"]
         sign = 1 if self.task.higher_is_better else -1
-        is_best = self.best is None or sign * value > sign * self.best.value
-        if is_best:
+        if self.best is None or sign * value > sign * self.best.value:
             self.best = Best(epoch=int(row["epoch"]), value=value)
-            save_checkpoint({"state_dict": self.eval_model.state_dict(), **self._description()}, self.folder.best)
-        save_checkpoint(self.state(), self.folder.last)
+            if self.processes.is_main:
+                weights = {"state_dict": self.learner.eval_model.state_dict()}
+                save_checkpoint(weights | self._description(), self.folder.best)
+
+    def _save(self) -> None:
+        """Write last.pt, from which all processes can go on."""
+        for name, tensor in self.learner.model.state_dict().items():
+            if not tensor.isfinite().all():
+                raise RunError(f"{name} is not finite after step {self.step}; the last good checkpoint is kept")
+        statistics = self.processes.gather(self.learner.statistics())
+        if self.processes.is_main:
+            save_checkpoint(self.state() | {"statistics": statistics}, self.folder.last, keep=self.folder.previous)
 
     def _description(self) -> dict[str, Any]:
         metrics = self.history[-1] if self.history else {}
         return {"recipe": self.recipe.to_dict(), "metrics": metrics, "environment": environment()}
 
     def state(self) -> dict[str, Any]:
-        """All that a run needs to go on, plain."""
+        """All that this process needs to go on, plain."""
         return {
-            "state_dict": self.model.state_dict(),
-            **({"state_dict_ema": self.ema.module.state_dict()} if self.ema else {}),
-            "optimizer": self.optimizer.state_dict(),
+            **self.learner.state(),
             "step": self.step,
+            "losses": self.losses.state(),
             "best": vars(self.best) if self.best else None,
             "history": self.history,
             **self._description(),
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Stand where `state` was taken."""
-        self.model.load_state_dict(checkpoint["state_dict"])
-        if self.ema:
-            self.ema.module.load_state_dict(checkpoint["state_dict_ema"])
-        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        """Stand where the checkpoint was taken."""
+        statistics = checkpoint["statistics"]
+        if len(statistics) != self.processes.count:
+            self._say(
+                f"this run had {len(statistics)} processes and goes on with {self.processes.count}: the batches are the"
+                " same, but what each process sees of them is not"
+            )
+            statistics = statistics[:1] * self.processes.count
+        self.learner.restore(checkpoint, statistics[self.processes.rank])
         self.step = checkpoint["step"]
+        self.losses = LossMeter.restored(checkpoint["losses"], self.device)
         self.best = Best(**checkpoint["best"]) if checkpoint["best"] else None
         self.history = checkpoint["history"]
+
+    def announcement(self) -> str:
+        """What is going to be trained, on what, in how many steps, at which rate."""
+        recipe, loop, count = self.recipe, self.recipe.loop, self.processes.count
+        parameters = sum(parameter.numel() for parameter in self.learner.model.parameters())
+        base = recipe.optimizer.lr_batch_size
+        rule = f"{recipe.optimizer.lr:g} * {loop.batch_size} / {base}" if base else "fixed: scale it if you change that"
+        return (
+            f"{type(self.learner.model).__name__} with {parameters:,} parameters on {self.device} in {loop.precision}\n"
+            f"{self.val_samples} validation samples; {self.batches.steps_per_epoch} steps per epoch, "
+            f"{self.total_steps} steps in all, {self.step} done\n"
+            f"batch {loop.batch_size} = {count} processes x {loop.accumulation} accumulated x "
+            f"{self.batches.batch_size}\n"
+            f"{recipe.optimizer.name}, peak learning rate {recipe.peak_lr:g} for this batch ({rule})\n"
+            f"output: {self.folder.path}"
+        )
+
+    def _say(self, line: str) -> None:
+        if self.processes.is_main:
+            say(line)

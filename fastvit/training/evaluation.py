@@ -6,6 +6,7 @@ from torch.utils.data import DataLoader
 
 from fastvit.tasks.task import Metrics, Task
 from fastvit.training.device import autocast, to_device
+from fastvit.training.distributed import ALONE, Processes
 
 
 @torch.no_grad()
@@ -17,11 +18,16 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
     channels_last: bool = False,
+    processes: Processes = ALONE,
 ) -> Metrics:
-    """The task's metrics of a model over all batches. Leaves the model in eval mode."""
+    """The task's metrics of a model over all batches, in all processes. Leaves the model in eval mode."""
     model.eval()
     metrics = task.new_metrics()
     for batch in batches:
         with autocast(device, precision):
             metrics.update(model, to_device(batch, device, channels_last=channels_last))
+    if processes.count > 1:
+        metrics, *others = processes.gather(metrics)
+        for other in others:
+            metrics.merge(other)
     return metrics

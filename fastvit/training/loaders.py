@@ -5,10 +5,12 @@ from itertools import count, islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
+from fastvit.training.distributed import ALONE, Processes
 from fastvit.training.randomness import Purpose, derive_seed, seeded
+from fastvit.training.signals import ignore_stop_signals
 
 Collate = Callable[[list[Any]], Any]
 
@@ -17,19 +19,24 @@ class EpochSampler(Sampler[tuple[int, int]]):
     """Each epoch's permutation of the samples, from any position on, as (epoch, index).
 
     The epoch travels with the index because workers that live on from epoch to epoch see nothing else of the sampler.
+
+    Args:
+        batch_size, processes: of each run of `batch_size * processes.count` samples this process takes its part.
     """
 
-    def __init__(self, size: int, seed: int):
-        self.size, self.seed = size, seed
+    def __init__(self, size: int, seed: int, *, batch_size: int, processes: Processes = ALONE):
+        self.size, self.seed, self.batch_size, self.processes = size, seed, batch_size, processes
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
-        return self.size - self.start
+        return (self.size - self.start) // self.processes.count
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
-        return iter([(self.epoch, index) for index in order[self.start :]])
+        for first in range(self.start, self.size, self.batch_size * self.processes.count):
+            own = first + self.batch_size * self.processes.rank
+            yield from ((self.epoch, index) for index in order[own : own + self.batch_size])
 
 
 class SeededSamples(Dataset):
@@ -47,12 +54,13 @@ class SeededSamples(Dataset):
 class SeededStream(IterableDataset):
     """A stream whose augmentation of a sample depends on (seed, epoch, worker, position in the worker's stream)."""
 
-    def __init__(self, dataset: IterableDataset, seed: int):
-        self.dataset, self.seed = dataset, seed
+    def __init__(self, dataset: IterableDataset, seed: int, processes: Processes):
+        self.dataset, self.seed, self.processes = dataset, seed, processes
         self.epoch = 0
 
     def __iter__(self) -> Iterator[Any]:
-        worker = get_worker_info().id if get_worker_info() else 0
+        info = get_worker_info()
+        worker = self.processes.rank * (info.num_workers if info else 1) + (info.id if info else 0)
         samples = iter(self.dataset)
         for position in count():
             with seeded(self.seed, Purpose.SAMPLE, self.epoch, worker, position):
@@ -64,60 +72,114 @@ class SeededStream(IterableDataset):
 
 
 class SampleLoader:
-    """Training batches of a map-style dataset. The last, partial batch is left out: batch norm would suffer from it."""
+    """Training batches of a map-style dataset. The last, partial step is left out: batch norm would suffer from it.
 
-    def __init__(self, dataset: Dataset, collate: Collate, *, batch_size: int, workers: int, seed: int):
-        self.sampler = EpochSampler(len(dataset), seed)
-        self.batch_size = batch_size
+    Args:
+        batch_size: of one step, over all processes and accumulated batches.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        collate: Collate,
+        *,
+        batch_size: int,
+        accumulation: int,
+        workers: int,
+        seed: int,
+        processes: Processes,
+    ):
+        self.step_size, self.batch_size = batch_size, batch_size // (accumulation * processes.count)
+        self.sampler = EpochSampler(len(dataset), seed, batch_size=self.batch_size, processes=processes)
         self.steps_per_epoch = len(dataset) // batch_size
         self.loader = DataLoader(
             SeededSamples(dataset, seed),
-            batch_size,
+            self.batch_size,
             sampler=self.sampler,
             drop_last=True,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
+            worker_init_fn=ignore_stop_signals,
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of an epoch from the `start`-th on."""
-        self.sampler.epoch, self.sampler.start = epoch, start * self.batch_size
+        """The batches of an epoch from the `start`-th step on, each of `batch_size` samples."""
+        self.sampler.epoch, self.sampler.start = epoch, start * self.step_size
         return iter(self.loader)
 
 
 class StreamLoader:
-    """Training batches of a stream (timm's wds/, tfds/ and hfids/ readers), which shuffles itself by the epoch."""
+    """Training batches of a stream (timm's wds/, tfds/ and hfids/ readers), which shuffles itself by the epoch.
 
-    def __init__(self, dataset: IterableDataset, collate: Collate, *, batch_size: int, workers: int, seed: int):
-        self.stream = SeededStream(dataset, seed)
+    With several processes, timm's readers give each its part.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset,
+        collate: Collate,
+        *,
+        batch_size: int,
+        accumulation: int,
+        workers: int,
+        seed: int,
+        processes: Processes,
+    ):
+        self.accumulation, self.batch_size = accumulation, batch_size // (accumulation * processes.count)
+        self.stream = SeededStream(dataset, seed, processes)
         self.steps_per_epoch = len(dataset) // batch_size
         self.loader = DataLoader(
             self.stream,
-            batch_size,
+            self.batch_size,
             drop_last=True,
             num_workers=workers,
             pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
             generator=torch.Generator(),
+            worker_init_fn=ignore_stop_signals,
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The batches of an epoch from the `start`-th on; the ones before are read and dropped."""
+        """The batches of an epoch from the `start`-th step on; the ones before are read and dropped."""
         self.stream.epoch = epoch
         if hasattr(self.stream.dataset, "set_epoch"):
             self.stream.dataset.set_epoch(epoch)
         self.loader.generator.manual_seed(derive_seed(self.stream.seed, Purpose.ORDER, epoch))  # the workers' own seeds
-        return islice(self.loader, start, self.steps_per_epoch)
+        return islice(self.loader, start * self.accumulation, self.steps_per_epoch * self.accumulation)
 
 
 def train_loader(
-    dataset: Dataset, collate: Collate, *, batch_size: int, workers: int, seed: int
+    dataset: Dataset,
+    collate: Collate,
+    *,
+    batch_size: int,
+    accumulation: int = 1,
+    workers: int,
+    seed: int,
+    processes: Processes = ALONE,
 ) -> SampleLoader | StreamLoader:
-    """The training batches of any dataset."""
+    """The training batches of any dataset, this process's part of them.
+
+    Raises:
+        RecipeError: the batch cannot be divided, or there are fewer samples than it takes.
+    """
+    if batch_size % (accumulation * processes.count):
+        raise RecipeError(
+            f"loop.batch_size ({batch_size}) must be a multiple of {processes.count} processes times loop.accumulation "
+            f"({accumulation})"
+        )
     loader = StreamLoader if isinstance(dataset, IterableDataset) else SampleLoader
-    batches = loader(dataset, collate, batch_size=batch_size, workers=workers, seed=seed)
+    batches = loader(
+        dataset,
+        collate,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        workers=workers,
+        seed=seed,
+        processes=processes,
+    )
     if batches.steps_per_epoch == 0:
         raise RecipeError(
             f"loop.batch_size ({batch_size}) is more than the {len(dataset)} training samples; set it to at most that"
@@ -125,8 +187,21 @@ def train_loader(
     return batches
 
 
-def eval_loader(dataset: Dataset, collate: Collate, *, batch_size: int, workers: int) -> DataLoader:
-    """Every sample exactly once, in order, the last batch as large as it comes."""
+def eval_loader(
+    dataset: Dataset, collate: Collate, *, batch_size: int, workers: int, processes: Processes = ALONE
+) -> DataLoader:
+    """Every sample exactly once, in order, the last batch as large as it comes.
+
+    Of several processes each has every so-manieth sample, and none is padded; timm's streams divide themselves.
+    """
+    part = dataset
+    if processes.count > 1 and not isinstance(dataset, IterableDataset):
+        part = Subset(dataset, range(processes.rank, len(dataset), processes.count))
     return DataLoader(
-        dataset, batch_size, num_workers=workers, pin_memory=torch.cuda.is_available(), collate_fn=collate
+        part,
+        batch_size,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        collate_fn=collate,
+        worker_init_fn=ignore_stop_signals,
     )

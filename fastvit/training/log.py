@@ -1,14 +1,21 @@
 """What a run tells: on the console while it runs; as a table, curves and TensorBoard scalars for afterwards."""
 
 import csv
+import hashlib
+import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastvit.errors import RecipeError
+from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 
 Row = dict[str, float]  # an epoch: its number, steps so far, learning rate, losses, speed, metrics
@@ -24,7 +31,7 @@ def say(line: str) -> None:
 
 def describe(row: Row, epochs: int) -> str:
     """An epoch in one line."""
-    apart = ("epoch", "step", "images_per_second", "val_samples")
+    apart = ("epoch", "step", "images_per_second", "data_wait", "memory_gib", "val_samples")
     figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in apart)
     return f"epoch {row['epoch']:.0f}/{epochs}  {figures}  {row['images_per_second']:.0f} images/s"
 
@@ -33,82 +40,129 @@ class LossMeter:
     """Mean of each named loss over some steps, summed on the device without waiting for it."""
 
     def __init__(self) -> None:
-        self.sums: dict[str, Tensor | float] = {}
+        self.sums: dict[str, Tensor] = {}
         self.steps = 0
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
         self.steps += 1
         for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + loss.detach()
+            self.sums[name] = self.sums[name] + loss if name in self.sums else loss.detach()
 
-    def means(self) -> dict[str, float]:
-        """`train_loss`, which is the sum of all; and each by its name if there are several."""
-        means = {f"train_{name}": float(total) / self.steps for name, total in self.sums.items()}
-        total = {"train_loss": sum(means.values())}
-        return total | means if len(means) > 1 else total
+    def means(self) -> dict[str, Tensor]:
+        """Of each loss, on the device; nothing if there was no step."""
+        return {name: total / self.steps for name, total in self.sums.items()}
+
+    def state(self) -> dict[str, Any]:
+        """What `restored` takes."""
+        return {"sums": self.sums, "steps": self.steps}
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], device: torch.device) -> "LossMeter":
+        meter = cls()
+        meter.sums = {name: total.to(device) for name, total in state["sums"].items()}
+        meter.steps = state["steps"]
+        return meter
+
+
+def loss_figures(means: Mapping[str, Tensor]) -> dict[str, float]:
+    """`train_loss`, which is the sum of all; and each by its name if there are several. Waits for the device."""
+    figures = {f"train_{name}": float(mean) for name, mean in means.items()}
+    total = {"train_loss": sum(figures.values()) if figures else math.nan}
+    return total | figures if len(figures) > 1 else total
 
 
 class Progress:
-    """A progress bar over all steps of the run, or a line now and then where there is no terminal."""
+    """A progress bar over all steps of the run, or a line now and then where there is no terminal.
 
-    def __init__(self, total_steps: int, step: int, batch_size: int):
-        self.total_steps, self.batch_size = total_steps, batch_size
-        on_terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, disable=not on_terminal)
+    Args:
+        shown: whether this process is the one that shows it.
+    """
+
+    def __init__(self, total_steps: int, step: int, batch_size: int, *, shown: bool):
+        self.total_steps, self.batch_size, self.shown = total_steps, batch_size, shown
+        off = not shown or not sys.stderr.isatty()
+        self.bar = tqdm(total=total_steps, initial=step, unit="step", dynamic_ncols=True, disable=off)
         self.last_line = time.monotonic()
         self.start_epoch()
 
     def start_epoch(self) -> None:
-        """Start the clock of the images per second."""
-        self.epoch_start, self.epoch_steps = time.monotonic(), 0
+        """Start the clocks."""
+        self.epoch_start, self.epoch_steps, self.seconds_waited = time.monotonic(), 0, 0.0
 
-    @property
-    def images_per_second(self) -> float:
-        """Over the epoch so far."""
-        return self.epoch_steps * self.batch_size / (time.monotonic() - self.epoch_start)
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Within: the time counts as waiting for data."""
+        start = time.monotonic()
+        yield
+        self.seconds_waited += time.monotonic() - start
+
+    def figures(self, device: torch.device) -> dict[str, float]:
+        """Of the epoch so far: images per second in all processes, part of the time spent waiting for data, and on a
+        GPU the most memory that was allocated, in GiB.
+        """
+        elapsed = time.monotonic() - self.epoch_start
+        memory = {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
+        return {
+            "images_per_second": self.epoch_steps * self.batch_size / elapsed,
+            "data_wait": self.seconds_waited / elapsed,
+            **memory,
+        }
 
     def advance(self, step: int, lr: float, losses: LossMeter) -> None:
         """One more step is done, which makes `step` of them."""
         self.epoch_steps += 1
         self.bar.update()
-        if self.bar.disable:
+        if self.shown and self.bar.disable:
             if time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
                 self.last_line = time.monotonic()
-                seconds_left = round((self.total_steps - step) * self.batch_size / self.images_per_second)
-                figures = self._figures(lr, losses)
-                say(f"step {step}/{self.total_steps}  {figures}  {timedelta(seconds=seconds_left)} left")
-        elif step % STEPS_BETWEEN_READINGS == 0:
-            self.bar.set_postfix_str(self._figures(lr, losses))  # the bar itself tells the time left
+                per_step = (self.last_line - self.epoch_start) / self.epoch_steps
+                left = timedelta(seconds=round((self.total_steps - step) * per_step))
+                say(f"step {step}/{self.total_steps}  {self._state(lr, losses)}  {left} left")
+        elif self.shown and step % STEPS_BETWEEN_READINGS == 0:
+            self.bar.set_postfix_str(self._state(lr, losses))  # the bar itself tells the time left
 
     def close(self) -> None:
         self.bar.close()
 
-    def _figures(self, lr: float, losses: LossMeter) -> str:
-        return f"loss {losses.means()['train_loss']:.4f}  lr {lr:.2e}  {self.images_per_second:.0f} images/s"
+    def _state(self, lr: float, losses: LossMeter) -> str:
+        elapsed = time.monotonic() - self.epoch_start
+        speed, wait = self.epoch_steps * self.batch_size / elapsed, self.seconds_waited / elapsed
+        loss = loss_figures(losses.means())["train_loss"]
+        return f"loss {loss:.4f}  lr {lr:.2e}  {speed:.0f} images/s  {wait:.0%} waiting for data"
 
 
 class RunLog:
     """The files that tell how a run went. All but TensorBoard's are written anew from the whole history each time."""
 
-    def __init__(self, folder: RunFolder, best_metric: str, step: int):
+    def __init__(self, folder: RunFolder, recipe: Recipe, best_metric: str, step: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.folder, self.best_metric = folder, best_metric
         self.tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
+        self.wandb = _start_wandb(folder, recipe) if recipe.log.wandb_project else None
 
     def write(self, history: Sequence[Row]) -> None:
         """Write the history, whose last epoch is new."""
+        row = history[-1]
+        self.write_files(history)
+        for name, value in row.items():
+            self.tensorboard.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
+        if self.wandb:
+            self.wandb.log(row, step=int(row["step"]))
+
+    def write_files(self, history: Sequence[Row]) -> None:
+        """log.csv and curve.png."""
         row = history[-1]
         with self.folder.log.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
             writer.writeheader()
             writer.writerows(history)
-        for name, value in row.items():
-            self.tensorboard.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
         self._draw_curves(history)
 
     def close(self) -> None:
         self.tensorboard.close()
+        if self.wandb:
+            self.wandb.finish()
 
     def _draw_curves(self, history: Sequence[Row]) -> None:
         from matplotlib.figure import Figure
@@ -126,3 +180,21 @@ class RunLog:
             axes.grid(alpha=0.3)
             axes.legend()
         figure.savefig(self.folder.curve, dpi=120)
+
+
+def _start_wandb(folder: RunFolder, recipe: Recipe) -> Any:
+    """A run of Weights & Biases that goes on where the folder's former one ended."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise RecipeError('log.wandb_project needs wandb: pip install "fastvit[wandb]"') from error
+    name = folder.path.absolute()
+    identity = hashlib.sha256(str(name).encode()).hexdigest()[:16]
+    return wandb.init(
+        project=recipe.log.wandb_project,
+        name=name.name,
+        id=identity,
+        resume="allow",
+        dir=str(folder.path),
+        config=recipe.to_dict(),
+    )

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm.optim
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 from pydantic.functional_validators import AfterValidator
 
 from fastvit.errors import nearest
@@ -40,11 +49,14 @@ def _known_optimizer(name: str) -> str:
 
 
 class OptimizerConfig(Section):
-    """The arguments of `timm.optim.create_optimizer_v2`. Biases and other 1-d parameters are not decayed."""
+    """One of timm's optimizers. Biases and other 1-d parameters are not decayed."""
 
     name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw"
-    lr: PositiveFloat  # peak, for the batch size of this recipe
+    lr: PositiveFloat  # peak, for batches of `lr_batch_size`
+    lr_batch_size: PositiveInt | None = None  # the peak grows in proportion to loop.batch_size; null: it is fixed
     weight_decay: NonNegativeFloat = 0.0
+    decay_layer_scale: bool = True  # as in the published recipe, where layer scales are not 1-d
+    layer_decay: float | None = Field(None, gt=0, le=1)  # factor of the learning rate from each layer to the one before
     betas: tuple[Beta, Beta] | None = None  # null: the optimizer's own
     eps: PositiveFloat | None = None  # null: the optimizer's own
 
@@ -53,6 +65,7 @@ class ScheduleConfig(Section):
     """Warm-up, then down in some shape; both move with every step."""
 
     epochs: PositiveInt
+    cooldown_epochs: NonNegativeInt = 0  # more epochs, at the final rate
     warmup_epochs: NonNegativeFloat = 0.0
     warmup_lr: NonNegativeFloat = 1e-6  # where the warm-up starts
     shape: Literal["cosine", "polynomial", "step"] = "cosine"
@@ -82,10 +95,28 @@ class EmaConfig(Section):
 class LoopConfig(Section):
     """How the loop runs."""
 
-    batch_size: PositiveInt
-    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: PositiveInt  # samples of an optimizer step, over all processes and accumulated batches
+    accumulation: PositiveInt = 1  # batches one after the other whose gradients make one step: for little memory
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     channels_last: bool = False
+    compile: bool = False  # torch.compile; validation is never compiled
+    grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, slower
+    sync_batch_norm: bool = False  # statistics over all processes; else each its own, averaged after every epoch
     clip_grad: PositiveFloat | None = None  # largest norm of all gradients together
+    max_nonfinite_steps: PositiveInt = 5  # steps are skipped where the loss is not finite; so many in a row end the run
+    checkpoint_steps: PositiveInt | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # save within epochs, too
+
+    @model_validator(mode="after")
+    def _batches_are_whole(self) -> "LoopConfig":
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size ({self.batch_size}) must be a multiple of accumulation ({self.accumulation})")
+        return self
+
+
+class LogConfig(Section):
+    """Where else to log, besides the console, log.csv and TensorBoard."""
+
+    wandb_project: str | None = None  # of Weights & Biases
 
 
 class Recipe(Section):
@@ -99,14 +130,26 @@ class Recipe(Section):
     schedule: ScheduleConfig
     ema: EmaConfig | None = None
     loop: LoopConfig
+    log: LogConfig = Field(LogConfig(), json_schema_extra=FREE_ON_RESUME)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate at the peak, for the batch size of this recipe."""
+        base = self.optimizer.lr_batch_size
+        return self.optimizer.lr * (self.loop.batch_size / base if base else 1.0)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs in all."""
+        return self.schedule.epochs + self.schedule.cooldown_epochs
 
     @model_validator(mode="after")
     def _rates_are_below_peak(self) -> "Recipe":
         for key in ("warmup_lr", "min_lr"):
-            if getattr(self.schedule, key) > self.optimizer.lr:
+            if getattr(self.schedule, key) > self.peak_lr and not (key == "min_lr" and self.schedule.shape == "step"):
                 raise ValueError(
-                    f"schedule.{key} ({getattr(self.schedule, key):g}) is above the peak, "
-                    f"optimizer.lr ({self.optimizer.lr:g})"
+                    f"schedule.{key} ({getattr(self.schedule, key):g}) is above the peak learning rate "
+                    f"({self.peak_lr:g}), which optimizer says"
                 )
         return self
 

@@ -18,6 +18,7 @@ class RunFolder:
     recipe.yaml       the complete recipe, defaults and overrides included
     environment.json  versions and hardware
     last.pt, best.pt  checkpoints: to resume from, to use
+    previous.pt       what last.pt was before
     log.csv           one line per epoch
     curve.png         loss and metric over the epochs
     tensorboard/      the same for TensorBoard
@@ -28,6 +29,7 @@ class RunFolder:
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
         self.last = path / "last.pt"
+        self.previous = path / "previous.pt"
         self.best = path / "best.pt"
         self.log = path / "log.csv"
         self.curve = path / "curve.png"
@@ -35,7 +37,7 @@ class RunFolder:
 
     def require_unused(self) -> None:
         """Refuse to mix a run with another or with files of the user's, and to train what cannot be written."""
-        if self.last.exists():
+        if self.last.exists() or self.previous.exists():
             raise RunError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or choose another output"
             )
@@ -62,7 +64,7 @@ class RunFolder:
 
     def remove_unless_saved(self) -> None:
         """Take back what a new run has written, if no checkpoint has followed."""
-        if self.last.exists():
+        if self.last.exists() or self.previous.exists():
             return
         for path in (self.recipe, self.environment):
             path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from timm.data import create_transform
 
 from fastvit.data.sources import READ_BY_TIMM
 from fastvit.errors import nearest
-from fastvit.tasks.network import NetworkConfig
+from fastvit.tasks.network import KnownModel, NetworkConfig
 from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
 
 
@@ -45,6 +45,9 @@ class ModelConfig(NetworkConfig):
 
     drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
     reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
+    frozen_stages: int = Field(
+        0, ge=0, le=4
+    )  # keep the stem and so many stages as they are; 0 keeps nothing, not even the stem
 
     @model_validator(mode="after")
     def _head_of_a_checkpoint(self) -> "ModelConfig":
@@ -96,6 +99,29 @@ class AugmentationConfig(Section):
         return self.mixup > 0 or self.cutmix > 0
 
 
+class TeacherConfig(Section):
+    """A trained network of timm's."""
+
+    name: KnownModel
+    pretrained: bool = False  # with the hub's weights
+    checkpoint: UserPath | None = None  # with those of a file that `fastvit.load_checkpoint` reads
+
+    @model_validator(mode="after")
+    def _is_trained(self) -> "TeacherConfig":
+        if self.pretrained == (self.checkpoint is not None):
+            raise ValueError("a teacher needs weights: give pretrained: true or a checkpoint")
+        return self
+
+
+class DistillationConfig(Section):
+    """Learning from a teacher's answers to the same, mixed images (DeiT, section 4, without its extra token)."""
+
+    teacher: TeacherConfig
+    kind: Literal["hard", "soft"] = "hard"  # learn the teacher's most probable class, or its probabilities
+    alpha: Probability = 0.5  # weight of the teacher in the loss; the labels have the rest
+    temperature: PositiveFloat = 1.0  # of soft
+
+
 class ClassificationRecipe(Recipe):
     """A run of image classification."""
 
@@ -103,9 +129,11 @@ class ClassificationRecipe(Recipe):
     model: ModelConfig
     data: ImageDataConfig
     augmentation: AugmentationConfig
+    distillation: DistillationConfig | None = None
 
     @model_validator(mode="after")
     def _pairs_to_mix(self) -> "ClassificationRecipe":
-        if self.augmentation.mixes and self.loop.batch_size % 2:
-            raise ValueError(f"loop.batch_size ({self.loop.batch_size}) must be even for mixup and cutmix")
+        batch_size = self.loop.batch_size // self.loop.accumulation
+        if self.augmentation.mixes and batch_size % 2:
+            raise ValueError(f"loop.batch_size / loop.accumulation ({batch_size}) must be even for mixup and cutmix")
         return self

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset, IterableDataset
 
 from fastvit.data.images import NO_LABEL, TransformedImages
 from fastvit.data.sources import open_sources
+from fastvit.tasks.classification.distillation import build_teacher, distillation_loss
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
-from fastvit.tasks.network import build_network
+from fastvit.tasks.network import build_network, freeze_stages
 from fastvit.tasks.task import Datasets, Task
 
 if TYPE_CHECKING:
@@ -43,13 +44,16 @@ class Classification(Task):
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
-        return build_network(
+        model = build_network(
             config,
             initial_weights=initial_weights,
             reset_head=config.reset_head,
             num_classes=self.recipe.data.num_classes,
             drop_rate=config.drop_rate,
         )
+        if config.frozen_stages:
+            freeze_stages(model, config.frozen_stages)
+        return model
 
     def build_datasets(self) -> Datasets:
         data, batch_size = self.recipe.data, self.recipe.loop.batch_size
@@ -68,13 +72,34 @@ class Classification(Task):
         )
         return self.datasets
 
+    def prepare_training(self, device: torch.device) -> None:
+        if self.recipe.distillation:
+            self.teacher = build_teacher(self.recipe, mean=self.input["mean"], std=self.input["std"]).to(device)
+            if self.recipe.loop.channels_last:
+                self.teacher.to(memory_format=torch.channels_last)
+
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
         smoothing = self.recipe.augmentation.smoothing
         if self.mix:
             images, labels = self.mix(images, labels)  # labels: (B, classes), already smooth
             smoothing = 0.0
-        return {"cross_entropy": F.cross_entropy(model(images).float(), labels, label_smoothing=smoothing)}
+        logits = model(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if not self.recipe.distillation:
+            return {"cross_entropy": loss}
+        alpha = self.recipe.distillation.alpha
+        hint = distillation_loss(self.recipe.distillation, logits, self.teacher(images))
+        return {"cross_entropy": (1 - alpha) * loss, "distillation": alpha * hint}
+
+    def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        return self._colors(self.mix(images, labels)[0] if self.mix else images)
+
+    def _colors(self, images: Tensor) -> Tensor:
+        """Undo the normalization."""
+        mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
+        return (images * std + mean).clamp(0, 1)
 
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics()
@@ -84,9 +109,8 @@ class Classification(Task):
         images = torch.stack([image for image, _ in samples])
         with torch.no_grad():
             predicted = model(images).argmax(1).tolist()
-        mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
         return prediction_grid(
-            (images * std + mean).clamp(0, 1),
+            self._colors(images),
             predicted=[self.class_names[label] for label in predicted],
             true=[self.class_names[label] for _, label in samples],
         )

@@ -1,0 +1,70 @@
+"""Learning from a teacher (paper section 4.1, after DeiT, arXiv 2012.12877)."""
+
+from collections.abc import Sequence
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from fastvit.errors import RecipeError
+from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig
+from fastvit.weights import CheckpointError, load_checkpoint
+
+
+class Teacher(nn.Module):
+    """A trained classifier that gives logits for images normalized as the student's; in eval mode, without gradients.
+
+    Args:
+        model: (B, 3, H, W) -> (B, classes).
+        scale, shift: three each; from the student's normalization to the teacher's.
+    """
+
+    def __init__(self, model: nn.Module, scale: Tensor, shift: Tensor):
+        super().__init__()
+        self.model = model.eval().requires_grad_(False)
+        self.register_buffer("scale", scale.view(3, 1, 1))
+        self.register_buffer("shift", shift.view(3, 1, 1))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images * self.scale + self.shift).float()
+
+
+def build_teacher(recipe: ClassificationRecipe, *, mean: Sequence[float], std: Sequence[float]) -> Teacher:
+    """The recipe's teacher.
+
+    Args:
+        mean, std: of the student's images.
+
+    Raises:
+        RecipeError: its weights cannot be had, or are for other classes.
+    """
+    config = recipe.distillation.teacher
+    try:
+        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=recipe.data.num_classes)
+        if config.checkpoint:
+            load_checkpoint(model, config.checkpoint)
+    except (CheckpointError, OSError) as error:
+        raise RecipeError(f"distillation.teacher: {error}") from error
+    if config.pretrained and recipe.data.num_classes != model.pretrained_cfg["num_classes"]:
+        raise RecipeError(
+            f"distillation.teacher: {config.name} knows {model.pretrained_cfg['num_classes']} classes, the data has "
+            f"{recipe.data.num_classes}: train a teacher on the data and give its checkpoint"
+        )
+    own = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
+    mean, std, own_mean, own_std = (torch.tensor(values) for values in (mean, std, own["mean"], own["std"]))
+    return Teacher(model, scale=std / own_std, shift=(mean - own_mean) / own_std)
+
+
+def distillation_loss(config: DistillationConfig, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """How far a student's answers (B, classes) are from its teacher's.
+
+    Hard: cross entropy with the teacher's most probable class. Soft: Kullback-Leibler divergence at a temperature,
+    times its square, so that the gradients keep their size (arXiv 1503.02531).
+    """
+    if config.kind == "hard":
+        return F.cross_entropy(logits, teacher_logits.argmax(1))
+    student, teacher = (F.log_softmax(each / config.temperature, dim=1) for each in (logits, teacher_logits))
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * config.temperature**2

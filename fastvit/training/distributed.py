@@ -1,0 +1,157 @@
+"""The processes of a run, one for each device, as torchrun or SLURM's srun starts them."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastvit.errors import RunError, UserError
+
+T = TypeVar("T")
+
+TIMEOUT = timedelta(minutes=10)  # of waiting for another process
+SLURM_PORT = 20000  # and up, by the number of the job
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all of the run. Without a launcher it is the only one, and nothing here costs anything."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0  # on this machine
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one that writes and prints."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        number = torch.tensor(flag, dtype=torch.uint8)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return bool(number)
+
+    def average(self, tensors: list[Tensor]) -> None:
+        """Replace each tensor by its mean over the processes."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+                tensor /= self.count
+
+    def gather(self, value: T) -> list[T]:
+        """The value of each process, by rank, with its tensors on the CPU."""
+        if self.count == 1:
+            return [value]
+        packed: list[bytes] = [b""] * self.count
+        dist.all_gather_object(packed, _pack(value))
+        # These are our own processes, so that what they say may be unpickled.
+        return [torch.load(io.BytesIO(each), map_location="cpu", weights_only=False) for each in packed]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """What the action returns on the main process, on all of them; if it raises a `UserError`, all of them end."""
+        if self.count == 1:
+            return action()
+        outcome: list[Any] = [None, None]
+        error = None
+        if self.is_main:
+            try:
+                outcome = [action(), None]
+            except UserError as raised:
+                error = raised
+                outcome = [None, str(raised)]
+        dist.broadcast_object_list(outcome)
+        if error is not None:
+            raise error
+        if outcome[1] is not None:
+            sys.exit(2)  # the main process says why
+        return outcome[0]
+
+
+ALONE = Processes()
+
+
+def _pack(value: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@contextmanager
+def process_group() -> Iterator[Processes]:
+    """Join the other processes of the run, if a launcher has started several.
+
+    Raises:
+        RunError: another process has ended, or does not answer.
+    """
+    processes, address = _launched()
+    if processes.count == 1:
+        yield processes
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(processes.local_rank)
+    try:
+        dist.init_process_group(
+            backend, init_method=address, rank=processes.rank, world_size=processes.count, timeout=TIMEOUT
+        )
+        yield processes
+    except RuntimeError as error:
+        if not _lost_another(error):
+            raise
+        raise RunError(
+            f"process {processes.rank} of {processes.count} has lost another one ({str(error).splitlines()[0]}); what "
+            "that one said is the cause. Go on from the last checkpoint with --resume"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _launched() -> tuple[Processes, str]:
+    """This process and the address where all meet, from the environment."""
+    environment = os.environ
+    if "RANK" in environment and "WORLD_SIZE" in environment:  # torchrun
+        rank, count, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        return Processes(rank, count, local), "env://"
+    # Of a step, that is of srun: a batch script that calls python by itself sees the job's variables, too.
+    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        rank, count, local = (int(environment[name]) for name in names)
+        return Processes(rank, count, local), _slurm_address()
+    return Processes(), ""
+
+
+def _slurm_address() -> str:
+    host = os.environ.get("MASTER_ADDR") or _first_host(os.environ["SLURM_STEP_NODELIST"])
+    port = os.environ.get("MASTER_PORT") or SLURM_PORT + int(os.environ["SLURM_JOB_ID"]) % 20000
+    return f"tcp://{host}:{port}"
+
+
+def _first_host(nodes: str) -> str:
+    """Of SLURM's compressed list, such as `node[03-07,11]`."""
+    try:
+        done = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RunError(f"scontrol does not tell the hosts of {nodes}: set MASTER_ADDR to the first of them") from error
+    return done.stdout.split()[0]
+
+
+def batch_norm_statistics(model: nn.Module) -> list[Tensor]:
+    """The running means and variances, which each process gathers from its own batches."""
+    return [buffer for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))]

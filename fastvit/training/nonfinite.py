@@ -1,0 +1,60 @@
+"""Where in a network numbers stop being finite."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvit.training.device import autocast, to_device
+from fastvit.training.learner import Learner
+
+
+def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:
+    """What is not finite first when the batches go through the network: a parameter, a batch, or a module's output.
+
+    None if nothing is. The network's batch norm statistics are not to be used afterwards.
+    """
+    for name, parameter in learner.model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"parameter {name}"
+    found: list[str] = []
+    hooks = [
+        module.register_forward_hook(_hook(name or type(module).__name__, found))
+        for name, module in learner.model.named_modules()
+        if not any(module.children())  # of nested modules the innermost is first
+    ]
+    loop = learner.recipe.loop
+    try:
+        for batch in batches:
+            batch = to_device(batch, learner.device, channels_last=loop.channels_last)
+            if not all(tensor.isfinite().all() for tensor in _tensors(batch)):
+                return "the batch itself"
+            with torch.no_grad(), autocast(learner.device, loop.precision):
+                losses = learner.task.losses(learner.model, batch)
+            if found:
+                return f"the output of module {found[0]}"
+            for name, loss in losses.items():
+                if not loss.isfinite():
+                    return f"the loss {name}, of a finite output"
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return None
+
+
+def _hook(name: str, found: list[str]) -> Any:
+    def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if not all(tensor.isfinite().all() for tensor in _tensors(outputs)):
+            found.append(name)
+
+    return look
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors in any nesting of containers."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [tensor for each in value for tensor in _tensors(each)] if isinstance(value, list | tuple) else []

@@ -1,0 +1,38 @@
+"""Stopping at a point where nothing is lost when a scheduler or the user asks for it."""
+
+import signal
+import threading
+from types import FrameType
+
+STOP = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """Within: SIGTERM and SIGINT are only noted, in `received`; a second SIGINT interrupts as usual.
+
+    Python allows this in the main thread only; in another one nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+
+    def __enter__(self) -> "StopSignals":
+        self.before = {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {number: signal.signal(number, self._note) for number in STOP}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """For data workers, which get the signals too (from a terminal, or SLURM): the main process ends them."""
+    for number in STOP:
+        signal.signal(number, signal.SIG_IGN)
