@@ -1,7 +1,6 @@
 """The errors that a user can fix, told apart from bugs. The library raises them, the scripts print them."""
 
 import difflib
-import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,9 +29,9 @@ class RunError(UserError):
 class RunStopped(Exception):
     """A run was asked to stop, and is saved."""
 
-    def __init__(self, message: str, number: signal.Signals | None):
+    def __init__(self, message: str, number: int):
         super().__init__(message)
-        self.number = number  # the signal that this process got, if it was this one
+        self.number = number  # of the signal
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except RunStopped as stopped:
             if processes.is_main:
                 print(stopped, file=sys.stderr)
-            sys.exit(128 + (stopped.number or 0))  # as a shell tells of a signal: the run is not finished
+            sys.exit(128 + stopped.number)  # as a shell tells of a signal: the run is not finished
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -84,7 +84,7 @@ def test_all_problems_are_reported_together():
         ("data.dataset=folder", "data: root is missing: the folder of dataset folder"),
         ("model={name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "model: pretrained and checkpoint exclude"),
         ("schedule.warmup_epochs=50", "schedule: warmup_epochs (50) must be less than epochs"),
-        ("schedule.min_lr=1", "schedule.min_lr (1) is above the peak, optimizer.lr"),
+        ("schedule.min_lr=1", "schedule.min_lr (1) is above the peak that optimizer.lr gives"),
         ("augmentation.auto_augment=rand-m9-huh3", "augmentation.auto_augment: timm cannot read 'rand-m9-huh3'"),
         ("augmentation.scale=[1.0, 0.5]", "augmentation.scale: must be [smallest, largest]"),
         ("task=clasification", 'task must be one of classification, not "clasification"'),
@@ -98,7 +98,7 @@ def test_a_value_that_makes_no_sense_is_refused(override: str, message: str):
 
 def test_mixing_needs_pairs():
     (problem,) = problems("augmentation.mixup=0.2", "loop.batch_size=63")
-    assert problem.endswith("loop.batch_size (63) must be even for mixup and cutmix")
+    assert problem.endswith("loop.batch_size / loop.accumulation (63) must be even for mixup and cutmix")
 
 
 def test_overrides_create_sections_and_leave_the_original_alone():

@@ -15,6 +15,9 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None
 
     Args:
         keep: where that file goes; by default it is replaced.
+
+    Raises:
+        RunError: it cannot be written, for the disk is full, say.
     """
     temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: replacing is atomic within a file system only
     try:
@@ -25,8 +28,11 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None
         if keep and path.exists():
             path.replace(keep)
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError | RuntimeError):  # torch turns some of the former into the latter
+            reason = str(error).splitlines()[0]
+            raise RunError(f"{path} cannot be written ({reason}); the one before it is whole: make room") from error
         raise
 
 

@@ -35,13 +35,13 @@ class Processes:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+    def largest(self, number: int) -> int:
+        """The largest of the numbers of all processes."""
         if self.count == 1:
-            return flag
-        number = torch.tensor(flag, dtype=torch.uint8)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        return bool(number)
+            return number
+        largest = torch.tensor(number)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""

@@ -175,13 +175,12 @@ class Trainer:
         self.learner.average_statistics()
 
     def _stop_if_asked(self, signals: StopSignals) -> None:
-        if not self.processes.any(signals.received is not None) or self.step == self.total_steps:
-            return
-        self._save()
-        raise RunStopped(
-            f"stopped at step {self.step} of {self.total_steps}; go on with --resume {self.folder.path}",
-            signals.received,
-        )
+        number = self.processes.largest(signals.received)  # a scheduler may tell only one of them
+        if number and self.step < self.total_steps:
+            self._save()
+            raise RunStopped(
+                f"stopped at step {self.step} of {self.total_steps}; go on with --resume {self.folder.path}", number
+            )
 
     def _require_whole_step(self, batches: list[Any], epoch: int) -> None:
         if len(batches) < self.recipe.loop.accumulation:

@@ -77,7 +77,7 @@ class Learner:
         buffers = {buffer: buffer.clone() for buffer in self.model.buffers()}
         self.optimizer.zero_grad()
         means, finite = self._accumulate_gradients(step, batches)
-        if self.processes.any(not finite):
+        if self.processes.largest(not finite):
             self.nonfinite_steps += 1
             for buffer, before in buffers.items():  # batch norm has seen what was not finite
                 buffer.copy_(before)

@@ -148,8 +148,8 @@ class Recipe(Section):
         for key in ("warmup_lr", "min_lr"):
             if getattr(self.schedule, key) > self.peak_lr and not (key == "min_lr" and self.schedule.shape == "step"):
                 raise ValueError(
-                    f"schedule.{key} ({getattr(self.schedule, key):g}) is above the peak learning rate "
-                    f"({self.peak_lr:g}), which optimizer says"
+                    f"schedule.{key} ({getattr(self.schedule, key):g}) is above the peak that optimizer.lr gives for "
+                    f"this batch ({self.peak_lr:g})"
                 )
         return self
 

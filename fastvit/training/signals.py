@@ -14,7 +14,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: signal.Signals | None = None
+        self.received = 0  # the number of the last one
 
     def __enter__(self) -> "StopSignals":
         self.before = {}
@@ -29,7 +29,7 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        self.received = number
 
 
 def ignore_stop_signals(worker: int) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from fastvit.data.images import NO_LABEL, TransformedImages
 from fastvit.data.sources import open_sources
+from fastvit.errors import RecipeError
 from fastvit.tasks.classification.distillation import build_teacher, distillation_loss
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
@@ -82,6 +83,8 @@ class Classification(Task):
         images, labels = batch
         smoothing = self.recipe.augmentation.smoothing
         if self.mix:
+            if len(images) % 2:
+                raise RecipeError(f"mixup and cutmix need pairs, but each process has {len(images)} images at a time")
             images, labels = self.mix(images, labels)  # labels: (B, classes), already smooth
             smoothing = 0.0
         logits = model(images).float()

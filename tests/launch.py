@@ -1,0 +1,53 @@
+"""scripts/train.py in processes of its own, short enough for tests."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fastvit.training.checkpoint import read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+QUICK = ("schedule.epochs=2", "schedule.warmup_epochs=0.5", "loop.batch_size=96", "loop.checkpoint_steps=4")
+STEPS = 26  # 1257 // 96 in each of two epochs
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def start(output, *overrides, resume=False, variables=None):
+    """The digits' recipe, shortened, with one thread, in a process group of its own."""
+    arguments = ["--resume", str(output)] if resume else ["configs/quickstart/digits.yaml", f"output={output}", *QUICK]
+    return subprocess.Popen(
+        [sys.executable, "scripts/train.py", *arguments, *overrides],
+        cwd=ROOT,
+        env=ENVIRONMENT | (variables or {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(*processes):
+    """What they printed; none may fail."""
+    printed = [process.communicate(timeout=200) for process in processes]
+    for process, (_, errors) in zip(processes, printed, strict=True):
+        assert process.returncode == 0, errors
+    return [output for output, _ in printed]
+
+
+def wait_for(path, process):
+    """Until the process has written the file."""
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.001)
+
+
+def assert_same_end(output, expected):
+    """Two runs have ended with the same bits."""
+    actual, expected = (read_checkpoint(folder / "last.pt") for folder in (output, expected))
+    assert actual["step"] == expected["step"] == STEPS
+    for key in ("state_dict", "state_dict_ema", "optimizer", "statistics"):
+        torch.testing.assert_close(actual[key], expected[key], rtol=0, atol=0, msg=key)

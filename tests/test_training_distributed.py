@@ -1,0 +1,152 @@
+"""Several processes train what one would, and none waits for another that is gone."""
+
+import csv
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastvit.errors import RunError
+from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.distributed import ALONE, Processes, _launched
+from launch import ENVIRONMENT, QUICK, ROOT, STEPS, assert_same_end, finish, start, wait_for
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
+
+
+def start_two(output, **options):
+    """Two processes with what torchrun tells its own."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1))
+    return [start(output, variables=shared | rank, **options) for rank in ranks]
+
+
+def losses(output):
+    with (output / "log.csv").open() as file:
+        return [float(row["train_loss"]) for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The uninterrupted run of two processes, and what they printed."""
+    output = tmp_path_factory.mktemp("two") / "run"
+    return output, finish(*start_two(output))
+
+
+def test_two_processes_have_the_losses_of_one_that_accumulates_the_same_halves(two, tmp_path):
+    """Batch norm sees half a batch in both, so that the losses are the same but for the order of sums."""
+    finish(start(tmp_path / "run", "loop.accumulation=2"))
+    assert losses(two[0]) == pytest.approx(losses(tmp_path / "run"), rel=1e-4)
+
+
+def test_only_the_main_process_prints(two):
+    main, other = two[1]
+    assert "batch 96 = 2 processes x 1 accumulated x 48" in main
+    assert other == ""
+
+
+def test_every_validation_sample_counts_once(two):
+    with (two[0] / "log.csv").open() as file:
+        assert {row["val_samples"] for row in csv.DictReader(file)} == {"540"}
+
+
+def test_statistics_are_averaged_after_the_epoch(two):
+    first, second = read_checkpoint(two[0] / "last.pt")["statistics"]
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
+def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(two, tmp_path):
+    output = tmp_path / "run"
+    processes = start_two(output)
+    wait_for(output / "last.pt", processes[0])
+    processes[1].send_signal(signal.SIGTERM)  # one of them is enough
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert "go on with --resume" in errors[0]
+    assert [process.returncode for process in processes] == [128 + signal.SIGTERM] * 2
+    assert 4 <= read_checkpoint(output / "last.pt")["step"] < STEPS
+    finish(*start_two(output, resume=True))
+    assert_same_end(output, two[0])
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_run_which_can_be_resumed(two, tmp_path):
+    output = tmp_path / "run"
+    processes = start_two(output)
+    wait_for(output / "last.pt", processes[0])
+    processes[1].kill()
+    errors = processes[0].communicate(timeout=60)[1]
+    assert processes[0].returncode == 2
+    assert "process 0 of 2 has lost another one" in errors
+    assert "Go on from the last checkpoint with --resume" in errors
+    finish(*start_two(output, resume=True))
+    assert_same_end(output, two[0])
+
+
+@pytest.mark.slow
+def test_torchrun(two, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
+    script = ["scripts/train.py", "configs/quickstart/digits.yaml", f"output={tmp_path / 'run'}", *QUICK]
+    subprocess.run([*command, *script], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
+    assert_same_end(tmp_path / "run", two[0])
+
+
+@pytest.mark.slow
+def test_srun_starts_the_same_run(two, tmp_path):
+    shared = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1"}
+    shared["MASTER_PORT"] = str(free_port())
+    ranks = ({"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1))
+    finish(*(start(tmp_path / "run", variables=shared | rank) for rank in ranks))
+    assert_same_end(tmp_path / "run", two[0])
+
+
+def test_an_error_of_the_user_is_said_once(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("")
+    processes = start_two(tmp_path / "run")
+    errors = [process.communicate(timeout=100)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "is not empty, it holds mine.txt" in errors[0]
+    assert "not empty" not in errors[1]
+
+
+def test_a_batch_script_of_slurm_that_does_not_use_srun_is_one_process(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert _launched() == (ALONE, "")
+
+
+def test_slurm_hosts_come_from_scontrol(monkeypatch, tmp_path):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    for name, value in {
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+        "SLURM_JOB_ID": "40002",
+        "SLURM_STEP_NODELIST": "node[07-08]",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=r"scontrol does not tell the hosts of node\[07-08\]: set MASTER_ADDR"):
+        _launched()
+    (tmp_path / "scontrol").write_text('#!/bin/sh\n[ "$3" = "node[07-08]" ] && printf "node07\\nnode08\\n"\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    assert _launched() == (Processes(rank=3, count=4, local_rank=1), "tcp://node07:20002")
