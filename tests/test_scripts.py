@@ -1,5 +1,6 @@
 """The scripts from end to end, and what they say to a user who made a mistake."""
 
+import csv
 import importlib.util
 import itertools
 import json
@@ -7,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from timm.data import create_transform
+
+from fastvit import load_checkpoint
+from fastvit.data.digits import Digits
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart" / "digits.yaml")
@@ -58,6 +64,62 @@ def test_evaluate_weights_by_a_recipe(run: Path, tmp_path: Path):
     evaluate([str(run / "best.pt")])
     of_recipe, of_run = (json.loads((f / "evaluation.json").read_text()) for f in (tmp_path / "new", run))
     assert of_recipe["unfused"]["top1"] == of_run["unfused"]["top1"]
+
+
+def test_results_by_other_settings_do_not_replace_those_of_the_run(run: Path):
+    evaluate([str(run)])
+    before = (run / "evaluation.json").read_bytes()
+    evaluate([str(run), "data.image_size=48", "--form", "fused"])
+    assert (run / "evaluation.json").read_bytes() == before
+    other = json.loads((run / "data.image_size=48" / "evaluation.json").read_text())
+    assert other["input_size"] == [3, 48, 48]
+    assert "unfused" not in other
+
+
+def test_details_agree_with_the_report(run: Path, tmp_path: Path):
+    evaluate([str(run), "--output", str(tmp_path)])
+    report = json.loads((tmp_path / "evaluation.json").read_text())["fused"]
+    with (tmp_path / "predictions.csv").open() as file:
+        images = list(csv.DictReader(file))
+    with (tmp_path / "classes.csv").open() as file:
+        classes = list(csv.DictReader(file))
+    hits = [image["label"] == image["predicted_1"] for image in images]
+    assert len(hits) == report["samples"] == sum(int(each["images"]) for each in classes)
+    assert 100 * sum(hits) / len(hits) == pytest.approx(report["top1"])
+    recalls = [float(each["recall"]) * int(each["images"]) for each in classes]
+    assert sum(recalls) / len(hits) == pytest.approx(report["top1"], abs=0.01)
+    assert (tmp_path / "confusion.png").stat().st_size > 5000
+
+
+def test_a_model_by_its_name_with_a_checkpoint(run: Path, tmp_path: Path):
+    digits = Digits(train=False, image_size=32)
+    for split, index in itertools.product(("train", "val"), range(40)):
+        image, label = digits[index]
+        folder = tmp_path / "digits" / split / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{index}.png")
+    data = [f"data.root={tmp_path / 'digits'}", "data.num_classes=10", "data.image_size=32", "data.crop_pct=1.0"]
+    checkpoint = ["--checkpoint", str(run / "best.pt"), "--output", str(tmp_path / "result")]
+    evaluate(["fastvit_t8", *checkpoint, *data])
+    report = json.loads((tmp_path / "result" / "evaluation.json").read_text())["fused"]
+    model = timm.create_model("fastvit_t8", num_classes=10)
+    load_checkpoint(model, run / "best.pt")
+    transform = create_transform(32, crop_pct=1.0)  # ImageNet's mean and standard deviation
+    with torch.no_grad():
+        logits = model.eval()(torch.stack([transform(digits[index][0]) for index in range(40)]))
+    hits = logits.argmax(1) == torch.tensor(digits.labels[:40])
+    assert report["top1"] == pytest.approx(100 * hits.float().mean().item())
+
+
+def test_a_dry_run_shows_and_does_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    output = tmp_path / "run"
+    train([QUICKSTART, f"output={output}", "augmentation.mixup=0.8", "optimizer.layer_decay=0.5", "--dry-run"])
+    printed = capsys.readouterr().out
+    assert "mixup: 0.8" in printed
+    assert "stem.0.conv.conv.weight" in printed
+    assert "19 steps per epoch, 228 in all" in printed
+    assert not output.exists()
+    assert sorted(path.name for path in (tmp_path / "run-dry-run").iterdir()) == ["batch.png", "schedule.png"]
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(run: Path, capsys: pytest.CaptureFixture[str]):
@@ -119,10 +181,14 @@ def test_an_unreadable_image(policy: str, tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere"], "there is no checkpoint nowhere"),
+        (["nowhere"], "there is no run, no recipe and no model of timm's that is called nowhere"),
+        (["fastvit_t9.apple"], "that is called fastvit_t9.apple; did you mean fastvit_t8?"),
+        (["nowhere.pt"], "there is no checkpoint nowhere.pt"),
+        (["runs/nowhere"], "there is no checkpoint runs/nowhere"),
+        (["fastvit_t8.apple_in1k"], "data: root is missing: the folder of dataset folder"),
         ([QUICKSTART], "add --checkpoint or --pretrained"),
         (["nowhere.yaml", "--pretrained"], "there is no recipe file nowhere.yaml"),
-        (["runs", "--pretrained"], "--checkpoint and --pretrained are for recipes"),
+        (["runs/nowhere", "--pretrained"], "--checkpoint and --pretrained are for recipes"),
     ],
 )
 def test_mistakes_in_evaluating(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):

@@ -1,11 +1,13 @@
 """The classification task says what timm would, and counts as it should."""
 
+import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
-from timm.data import auto_augment
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, auto_augment
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
@@ -13,8 +15,11 @@ from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError, RecipeError
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification import Classification
+from fastvit.tasks.classification.details import confusion_matrix
+from fastvit.tasks.classification.distillation import Teacher, build_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.training.randomness import Purpose, seed_everything
+from reference import randomize
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
 
@@ -156,3 +161,109 @@ def test_no_readable_validation_image_is_an_error():
     metrics.update(lambda images: torch.zeros(len(images), 3), (torch.zeros(2, 3, 8, 8), torch.full((2,), NO_LABEL)))
     with pytest.raises(DataError, match="none of the validation images can be read"):
         metrics.report()
+
+
+@pytest.fixture(scope="module")
+def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = timm.create_model("fastvit_t8", num_classes=10)
+    randomize(model)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def distilling(checkpoint: Path, *overrides: str) -> Classification:
+    distillation = f"distillation={{teacher: {{name: fastvit_t8, checkpoint: {checkpoint}}}, alpha: 0.3}}"
+    student = task(distillation, "augmentation.mixup=0.8", "augmentation.cutmix=1.0", *overrides)
+    student.prepare_training(torch.device("cpu"))
+    return student
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_distillation_is_deit_s(kind: str, teacher_checkpoint: Path):
+    """Against DeiT's formulas, on the same mixed images, with the student's own logits."""
+    student = distilling(teacher_checkpoint, f"distillation.kind={kind}", "distillation.temperature=3.0")
+    images, labels = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    seed_everything(0, Purpose.STEP)
+    losses = student.losses(model, (images.clone(), labels))
+    seed_everything(0, Purpose.STEP)
+    mixed, targets = student.mix(images.clone(), labels)
+    with torch.no_grad():
+        hints = student.teacher.model(mixed)
+    logits = model(mixed)
+    if kind == "hard":
+        expected = nn.functional.cross_entropy(logits, hints.argmax(1))
+    else:
+        logs = nn.functional.log_softmax(logits / 3, 1), nn.functional.log_softmax(hints / 3, 1)
+        expected = (logs[1].exp() * (logs[1] - logs[0])).sum() * 9 / 8
+    torch.testing.assert_close(losses["distillation"], 0.3 * expected)
+    torch.testing.assert_close(losses["cross_entropy"], 0.7 * SoftTargetCrossEntropy()(logits, targets))
+
+
+def test_the_teacher_sees_its_own_normalization(teacher_checkpoint: Path):
+    student = distilling(teacher_checkpoint)
+    student.teacher = Teacher(nn.Identity(), scale=torch.tensor([2.0, 1, 1]), shift=torch.tensor([0.0, 3, 0]))
+    pixel = torch.tensor([1.0, 1, 1]).view(1, 3, 1, 1)
+    assert student.teacher(pixel).flatten().tolist() == [2, 4, 1]
+    config = student.recipe
+    teacher = build_teacher(config, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))  # the teacher's: ImageNet's
+    color = torch.rand(3)
+    seen = (color - 0.5) * teacher.scale.flatten() + teacher.shift.flatten()
+    expected = (color - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(IMAGENET_DEFAULT_STD)
+    torch.testing.assert_close(seen, expected)
+
+
+def test_the_teacher_stays_as_it_is(teacher_checkpoint: Path):
+    student = distilling(teacher_checkpoint)
+    before = {name: tensor.clone() for name, tensor in student.teacher.state_dict().items()}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    sum(student.losses(model, (torch.randn(4, 3, 32, 32), torch.randint(10, (4,)))).values()).backward()
+    assert all(parameter.grad is None for parameter in student.teacher.parameters())
+    torch.testing.assert_close(dict(student.teacher.state_dict()), before, rtol=0, atol=0)
+
+
+def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("fastvit.tasks.classification.task.build_teacher", None)
+    plain = task()
+    plain.prepare_training(torch.device("cpu"))
+    assert not hasattr(plain, "teacher")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("{name: fastvit_t8}", "a teacher needs weights"),
+        ("{name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "a teacher needs weights"),
+        ("{name: fastvit_t9, pretrained: true}", "did you mean fastvit_t8?"),
+    ],
+)
+def test_a_teacher_that_cannot_be(teacher: str, message: str):
+    with pytest.raises(RecipeError, match=re.escape(message)):
+        task(f"distillation={{teacher: {teacher}}}")
+
+
+def test_a_teacher_of_other_classes(teacher_checkpoint: Path):
+    with pytest.raises(RecipeError, match=r"distillation\.teacher: .*classifier of 10 classes, but the model one of 9"):
+        distilling(teacher_checkpoint, "data.num_classes=9")
+
+
+def test_an_odd_batch_cannot_be_mixed():
+    with pytest.raises(RecipeError, match="need pairs, but each process has 3 images"):
+        task("augmentation.mixup=0.2").losses(Given(), (torch.randn(3, 10), torch.zeros(3, dtype=torch.long)))
+
+
+def test_confusion_by_hand():
+    labels, predicted = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 2, 2])
+    assert confusion_matrix(labels, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+
+
+def test_merged_metrics_are_those_of_all():
+    logits, labels = torch.randn(20, 10), torch.randint(10, (20,))
+    whole, first, second = (ClassificationMetrics() for _ in range(3))
+    whole.update(Given(), (logits, labels))
+    first.update(Given(), (logits[:7], labels[:7]))
+    second.update(Given(), (logits[7:], labels[7:]))
+    first.merge(second)
+    assert first.report() == pytest.approx(whole.report())
+    assert first.same_predictions(whole) == 20

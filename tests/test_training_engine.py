@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from fastvit.data.digits import Digits
-from fastvit.errors import RunError
+from fastvit.errors import RecipeError, RunError
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.task import Datasets, Metrics, Task
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
 from fastvit.training.learner import Learner
 from fastvit.training.loaders import SampleLoader
+from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 
@@ -228,6 +229,95 @@ def test_bfloat16_and_channels_last_run(tmp_path: Path):
     trainer = small_run(tmp_path / "run", loop=loop)
     assert trainer.history[-1]["val_accuracy"] > 0.8
     assert next(trainer.learner.model.parameters()).dtype == torch.float32
+
+
+class DenseTask(SmallTask):
+    """Without batch norm and dropout, so that a batch is the sum of its parts."""
+
+    def build_model(self, *, initial_weights: bool = True) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
+
+
+def test_accumulated_batches_make_the_step_of_the_whole_batch(tmp_path: Path):
+    whole, parts = (small_recipe(tmp_path / name, loop=LOOP | {"accumulation": n}) for name, n in (("a", 1), ("b", 4)))
+    whole, parts = train(DenseTask(whole), whole), train(DenseTask(parts), parts)
+    assert parts.batches.batch_size == 25
+    torch.testing.assert_close(parts.learner.model.state_dict(), whole.learner.model.state_dict(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param({"precision": "float16"}, id="float16"),
+        pytest.param({"compile": True}, id="compile", marks=pytest.mark.slow),
+        pytest.param({"compile": True, "accumulation": 2, "precision": "bfloat16"}, id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_other_ways_to_compute_learn_as_well(loop: dict[str, Any], finished: Trainer, tmp_path: Path):
+    trainer = small_run(tmp_path / "run", loop=LOOP | loop)
+    assert trainer.history[-1]["train_loss"] == pytest.approx(finished.history[-1]["train_loss"], rel=0.1)
+    assert list(trainer.learner.model.state_dict()) == list(finished.learner.model.state_dict())  # no wrapper's prefix
+
+
+def test_the_gradient_scale_is_part_of_the_checkpoint(tmp_path: Path):
+    loop = LOOP | {"precision": "float16"}
+    first = small_run(tmp_path / "run", loop=loop)
+    saved = read_checkpoint(first.folder.last)["scaler"]
+    assert saved == first.learner.scaler.state_dict()
+    assert 0 < saved["_growth_tracker"] <= 36
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path):
+    finals = []
+    for name, on in (("a", False), ("b", True)):
+        recipe = load_recipe(QUICKSTART, [f"output={tmp_path / name}", f"loop.grad_checkpointing={json.dumps(on)}"])
+        trainer = Trainer(make_task(recipe), recipe, RunFolder(recipe.output))
+        trainer.learner.model.train()
+        finals.append(
+            [
+                trainer.learner.step(step, [batch])
+                for step, batch in zip(range(2), trainer.batches.batches(0), strict=False)
+            ]
+        )
+    torch.testing.assert_close(finals[1], finals[0])
+
+
+def test_gradient_checkpointing_of_a_network_that_cannot(tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"loop\.grad_checkpointing: Sequential cannot do it"):
+        small_run(tmp_path / "run", loop=LOOP | {"grad_checkpointing": True})
+
+
+def test_the_moving_average_counts_and_the_network_itself_is_evaluated_too(
+    finished: Trainer, monkeypatch: pytest.MonkeyPatch
+):
+    values = {id(finished.learner.ema.module): 0.9, id(finished.learner.model): 0.7}
+    monkeypatch.setattr(finished, "_metrics", lambda model: {"accuracy": values[id(model)], "samples": 540})
+    assert finished._evaluate() == {"val_accuracy": 0.9, "val_samples": 540, "raw_accuracy": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("damage", "finding"),
+    [
+        ("weights", "parameter 0.weight"),
+        ("batch", "the batch itself"),
+        ("module", "the output of module 2"),
+        ("loss", "the loss cross_entropy, of a finite output"),
+    ],
+)
+def test_the_first_that_is_not_finite_is_found(damage: str, finding: str, tmp_path: Path, monkeypatch):
+    recipe = small_recipe(tmp_path / "run")
+    learner = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output)).learner
+    batch = {"images": torch.rand(4, 1, 8, 8), "labels": torch.zeros(4, dtype=torch.long)}
+    assert find_nonfinite(learner, [batch]) is None
+    if damage == "weights":
+        learner.model[0].weight.data[3] = math.nan
+    elif damage == "batch":
+        batch["images"][1] = math.inf
+    elif damage == "module":
+        learner.model[2].register_forward_hook(lambda module, inputs, output: output / 0)
+    else:
+        monkeypatch.setattr(F, "cross_entropy", lambda logits, labels: logits.sum() * math.nan)
+    assert find_nonfinite(learner, [batch]) == finding
 
 
 def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

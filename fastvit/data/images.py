@@ -63,16 +63,17 @@ class TransformedImages(Dataset):
 
     def skipped(self) -> list[str]:
         """The images that could not be read so far."""
-        return [self._name(int(index)) for index in self._unreadable.nonzero()]
+        return [self.name(int(index)) for index in self._unreadable.nonzero()]
 
     def _on_bad_image(self, index: int, error: Exception) -> None:
         if self.on_bad_image == "error":
             raise DataError(
-                f"image {self._name(index)} cannot be read ({error}); repair or remove it, "
+                f"image {self.name(index)} cannot be read ({error}); repair or remove it, "
                 "or leave such images out with data.on_bad_image: skip"
             ) from error
         self._unreadable[index] = True
 
-    def _name(self, index: int) -> str:
+    def name(self, index: int) -> str:
+        """The file of an image, where the source knows it."""
         samples = getattr(self.source, "samples", None)  # torchvision's image folders know their files
         return str(samples[index][0]) if samples else f"number {index} of {type(self.source).__name__}"

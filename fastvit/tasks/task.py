@@ -1,6 +1,7 @@
 """What the training loop asks of a task. Everything else about training is the same for all tasks."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -32,7 +33,7 @@ class Metrics(ABC):
 
     @abstractmethod
     def merge(self, other: "Metrics") -> None:
-        """Take in what `other`, of the same class and with its tensors on the CPU, measured on other samples."""
+        """Take in what `other`, of the same class, measured on the samples that follow; all tensors are on the CPU."""
 
     @abstractmethod
     def report(self) -> dict[str, float]:
@@ -95,6 +96,14 @@ class Task(ABC):
     @abstractmethod
     def draw(self, model: nn.Module, samples: list[Any]) -> "Figure":
         """A picture of the model's predictions on validation samples. The model is in eval mode, on the CPU."""
+
+    def write_details(self, metrics: Metrics, folder: Path) -> list[Path]:
+        """Write what there is to know beyond the report, such as single predictions, over all validation data.
+
+        Returns:
+            The files.
+        """
+        return []
 
     def notices(self) -> list[str]:
         """What the user should know about the data after an epoch, such as files that were skipped."""

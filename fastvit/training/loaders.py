@@ -192,11 +192,13 @@ def eval_loader(
 ) -> DataLoader:
     """Every sample exactly once, in order, the last batch as large as it comes.
 
-    Of several processes each has every so-manieth sample, and none is padded; timm's streams divide themselves.
+    Of several processes each has a part, and none is padded, so that the parts in order of rank are the whole; timm's
+    streams divide themselves.
     """
     part = dataset
     if processes.count > 1 and not isinstance(dataset, IterableDataset):
-        part = Subset(dataset, range(processes.rank, len(dataset), processes.count))
+        first, end = (len(dataset) * rank // processes.count for rank in (processes.rank, processes.rank + 1))
+        part = Subset(dataset, range(first, end))
     return DataLoader(
         part,
         batch_size,

@@ -18,6 +18,7 @@ class ClassificationMetrics(Metrics):
     def __init__(self) -> None:
         self.labels: list[Tensor] = []  # (B,) of each batch
         self.ranked: list[Tensor] = []  # (B, 5): the most probable classes, the first first; fewer if there are fewer
+        self.confidences: list[Tensor] = []  # (B,): probability of the first
         self.losses: list[Tensor] = []  # (B,)
         self.num_classes = 0
 
@@ -27,11 +28,13 @@ class ClassificationMetrics(Metrics):
         self.num_classes = logits.shape[1]
         self.labels.append(labels)
         self.ranked.append(logits.topk(min(5, self.num_classes)).indices)
+        self.confidences.append(logits.softmax(1).amax(1))
         self.losses.append(F.cross_entropy(logits, labels, ignore_index=NO_LABEL, reduction="none"))
 
     def merge(self, other: "ClassificationMetrics") -> None:
         self.labels += other.labels
         self.ranked += other.ranked
+        self.confidences += other.confidences
         self.losses += other.losses
 
     def report(self) -> dict[str, float]:

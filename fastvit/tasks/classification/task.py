@@ -1,6 +1,7 @@
 """The classification task: timm's networks, transforms, mixing and losses, put together as the recipe says."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 from fastvit.data.images import NO_LABEL, TransformedImages
 from fastvit.data.sources import open_sources
 from fastvit.errors import RecipeError
+from fastvit.tasks.classification.details import write_details
 from fastvit.tasks.classification.distillation import build_teacher, distillation_loss
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
@@ -117,6 +119,11 @@ class Classification(Task):
             predicted=[self.class_names[label] for label in predicted],
             true=[self.class_names[label] for _, label in samples],
         )
+
+    def write_details(self, metrics: ClassificationMetrics, folder: Path) -> list[Path]:
+        val = self.datasets.val
+        names = [val.name(index) for index in range(len(val))] if isinstance(val, TransformedImages) else None
+        return write_details(metrics, self.class_names, names, folder)
 
     def notices(self) -> list[str]:
         parts = [part for part in self.datasets if isinstance(part, TransformedImages)]
