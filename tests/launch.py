@@ -1,6 +1,7 @@
 """scripts/train.py in processes of its own, short enough for tests."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,19 @@ def start(output, *overrides, resume=False, variables=None):
         text=True,
         start_new_session=True,
     )
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return listener.getsockname()[1]
+
+
+def start_two(output, *overrides, resume=False):
+    """Two processes with what torchrun tells its own."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1))
+    return [start(output, *overrides, resume=resume, variables=shared | rank) for rank in ranks]
 
 
 def finish(*processes):

@@ -3,7 +3,6 @@
 import csv
 import os
 import signal
-import socket
 import subprocess
 import sys
 
@@ -13,20 +12,7 @@ import torch
 from fastvit.errors import RunError
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.distributed import ALONE, Processes, _launched
-from launch import ENVIRONMENT, QUICK, ROOT, STEPS, assert_same_end, finish, start, wait_for
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("", 0))
-        return listener.getsockname()[1]
-
-
-def start_two(output, **options):
-    """Two processes with what torchrun tells its own."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1))
-    return [start(output, variables=shared | rank, **options) for rank in ranks]
+from launch import ENVIRONMENT, QUICK, ROOT, STEPS, assert_same_end, finish, free_port, start, start_two, wait_for
 
 
 def losses(output):

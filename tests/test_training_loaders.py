@@ -1,6 +1,7 @@
 """Batches depend on the seed, the epoch and the position, and on nothing else."""
 
 import random
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from fastvit.errors import RecipeError
+from fastvit.training.distributed import Processes
 from fastvit.training.loaders import EpochSampler, eval_loader, train_loader
 from fastvit.training.randomness import Purpose, derive_seed, seeded
 
@@ -34,7 +36,11 @@ class NoiseStream(IterableDataset):
         return (Noise()[index] for index in range(len(self)))
 
 
-def batches(dataset: Dataset, epoch: int, start: int = 0, *, workers: int = 0, seed: int = 0) -> list[torch.Tensor]:
+def batches(
+    dataset: Dataset, epoch: int, start: int = 0, *, workers: int | None = None, seed: int = 0
+) -> list[torch.Tensor]:
+    if workers is None:
+        workers = int(isinstance(dataset, IterableDataset))
     loader = train_loader(dataset, default_collate, batch_size=4, workers=workers, seed=seed)
     return [torch.stack((indices, *noise)) for indices, noise in loader.batches(epoch, start)]
 
@@ -94,3 +100,44 @@ def test_evaluation_sees_every_sample_once_and_in_order():
 def test_a_batch_larger_than_the_data_is_an_error():
     with pytest.raises(RecipeError, match=r"loop.batch_size \(24\) is more than the 23 training samples"):
         train_loader(Noise(), default_collate, batch_size=24, workers=0, seed=0)
+
+
+def test_a_stream_without_workers_is_an_error():
+    with pytest.raises(RecipeError, match=r"data\.workers is 0, but a stream"):
+        train_loader(NoiseStream(), default_collate, batch_size=4, workers=0, seed=0)
+
+
+def parts(dataset: Dataset, count: int, **options: int) -> list[list[int]]:
+    """The indices that each of several processes sees."""
+    loaders = [
+        train_loader(dataset, default_collate, processes=Processes(rank, count), workers=0, seed=0, **options)
+        for rank in range(count)
+    ]
+    return [[index for indices, _ in loader.batches(epoch=0) for index in indices.tolist()] for loader in loaders]
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_steps_of_several_processes_are_those_of_one(accumulation: int):
+    """Each step is of the same samples, however many processes and parts it has."""
+    (whole,) = parts(Noise(), 1, batch_size=8)
+    first, second = parts(Noise(), 2, batch_size=8, accumulation=accumulation)
+    for step in range(2):
+        together = first[4 * step : 4 * step + 4] + second[4 * step : 4 * step + 4]
+        assert sorted(together) == sorted(whole[8 * step : 8 * step + 8])
+
+
+def test_a_batch_that_cannot_be_divided_is_an_error():
+    with pytest.raises(RecipeError, match=r"batch_size \(8\) must be a multiple of 3 processes times .* \(2\)"):
+        parts(Noise(), 3, batch_size=8, accumulation=2)
+
+
+@pytest.mark.parametrize("dataset", [Noise(), NoiseStream()], ids=["samples", "stream"])
+def test_several_processes_evaluate_every_sample_once(dataset: Dataset):
+    loaders = [
+        eval_loader(dataset, default_collate, batch_size=4, workers=0, processes=Processes(rank, 3))
+        for rank in range(3)
+    ]
+    seen = [torch.cat([indices for indices, _ in loader]).tolist() for loader in loaders]
+    assert sorted(chain(*seen)) == list(range(23))
+    if isinstance(dataset, Noise):
+        assert list(chain(*seen)) == list(range(23))  # in order of rank, so that merged metrics are in order

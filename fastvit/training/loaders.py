@@ -71,6 +71,16 @@ class SeededStream(IterableDataset):
             yield sample
 
 
+class PartOfStream(IterableDataset):
+    """Of a stream that each process reads as a whole, every so-manieth sample."""
+
+    def __init__(self, dataset: IterableDataset, processes: Processes):
+        self.dataset, self.processes = dataset, processes
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.dataset, self.processes.rank, None, self.processes.count)
+
+
 class SampleLoader:
     """Training batches of a map-style dataset. The last, partial step is left out: batch norm would suffer from it.
 
@@ -113,7 +123,7 @@ class SampleLoader:
 class StreamLoader:
     """Training batches of a stream (timm's wds/, tfds/ and hfids/ readers), which shuffles itself by the epoch.
 
-    With several processes, timm's readers give each its part.
+    With several processes, timm's readers give each its part, and that is what their length is about.
     """
 
     def __init__(
@@ -127,9 +137,15 @@ class StreamLoader:
         seed: int,
         processes: Processes,
     ):
+        if workers == 0:
+            raise RecipeError(
+                "data.workers is 0, but a stream shuffles anew in worker processes only: set it to 1 or more"
+            )
+        if hasattr(dataset, "set_loader_cfg"):
+            dataset.set_loader_cfg(num_workers=workers)  # timm's length is of the whole batches of all workers
         self.accumulation, self.batch_size = accumulation, batch_size // (accumulation * processes.count)
         self.stream = SeededStream(dataset, seed, processes)
-        self.steps_per_epoch = len(dataset) // batch_size
+        self.steps_per_epoch = len(dataset) // (self.batch_size * accumulation)
         self.loader = DataLoader(
             self.stream,
             self.batch_size,
@@ -192,11 +208,12 @@ def eval_loader(
 ) -> DataLoader:
     """Every sample exactly once, in order, the last batch as large as it comes.
 
-    Of several processes each has a part, and none is padded, so that the parts in order of rank are the whole; timm's
-    streams divide themselves.
+    Of several processes each has a part, and none is padded; in order of rank they are the whole, unless it is a stream.
     """
     part = dataset
-    if processes.count > 1 and not isinstance(dataset, IterableDataset):
+    if processes.count > 1 and isinstance(dataset, IterableDataset):
+        part = PartOfStream(dataset, processes)
+    elif processes.count > 1:
         first, end = (len(dataset) * rank // processes.count for rank in (processes.rank, processes.rank + 1))
         part = Subset(dataset, range(first, end))
     return DataLoader(

@@ -1,0 +1,72 @@
+"""Every classification recipe trains: two steps of it, small."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from fastvit.tasks import load_recipe, make_task
+from fastvit.training.engine import Trainer
+
+CONFIGS = Path(__file__).parents[1] / "configs" / "classification"
+VARIANTS = ("t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36")
+SMALL = (
+    "data={dataset: digits, num_classes: 10, image_size: 32, workers: 0}",
+    "model.pretrained=false",
+    "loop.batch_size=4",
+    "optimizer.lr_batch_size=4",
+)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
+    torch.save(timm.create_model("fastvit_t8", num_classes=10).state_dict(), path)
+    return path
+
+
+def test_every_variant_has_its_recipes():
+    names = {path.stem for path in CONFIGS.glob("*.yaml")}
+    expected = {f"fastvit_{variant}{kind}" for variant in VARIANTS for kind in ("", "_distill")}
+    assert names == expected | {"fastvit_sa36_384", "fastvit_ma36_384", "finetune"}
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_two_steps(path, teacher, tmp_path):
+    overrides = [*SMALL, f"output={tmp_path}"]
+    if path.stem.endswith("_distill"):
+        overrides.append(f"distillation.teacher={{name: fastvit_t8, checkpoint: {teacher}}}")
+    recipe = load_recipe(path, overrides)
+    trainer = Trainer(make_task(recipe), recipe, None)
+    before = [parameter.clone() for parameter in trainer.learner.model.parameters()]
+    trainer.learner.model.train()
+    for step, batch in zip((1000, 1001), trainer.batches.batches(0), strict=False):  # within the warm-up
+        losses = trainer.learner.step(step, [batch])
+        assert set(losses) == {"cross_entropy"} | ({"distillation"} if path.stem.endswith("_distill") else set())
+        assert all(loss.isfinite() for loss in losses.values())
+    for old, new in zip(before, trainer.learner.model.parameters(), strict=True):
+        assert not torch.equal(old, new)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("fastvit_*.yaml")), ids=lambda path: path.stem)
+def test_the_header_is_a_contract(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    text = " ".join(line.lstrip("# ") for line in header)
+    assert f"configs/classification/{path.name}" in text
+    for promise in ("Paper row: ", "Hardware: ", "Not reproduced."):
+        assert promise in text
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_distillation_changes_what_the_published_commands_change(variant):
+    plain, distilled = (load_recipe(CONFIGS / f"fastvit_{variant}{kind}.yaml").to_dict() for kind in ("", "_distill"))
+    assert distilled["distillation"]["kind"] == "hard"
+    assert distilled["distillation"]["alpha"] == 0.5
+    changed = {
+        f"{section}.{key}"
+        for section in ("model", "data", "augmentation", "optimizer", "schedule", "ema", "loop")
+        for key in plain[section]
+        if plain[section][key] != distilled[section][key]
+    }
+    assert changed <= {"model.drop_path_rate", "augmentation.mixup"}
