@@ -74,7 +74,7 @@ def _open_with_timm(name: str, root: Path | None, split: str, *, is_training: bo
             f"split {split} of dataset {name} cannot be opened{where} ({type(error).__name__}: {error})"
         ) from error
     if isinstance(dataset, IterableDataset) and not is_training:
-        # In validation every process reads the whole stream and takes its part: timm's division repeats and misses some.
+        # In validation every process reads it all and takes its part: timm's own division repeats and misses samples.
         dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "reader"):
         return dataset

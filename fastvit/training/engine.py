@@ -185,8 +185,8 @@ class Trainer:
     def _require_whole_step(self, batches: list[Any], epoch: int) -> None:
         if len(batches) < self.recipe.loop.accumulation:
             raise RunError(
-                f"the data ended at step {self.step}, within epoch {epoch + 1} of {self.batches.steps_per_epoch} steps: "
-                "the dataset has fewer samples than it says, or a stream not enough shards for data.workers"
+                f"the data ended at step {self.step}, within epoch {epoch + 1} of {self.batches.steps_per_epoch} steps"
+                ": the dataset has fewer samples than it says, or a stream not enough shards for data.workers"
             )
 
     def _require_finite(self, batches: list[Any]) -> None:

@@ -208,7 +208,7 @@ def eval_loader(
 ) -> DataLoader:
     """Every sample exactly once, in order, the last batch as large as it comes.
 
-    Of several processes each has a part, and none is padded; in order of rank they are the whole, unless it is a stream.
+    Of several processes each has a part, and none is padded; in order of rank they are the whole (not of a stream).
     """
     part = dataset
     if processes.count > 1 and isinstance(dataset, IterableDataset):
