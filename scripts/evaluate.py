@@ -5,6 +5,7 @@ python scripts/evaluate.py runs/quickstart/last.pt data.root=/data/elsewhere
 python scripts/evaluate.py configs/classification/finetune.yaml --checkpoint fastvit_t8.pth.tar
 python scripts/evaluate.py fastvit_t8.apple_in1k data.root=/data/imagenet data.image_size=320
 torchrun --nproc-per-node 8 scripts/evaluate.py runs/fastvit_t8
+python scripts/evaluate.py configs/robustness/all.yaml model.name=fastvit_t8.apple_in1k root=/data
 """
 
 import argparse
@@ -20,8 +21,9 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from fastvit import fusion_error, reparameterize_model
+from fastvit import fusion_error, reparameterize_model, robustness
 from fastvit.errors import RecipeError, RunError, exit_on_user_error
+from fastvit.robustness.recipe import is_robustness_recipe, read_robustness_recipe
 from fastvit.tasks import load_recipe, make_task, recipe_for_model
 from fastvit.tasks.task import Metrics, Task
 from fastvit.timing import interleaved_latency
@@ -40,6 +42,9 @@ FORMS = ("unfused", "fused")
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     with exit_on_user_error(), process_group() as processes:
+        if is_robustness_recipe(Path(arguments.source)):
+            processes.on_main(lambda: evaluate_robustness(arguments))
+            return
         task, model, folder = find_model(arguments)
         folder = arguments.output or folder / folder_name(arguments.overrides)
         models = {"unfused": model, "fused": reparameterize_model(model)}
@@ -120,6 +125,18 @@ def model_by_name(arguments: argparse.Namespace) -> tuple[Task, nn.Module, Path]
     recipe = recipe_for_model(arguments.source, arguments.overrides, checkpoint=arguments.checkpoint)
     task = make_task(recipe)
     return task, task.build_model().eval(), recipe.output
+
+
+def evaluate_robustness(arguments: argparse.Namespace) -> None:
+    """Measure, and write into the recipe's output."""
+    recipe = read_robustness_recipe(Path(arguments.source), arguments.overrides)
+    if arguments.checkpoint or arguments.pretrained or arguments.form != "both":
+        raise RecipeError("a robustness recipe says itself which model: set model.name, model.checkpoint, model.form")
+    figures, missing = robustness.measure(recipe)
+    summary = robustness.summarize(recipe, figures, missing)
+    written = robustness.write(summary, figures, arguments.output or recipe.output)
+    print(robustness.table(summary))
+    print("\nwritten:", *written, sep="\n  ")
 
 
 def measure(task: Task, models: dict[str, nn.Module], val: Dataset, processes: Processes) -> dict[str, Metrics]:

@@ -1,0 +1,148 @@
+"""Measuring a classifier on all sets of a robustness recipe."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from timm.data import MaybeToTensor, create_transform, resolve_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import CenterCrop, Compose
+from tqdm import tqdm
+
+from fastvit import reparameterize_model
+from fastvit.errors import DataError, RecipeError
+from fastvit.robustness.corruptions import corrupt
+from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
+from fastvit.robustness.sets import NUM_CLASSES, Part, Transform, parts_of
+from fastvit.tasks import load_recipe, make_task
+from fastvit.tasks.classification import Classification
+from fastvit.tasks.network import NetworkConfig, build_network
+from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.device import best_device, to_device
+from fastvit.training.randomness import Purpose, seeded
+from fastvit.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure."""
+
+    set: str
+    corruption: str | None
+    severity: int
+    top1: float  # percent
+    samples: int
+
+
+class Classifier:
+    """The recipe's model on its device, and how its images are prepared."""
+
+    def __init__(self, recipe: RobustnessRecipe):
+        source = recipe.model
+        self.task: Classification | None = None
+        if source.run:
+            path = RunFolder(source.run).best if source.run.is_dir() else source.run
+            checkpoint = read_checkpoint(path)
+            task = make_task(load_recipe(checkpoint["recipe"]))
+            if not isinstance(task, Classification):
+                raise RecipeError(f"model.run: {path} is of task {task.recipe.task}, not of a classifier")
+            model = task.build_model(initial_weights=False)
+            model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
+            self.task, self.name = task, str(source.run)
+            self.image_size, self.input = task.recipe.data.image_size, task.input
+        else:
+            config = NetworkConfig(name=source.name, pretrained=source.checkpoint is None, checkpoint=source.checkpoint)
+            model = build_network(config, initial_weights=True)
+            self.name = source.name
+            self.input = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
+            self.image_size = self.input["input_size"][-1]
+        self.num_classes = model.num_classes
+        self.device = best_device()
+        model = reparameterize_model(model.eval()) if source.form == "fused" else model.eval()
+        self.model: nn.Module = model.to(self.device)
+
+    def transform(self, config: SetConfig) -> Compose:
+        """From an image to a tensor, as timm evaluates, or with the center cropped only."""
+        size = config.image_size or self.image_size
+        names = ("crop_pct", "interpolation", "mean", "std")
+        transform = create_transform(size, **{name: self.input[name] for name in names})
+        if config.resize:
+            return transform
+        kept = [each for each in transform.transforms if isinstance(each, MaybeToTensor)]
+        rest = transform.transforms[transform.transforms.index(kept[0]) :]
+        return Compose([CenterCrop(size), *rest])
+
+
+class CorruptedImages(Dataset):
+    """Images of a source, resized and cropped, then corrupted, as ImageNet-C was made; the same whenever asked for."""
+
+    def __init__(self, source: Dataset, transform: Compose, corruption: str | None, severity: int, seed: int):
+        self.source, self.corruption, self.severity, self.seed = source, corruption, severity, seed
+        steps = transform.transforms
+        split = next(index for index, step in enumerate(steps) if isinstance(step, MaybeToTensor))
+        self.crop: Transform = Compose(steps[:split])
+        self.to_tensor: Transform = Compose(steps[split:])
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.source[index]
+        image = self.crop(image.convert("RGB"))
+        if self.corruption:
+            with seeded(self.seed, Purpose.SAMPLE, index):
+                image = corrupt(image, self.corruption, self.severity)
+        return self.to_tensor(image), label
+
+
+def measure(recipe: RobustnessRecipe) -> tuple[list[Figure], list[str]]:
+    """Every figure of the recipe, and the names of the sets that are missing.
+
+    Raises:
+        UserError: the model or a set cannot be used.
+    """
+    present = [config for config in recipe.sets if not config.folder or recipe.path(config).is_dir()]
+    missing = [config for config in recipe.sets if config not in present]
+    if missing and not (recipe.skip_missing and present):
+        raise DataError(f"{recipe.path(missing[0])} is not a folder: no images for {missing[0].name}")
+    classifier = Classifier(recipe)
+    figures = []
+    for config in present:
+        for part in _parts(classifier, recipe, config):
+            top1, samples = accuracy(classifier, part, batch_size=recipe.batch_size, workers=recipe.workers)
+            figures.append(Figure(config.name, part.corruption, part.severity, top1, samples))
+    return figures, [config.name for config in missing]
+
+
+def _parts(classifier: Classifier, recipe: RobustnessRecipe, config: SetConfig) -> Iterator[Part]:
+    transform = classifier.transform(config)
+    if config.kind != "corrupted_validation":
+        if classifier.num_classes != NUM_CLASSES:
+            raise RecipeError(
+                f"{config.name} is about ImageNet's {NUM_CLASSES} classes, the model knows {classifier.num_classes}"
+            )
+        yield from parts_of(config, recipe.path(config), transform)
+        return
+    source = classifier.task.build_datasets().val.source
+    yield Part(None, 0, CorruptedImages(source, transform, None, 0, recipe.seed))
+    for corruption in config.corruptions:
+        for severity in config.severities:
+            yield Part(corruption, severity, CorruptedImages(source, transform, corruption, severity, recipe.seed))
+
+
+@torch.inference_mode()
+def accuracy(classifier: Classifier, part: Part, *, batch_size: int, workers: int) -> tuple[float, int]:
+    """Top-1 in percent, and of how many images."""
+    loader = DataLoader(part.images, batch_size, num_workers=workers)
+    hits, samples = 0, 0
+    description = f"{part.corruption} {part.severity}" if part.corruption else "images"
+    for images, labels in tqdm(loader, desc=description, leave=False, disable=None):
+        images, labels = to_device((images, labels), classifier.device)
+        logits = classifier.model(images)
+        if part.classes is not None:
+            logits = logits[:, part.classes.to(logits.device)]
+        predicted = logits.argmax(1)
+        right = labels.gather(1, predicted[:, None]) if labels.ndim == 2 else predicted == labels
+        hits, samples = hits + int(right.sum()), samples + len(images)
+    return 100 * hits / samples, samples

@@ -1,0 +1,102 @@
+"""What a robustness evaluation can say."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from fastvit.errors import RecipeError
+from fastvit.robustness.corruptions import CORRUPTIONS
+from fastvit.tasks.network import KnownModel
+from fastvit.training.config import build_recipe
+from fastvit.training.recipe import Section, UserPath
+from fastvit.training.yaml12 import parse_yaml
+
+
+class ModelSource(Section):
+    """A trained classifier: of a run, or by its timm name."""
+
+    run: UserPath | None = None  # folder of a run, or a checkpoint in it
+    name: KnownModel | None = None  # with the hub's weights, unless there is a checkpoint
+    checkpoint: UserPath | None = None  # of that name: a file that `fastvit.load_checkpoint` reads
+    form: Literal["unfused", "fused"] = "fused"
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "ModelSource":
+        if (self.run is None) == (self.name is None):
+            raise ValueError("give either run, a run of scripts/train.py, or name, a model of timm's")
+        if self.run and self.checkpoint:
+            raise ValueError("a run has its own weights: remove checkpoint, or give a name in place of the run")
+        return self
+
+
+class SetConfig(Section):
+    """One set of images to evaluate on."""
+
+    name: str  # for the table
+    kind: Literal[
+        "imagenet", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_real", "imagenet_c", "corrupted_validation"
+    ]
+    folder: str = ""  # below the root; not for corrupted_validation, which is about the run's own validation images
+    image_size: PositiveInt | None = None  # null: the model's own
+    resize: bool = True  # as the model's evaluation does; false: only crop the center, for images stored in their size
+    corruptions: tuple[Literal[CORRUPTIONS], ...] = CORRUPTIONS
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    expected: dict[str, float] = Field(default_factory=dict)  # published top-1 by the model's name
+
+    @model_validator(mode="after")
+    def _has_a_folder(self) -> "SetConfig":
+        if bool(self.folder) == (self.kind == "corrupted_validation"):
+            raise ValueError("folder is for all kinds but corrupted_validation")
+        return self
+
+
+class RobustnessRecipe(Section):
+    """An evaluation of one model on several sets."""
+
+    task: Literal["robustness"]
+    model: ModelSource
+    root: UserPath | None = None  # folder of the sets
+    output: UserPath
+    skip_missing: bool = False  # report sets that are not there, rather than stop
+    batch_size: PositiveInt = 64
+    workers: int = Field(4, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)  # of corruptions made on the fly
+    sets: tuple[SetConfig, ...]
+
+    @model_validator(mode="after")
+    def _sets_can_be(self) -> "RobustnessRecipe":
+        if not self.sets:
+            raise ValueError("sets is empty: there is nothing to evaluate")
+        if self.root is None and any(each.folder for each in self.sets):
+            raise ValueError("root is missing: the folder of the sets")
+        if self.model.run is None and any(each.kind == "corrupted_validation" for each in self.sets):
+            raise ValueError("corrupted_validation is about the data of a run: give model.run")
+        return self
+
+    def path(self, config: SetConfig) -> Path:
+        """The folder of a set."""
+        return self.root / config.folder
+
+
+def is_robustness_recipe(path: Path) -> bool:
+    """Whether a recipe file is one of these, and not of a task to train."""
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    return isinstance(data, dict) and data.get("task") == "robustness"
+
+
+def read_robustness_recipe(path: Path, overrides: Sequence[str]) -> RobustnessRecipe:
+    """Read a recipe, with overrides `key.sub=value`. `include` lists recipes beside it whose sets come first.
+
+    Raises:
+        RecipeError: one line for every problem.
+    """
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    included = [path.with_name(f"{name}.yaml") for name in data.pop("include", ())]
+    for other in included:
+        if not other.is_file():
+            raise RecipeError(f"{path}: include: there is no recipe file {other}")
+    sets = [each for other in included for each in parse_yaml(other.read_text(encoding="utf-8"), str(other))["sets"]]
+    data["sets"] = [*sets, *data.get("sets", ())]
+    return build_recipe(data, overrides, {"robustness": RobustnessRecipe}, source=str(path))
