@@ -147,7 +147,8 @@ def compare(task: Task, models: dict[str, nn.Module], metrics: dict[str, Metrics
     }
     if len(models) == len(FORMS):
         result["same_predictions"] = metrics["unfused"].same_predictions(metrics["fused"])
-        result["fusion_error"] = fusion_error(models["unfused"], models["fused"], task.input_size)
+        comparable = (task.comparable(models[form]) for form in FORMS)
+        result["fusion_error"] = fusion_error(*comparable, task.input_size)
         result["speed_up"] = latency["unfused"] / latency["fused"]
     return result | {"input_size": task.input_size, "recipe": task.recipe.to_dict(), "environment": environment()}
 
