@@ -29,8 +29,6 @@ class SemanticFPN(OnPyramid, nn.Module):
         )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         x, *coarser = (head(x) for head, x in zip(self.scale_heads, self.backbone(images).values(), strict=True))
