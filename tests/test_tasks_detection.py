@@ -314,7 +314,36 @@ def test_coco_files_are_trained_on_resumed_and_evaluated(overrides: tuple[str, .
     assert result["fused"]["samples"] == result["same_predictions"] == 3
     assert ("mask_ap" in result["fused"]) == (not overrides)
     assert (run / "predictions.png").stat().st_size > 10_000
+    results = json.loads((run / "detections.json").read_text())
+    assert {each["image_id"] for each in results} <= {11, 12, 13}
+    assert {each["category_id"] for each in results} <= {3, 7, 90}
     assert "category ids 3 to 90 become the labels 1 to 3" in capsys.readouterr().out
+
+
+def test_the_results_file_is_what_coco_s_tools_read(tmp_path: Path):
+    save_coco(tmp_path)
+    data = {"dataset": "coco", "root": str(tmp_path), "num_classes": 3, "workers": 0}
+    configured = task(f"data={json.dumps(data)}")
+    val = configured.build_datasets().val
+    metrics = configured.new_metrics()
+    samples = [val[i] for i in range(2)]
+    targets = [target for _, target in samples]
+    outputs = []
+    for target in targets:
+        boxes = torch.tensor([each["bbox"] for each in target["annotations"]])
+        masks = decode_masks(target["annotations"], HEIGHT, WIDTH)[:, None].float()
+        labels = torch.tensor([each["category_id"] for each in target["annotations"]])
+        boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
+        outputs.append({"boxes": boxes, "labels": labels, "scores": torch.full((len(boxes),), 0.9), "masks": masks})
+    metrics.update(lambda images: outputs, ([image for image, _ in samples], targets))
+    (path,) = configured.write_details(metrics, tmp_path)
+    truth = COCO(str(tmp_path / "annotations" / "instances_val2017.json"))
+    for kind in ("bbox", "segm"):
+        evaluation = COCOeval(truth, truth.loadRes(str(path)), kind)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        assert evaluation.stats[0] == pytest.approx(1)
 
 
 def test_what_is_wrong_with_the_data_is_said_before_training(tmp_path: Path):

@@ -277,6 +277,8 @@ def test_a_folder_is_trained_on_stopped_resumed_and_evaluated(folder: Path, caps
     assert result["fused"]["samples"] == 3
     assert result["fused"]["parameters"] < result["unfused"]["parameters"]
     assert (run / "predictions.png").stat().st_size > 10_000
+    rows = (run / "classes.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["class", "0", "1", "2"]
     assert "miou" in capsys.readouterr().out
 
 

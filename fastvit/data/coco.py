@@ -43,6 +43,7 @@ class CocoImages(Dataset):
 
     Attributes:
         classes: names of the categories; label i is `classes[i - 1]`.
+        category_ids: those of the file, in the same order.
         notices: what has been changed, in sentences.
 
     Raises:
@@ -108,6 +109,7 @@ class CocoImages(Dataset):
         if len(names) < len(categories) or not names:
             raise DataError(f"{self.file} has {'a category id twice' if names else 'no categories'}")
         ids = sorted(names)
+        self.category_ids = tuple(ids)
         self.classes = tuple(names[each] for each in ids)
         if ids != list(range(1, len(ids) + 1)):
             self.notices.append(

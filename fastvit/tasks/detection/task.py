@@ -1,5 +1,8 @@
 """The detection task: torchvision's detectors on a classification network, trained and evaluated as the recipe says."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -75,7 +78,7 @@ class Detection(Task):
                 f"set data.num_classes to {len(val.classes)}"
             )
         self._notices = [notice for part in (train, val) for notice in getattr(part, "notices", [])]
-        self.class_names = val.classes
+        self.class_names, self.val = val.classes, val
         return Datasets(TrainSamples(train, hflip=self.recipe.augmentation.hflip, masks=self.masks), ValSamples(val))
 
     def _open(self, split: str) -> Dataset:
@@ -113,6 +116,23 @@ class Detection(Task):
 
     def comparable(self, model: nn.Module) -> nn.Module:
         return model.backbone
+
+    def write_details(self, metrics: DetectionMetrics, folder: Path) -> list[Path]:
+        """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file."""
+        if not isinstance(self.val, CocoImages):
+            return []
+        path = folder / "detections.json"
+        path.write_text(json.dumps([self._result(detection) for detection in metrics.detections]), encoding="utf-8")
+        return [path]
+
+    def _result(self, detection: Mapping[str, Any]) -> dict[str, Any]:
+        code = detection.get("segmentation")
+        return {
+            **detection,
+            "image_id": self.val.images[detection["image_id"] - 1]["id"],
+            "category_id": self.val.category_ids[detection["category_id"] - 1],
+            **({"segmentation": {**code, "counts": code["counts"].decode()}} if code else {}),
+        }
 
     def draw(self, model: nn.Module, samples: list[tuple[Tensor, dict[str, Any]]]) -> "Figure":
         samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]

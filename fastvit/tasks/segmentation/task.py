@@ -1,5 +1,8 @@
 """The segmentation task: Semantic FPN on a classification network, trained and evaluated as the recipe says."""
 
+import csv
+import math
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -121,6 +124,16 @@ class Segmentation(Task):
 
     def new_metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.recipe.data.num_classes, self.window)
+
+    def write_details(self, metrics: SegmentationMetrics, folder: Path) -> list[Path]:
+        path = folder / "classes.csv"
+        pixels = metrics.confusion.sum(1).tolist()
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("class", "pixels", "iou"))
+            for name, count, iou in zip(self.class_names, pixels, metrics.class_iou().tolist(), strict=True):
+                writer.writerow((name, count, "" if math.isnan(iou) else f"{100 * iou:.2f}"))
+        return [path]
 
     def draw(self, model: nn.Module, samples: list[tuple[Tensor, Tensor]]) -> "Figure":
         samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
