@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastvit"
-EXTRAS = ("pydantic", "tensorboard", "matplotlib", "sklearn", "onnx", "onnxscript", "onnxruntime")
+EXTRAS = ("pydantic", "tensorboard", "matplotlib", "sklearn", "pycocotools", "onnx", "onnxscript", "onnxruntime")
 
 # What each part may import from the package, itself apart. Whatever is not listed is a new part: say where it belongs.
 ALLOWED = {
