@@ -21,6 +21,7 @@ from fastvit.errors import DataError, RecipeError
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.detection import Detection, PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.detection.metrics import DetectionMetrics
+from fastvit.training.engine import train
 from fastvit.training.optimizer import build_optimizer
 from reference import randomize
 
@@ -405,3 +406,14 @@ def test_recipes_build_their_networks(path: Path):
         model = configured.build_model(initial_weights=False)
     assert configured.recipe.model.name.split(".")[0] in path.stem
     assert type(model) is (PyramidRetinaNet if path.stem.startswith("retinanet") else PyramidMaskRCNN)
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path: Path):
+    """Its first 120 steps: where the digits are. Which is which takes the whole demo."""
+    recipe = load_recipe(
+        DEMO, [f"output={tmp_path}", "data.train_scenes=320", "data.val_scenes=40", "schedule.epochs=3"]
+    )
+    history = train(make_task(recipe), recipe).history
+    assert history[-1]["train_loss"] < 0.75 * history[0]["train_loss"]
+    assert history[-1]["val_box_ap50"] > 1

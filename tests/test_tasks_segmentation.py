@@ -19,6 +19,7 @@ from fastvit.tasks.segmentation import Segmentation, semantic_fpn
 from fastvit.tasks.segmentation.inference import Window, predict
 from fastvit.tasks.segmentation.metrics import SegmentationMetrics
 from fastvit.tasks.segmentation.picture import class_colors, overlay
+from fastvit.training.engine import train
 from reference import randomize
 
 ROOT = Path(__file__).parent.parent
@@ -292,6 +293,13 @@ def test_what_is_wrong_with_the_data_is_said_before_training(folder: Path):
         task(*folder_overrides(folder)).build_datasets()
 
 
+def test_a_recipe_has_no_weights_of_a_whole_segmenter(capsys: pytest.CaptureFixture[str]):
+    from test_scripts import complaint, script
+
+    said = complaint(script("evaluate"), [str(DEMO), "--pretrained"], capsys)
+    assert "for segmentation there are no weights but those of runs" in said
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -330,3 +338,14 @@ def test_recipes_build_their_networks(path: Path):
         model = configured.build_model(initial_weights=False)
     assert path.stem.removesuffix("_ade20k") == configured.recipe.model.name.split(".")[0]
     assert model.classifier.out_channels == 150
+
+
+@pytest.mark.slow
+def test_the_demo_learns(tmp_path: Path):
+    """Its first 120 steps: where the digits are. Which is which takes the whole demo."""
+    recipe = load_recipe(
+        DEMO, [f"output={tmp_path}", "data.train_scenes=320", "data.val_scenes=40", "schedule.epochs=3"]
+    )
+    history = train(make_task(recipe), recipe).history
+    assert history[-1]["train_loss"] < 0.5 * history[0]["train_loss"]
+    assert history[-1]["val_miou"] > 100 / 11

@@ -87,7 +87,7 @@ class DigitScenes(Dataset):
             ink = self._place(self.scans[chosen], owner, rng)  # (H, W), from 0 to 1
             if ink is None:
                 continue
-            color = rng.uniform(160, 255, 3)
+            color = rng.uniform(190, 255, 3)
             pixels += ink[..., None] * (color - pixels)
             owner[ink > 0.5] = len(digits)
             digits.append(self.labels[chosen])
@@ -107,9 +107,9 @@ class DigitScenes(Dataset):
         """The ink of a digit somewhere in the scene, hiding at most a tenth of another or itself; None if in vain."""
         areas = np.bincount(owner[owner >= 0])
         for _ in range(10):
-            side = int(self.size * rng.uniform(0.3, 0.55))
+            side = int(self.size * rng.uniform(0.35, 0.55))
             digit = scan.resize((side, side), Image.Resampling.BICUBIC)
-            digit = digit.rotate(rng.uniform(-15, 15), Image.Resampling.BILINEAR)
+            digit = digit.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR)
             left, top = rng.integers(self.size - side + 1, size=2)
             ink = np.zeros(owner.shape, dtype=np.float32)
             ink[top : top + side, left : left + side] = np.asarray(digit, dtype=np.float32) / 255
