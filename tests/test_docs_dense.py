@@ -14,7 +14,13 @@ def test_both_libraries_are_shown():
     assert {mark for mark, _ in BLOCKS} == {"", *LIBRARIES}
 
 
-@pytest.mark.parametrize(("mark", "code"), BLOCKS, ids=[mark or f"block{i}" for i, (mark, _) in enumerate(BLOCKS)])
+CASES = [
+    pytest.param(mark, code, id=mark or f"block{i}", marks=() if mark else pytest.mark.slow)
+    for i, (mark, code) in enumerate(BLOCKS)
+]
+
+
+@pytest.mark.parametrize(("mark", "code"), CASES)
 def test_block(mark: str, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     if mark:
         pytest.importorskip(LIBRARIES[mark])
