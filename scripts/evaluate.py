@@ -106,9 +106,7 @@ def model_of_recipe(arguments: argparse.Namespace) -> tuple[Task, nn.Module, Pat
             f"{arguments.source} is a recipe, which has no trained weights: add --checkpoint or --pretrained"
         )
     if (task := load_recipe(arguments.source, arguments.overrides).task) != "classification":
-        raise RecipeError(
-            f"{arguments.source}: for {task} there are weights of the backbone only; evaluate a run of it"
-        )
+        raise RecipeError(f"{arguments.source}: for {task} there are no weights but those of runs; evaluate a run")
     start = {
         "pretrained": arguments.pretrained,
         "checkpoint": str(arguments.checkpoint) if arguments.checkpoint else None,
