@@ -44,7 +44,7 @@ class Scene:
 
 
 class DigitScenes(Dataset):
-    """Scenes of 2 to 4 digits in many sizes, rotations and colors.
+    """Scenes of 2 or 3 digits in many sizes, rotations and colors.
 
     Args:
         train: drawn anew from torch's random generator each time, from the training digits and the left two thirds of
@@ -82,7 +82,7 @@ class DigitScenes(Dataset):
         pixels = np.asarray(self._background(rng), dtype=np.float32).copy()  # (H, W, 3)
         owner = np.full(pixels.shape[:2], -1)  # which digit is on top
         digits = []
-        for _ in range(rng.integers(2, 5)):
+        for _ in range(rng.integers(2, 4)):
             chosen = rng.integers(len(self.scans))
             ink = self._place(self.scans[chosen], owner, rng)  # (H, W), from 0 to 1
             if ink is None:
@@ -107,7 +107,7 @@ class DigitScenes(Dataset):
         """The ink of a digit somewhere in the scene, hiding at most a tenth of another or itself; None if in vain."""
         areas = np.bincount(owner[owner >= 0])
         for _ in range(10):
-            side = int(self.size * rng.uniform(0.35, 0.55))
+            side = int(self.size * rng.uniform(0.4, 0.6))
             digit = scan.resize((side, side), Image.Resampling.BICUBIC)
             digit = digit.rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR)
             left, top = rng.integers(self.size - side + 1, size=2)
