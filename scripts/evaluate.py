@@ -110,6 +110,8 @@ def model_of_recipe(arguments: argparse.Namespace) -> tuple[Task, nn.Module, Pat
         raise RecipeError(
             f"{arguments.source} is a recipe, which has no trained weights: add --checkpoint or --pretrained"
         )
+    if (task := load_recipe(arguments.source, arguments.overrides).task) != "classification":
+        raise RecipeError(f"{arguments.source}: for {task} there are no weights but those of runs; evaluate a run")
     start = {
         "pretrained": arguments.pretrained,
         "checkpoint": str(arguments.checkpoint) if arguments.checkpoint else None,
@@ -164,7 +166,8 @@ def compare(task: Task, models: dict[str, nn.Module], metrics: dict[str, Metrics
     }
     if len(models) == len(FORMS):
         result["same_predictions"] = metrics["unfused"].same_predictions(metrics["fused"])
-        result["fusion_error"] = fusion_error(models["unfused"], models["fused"], task.input_size)
+        comparable = (task.comparable(models[form]) for form in FORMS)
+        result["fusion_error"] = fusion_error(*comparable, task.input_size)
         result["speed_up"] = latency["unfused"] / latency["fused"]
     return result | {"input_size": task.input_size, "recipe": task.recipe.to_dict(), "environment": environment()}
 

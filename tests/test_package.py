@@ -22,6 +22,7 @@ EXTRAS = (
     "datasets",
     "wandb",
     "imagecorruptions",
+    "pycocotools",
 )
 
 # What each part may import from the package, itself apart. Whatever is not listed is a new part: say where it belongs.

@@ -93,6 +93,13 @@ class Task(ABC):
     def new_metrics(self) -> Metrics:
         """Metrics of nothing yet."""
 
+    def comparable(self, model: nn.Module) -> nn.Module:
+        """The part of the network whose outputs change smoothly with its weights, to measure the fusion error with.
+
+        All of it, unless its outputs are lists of detections, say; but all that fusing changes must be in it.
+        """
+        return model
+
     @abstractmethod
     def draw(self, model: nn.Module, samples: list[Any]) -> "Figure":
         """A picture of the model's predictions on validation samples. The model is in eval mode, on the CPU."""

@@ -121,7 +121,8 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from where the run stands to its end; after each epoch evaluate and write everything down."""
-        self._say(self.announcement())
+        for line in (self.announcement(), *self.task.notices()):
+            self._say(line)
         log = RunLog(self.folder, self.recipe, self.task.best_metric, self.step) if self.processes.is_main else None
         progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size, shown=self.processes.is_main)
         try:

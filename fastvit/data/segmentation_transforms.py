@@ -1,0 +1,136 @@
+"""From an image and its mask to tensors: what MMSegmentation does for ADE20K, with torchvision's operations."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from fastvit.data.segmentation import UNLABELLED
+
+CROP_ATTEMPTS = 10
+
+
+class Normalization(NamedTuple):
+    """Mean and standard deviation of the colors (from 0 to 1) that a network was trained with."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, H, W)."""
+        return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Colors from 0 to 1 of (..., 3, H, W)."""
+        mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in self)
+        return (images * std + mean).clamp(0, 1)
+
+
+class ResizeBox(NamedTuple):
+    """The size of images: as large as fits when the shorter side is at most `short` and the longer at most `long`.
+
+    With `short` None images keep their own size.
+    """
+
+    short: int | None
+    long: int
+
+    def __call__(self, size: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
+        """(width, height) of an image of `size` (width, height) in the box, all multiplied by `factor`."""
+        if self.short is not None:
+            factor *= min(self.short / min(size), self.long / max(size))
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+class TrainTransform:
+    """Random scale, crop, mirror image and colors. Everything random comes from torch's generator.
+
+    Args:
+        crop: pixels on a side of the result; what the image does not fill is zero (the mean color), and unlabelled.
+        box: the size before scaling.
+        scale: range of the random factor.
+        hflip: probability of mirroring.
+        photometric: random brightness, contrast, saturation and hue, each with probability 1/2.
+        max_class_share: a crop of which one class fills more is drawn again, up to ten times; 1 for any crop.
+    """
+
+    def __init__(
+        self,
+        normalization: Normalization,
+        *,
+        crop: int,
+        box: ResizeBox,
+        scale: tuple[float, float],
+        hflip: float,
+        photometric: bool,
+        max_class_share: float,
+    ):
+        self.normalization, self.crop, self.box, self.scale = normalization, crop, box, scale
+        self.hflip, self.max_class_share = hflip, max_class_share
+        jitters = ({"brightness": 32 / 255}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.1})
+        self.colors = [v2.RandomApply([v2.ColorJitter(**jitter)], 0.5) for jitter in jitters] if photometric else []
+
+    def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
+        size = self.box(image.size, float(torch.empty(()).uniform_(*self.scale)))
+        image, mask = _resized(image, mask, size)
+        corner = self._choose_corner(np.asarray(mask))
+        area = (*corner, min(corner[0] + self.crop, size[0]), min(corner[1] + self.crop, size[1]))
+        image, mask = image.crop(area), mask.crop(area)
+        if torch.rand(()) < self.hflip:
+            image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+        for jitter in self.colors:
+            image = jitter(image)
+        padding = (0, self.crop - image.width, 0, self.crop - image.height)
+        return pad(self.normalization(image), padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
+
+    def _choose_corner(self, labels: np.ndarray) -> tuple[int, int]:
+        """(left, top) of the crop."""
+        for _ in range(CROP_ATTEMPTS):
+            top, left = (int(torch.randint(max(side - self.crop, 0) + 1, ())) for side in labels.shape)
+            if self.max_class_share == 1:
+                break
+            counts = np.bincount(labels[top : top + self.crop, left : left + self.crop].ravel(), minlength=256)
+            counts = counts[:UNLABELLED]
+            if np.count_nonzero(counts) > 1 and counts.max() < self.max_class_share * counts.sum():
+                break
+        return left, top
+
+
+class ValTransform:
+    """The image in its box; the mask as it is, for predictions are compared at the size of the original."""
+
+    def __init__(self, normalization: Normalization, box: ResizeBox):
+        self.normalization, self.box = normalization, box
+
+    def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
+        resized = image.resize(self.box(image.size), Image.Resampling.BILINEAR)
+        return self.normalization(resized), _to_tensor(mask)
+
+
+class TransformedMaskedImages(Dataset):
+    """The pairs of a source, such as `MaskedImages`, transformed: (3, H, W) and labels (H, W) in uint8."""
+
+    def __init__(self, source: Dataset, transform: TrainTransform | ValTransform):
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.transform(*self.source[index])
+
+
+def _resized(image: Image.Image, mask: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, Image.Image]:
+    if image.size == size:
+        return image, mask
+    return image.resize(size, Image.Resampling.BILINEAR), mask.resize(size, Image.Resampling.NEAREST)
+
+
+def _to_tensor(mask: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(mask))  # (H, W), uint8

@@ -1,0 +1,84 @@
+"""What a detection recipe can say, besides what all recipes can."""
+
+from importlib.util import find_spec
+from typing import Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from fastvit.tasks.backbone import BackboneConfig
+from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
+
+OF_MASK_RCNN = ("box_channels", "mask_channels", "proposals", "rois")
+
+
+class DetectorConfig(BackboneConfig):
+    """The detector. `pretrained` and `checkpoint` are about the classification network in it."""
+
+    detector: Literal["mask_rcnn", "retinanet"]
+    anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (32, 64, 128, 256, 512)
+    box_channels: PositiveInt = 1024
+    mask_channels: PositiveInt = 256
+    proposals: PositiveInt = 1000  # regions to look at in validation; twice as many are proposed in training
+    rois: PositiveInt = 512  # regions of each image that the heads learn from
+
+    @model_validator(mode="after")
+    def _keys_of_its_kind(self) -> "DetectorConfig":
+        if self.detector != "mask_rcnn":
+            for key in OF_MASK_RCNN:
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise ValueError(f"{key} is about detector: mask_rcnn, and has no effect with {self.detector}")
+        return self
+
+
+class DetectionDataConfig(DataConfig):
+    """Which images and annotations, and their size for the network."""
+
+    dataset: Literal["coco", "digits"]  # coco: anything in its layout and format
+    root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
+    train_images: str = "train2017"  # folder under root
+    val_images: str = "val2017"
+    train_annotations: str = "annotations/instances_train2017.json"  # file under root
+    val_annotations: str = "annotations/instances_val2017.json"
+    num_classes: PositiveInt  # without the background
+    check_images: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # read each image's header before training
+    train_scenes: PositiveInt = 1000  # of digits: in an epoch
+    val_scenes: PositiveInt = 200
+    # Pixels of the shorter side: in training one of them by chance, in validation the last.
+    short_sides: tuple[PositiveInt, ...] = Field((800,), min_length=1)
+    long_side: PositiveInt = 1333  # pixels, at most
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> "DetectionDataConfig":
+        if self.root is None and self.dataset == "coco":
+            raise ValueError("root is missing: the folder of dataset coco")
+        if max(self.short_sides) > self.long_side:
+            raise ValueError(f"short_sides {list(self.short_sides)} must be at most long_side ({self.long_side})")
+        return self
+
+
+class DetectionAugmentationConfig(Section):
+    """Of training images."""
+
+    hflip: float = Field(0.5, ge=0, le=1)
+
+
+class DetectionEvaluationConfig(Section):
+    """How precision is computed."""
+
+    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"  # the same numbers, the second sooner
+
+    @model_validator(mode="after")
+    def _is_installed(self) -> "DetectionEvaluationConfig":
+        if self.backend == "faster-coco-eval" and find_spec("faster_coco_eval") is None:
+            raise ValueError("backend faster-coco-eval is not installed: pip install faster-coco-eval")
+        return self
+
+
+class DetectionRecipe(Recipe):
+    """A run of detection, with instance masks if the detector is Mask R-CNN."""
+
+    task: Literal["detection"]
+    model: DetectorConfig
+    data: DetectionDataConfig
+    augmentation: DetectionAugmentationConfig = DetectionAugmentationConfig()
+    evaluation: DetectionEvaluationConfig = DetectionEvaluationConfig()

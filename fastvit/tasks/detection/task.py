@@ -1,0 +1,161 @@
+"""The detection task: torchvision's detectors on a classification network, trained and evaluated as the recipe says."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision.ops import box_convert
+
+from fastvit.data.coco import CocoImages, require_pycocotools
+from fastvit.data.detection_samples import TrainSamples, ValSamples, decode_masks
+from fastvit.data.digit_scenes import DigitObjects
+from fastvit.data.folder import require_same_classes
+from fastvit.errors import DataError
+from fastvit.tasks.backbone import build_body
+from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
+from fastvit.tasks.detection.model import PyramidMaskRCNN, PyramidRetinaNet
+from fastvit.tasks.detection.picture import Objects, detection_grid
+from fastvit.tasks.detection.recipe import DetectionRecipe
+from fastvit.tasks.task import Datasets, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURED_SAMPLES = 12
+
+
+class Detection(Task):
+    """Boxes, and masks with Mask R-CNN. A batch is (list of images (3, H, W), list of targets)."""
+
+    recipe: DetectionRecipe
+    best_metric = "box_ap"
+
+    def __init__(self, recipe: DetectionRecipe):
+        super().__init__(recipe)
+        self.masks = recipe.model.detector == "mask_rcnn"
+        self._notices: list[str] = []
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        data = self.recipe.data
+        short = data.short_sides[-1]
+        return 3, short, min(round(short * 4 / 3), data.long_side)  # most photographs are 4:3
+
+    def build_model(self, *, initial_weights: bool = True) -> nn.Module:
+        config, data = self.recipe.model, self.recipe.data
+        options: dict[str, Any] = {
+            "short_sides": data.short_sides,
+            "long_side": data.long_side,
+            "channels": config.fpn_channels,
+            "output_norm": config.output_norm,
+            "anchor_sizes": config.anchor_sizes,
+        }
+        body = build_body(config, initial_weights=initial_weights)
+        if config.detector == "retinanet":
+            return PyramidRetinaNet(body, data.num_classes, **options)
+        return PyramidMaskRCNN(
+            body,
+            data.num_classes,
+            box_channels=config.box_channels,
+            mask_channels=config.mask_channels,
+            proposals=config.proposals,
+            rois=config.rois,
+            **options,
+        )
+
+    def build_datasets(self) -> Datasets:
+        require_pycocotools()
+        train, val = self._open("train"), self._open("val")
+        require_same_classes(train, val)
+        num_classes = self.recipe.data.num_classes
+        if len(val.classes) != num_classes:
+            raise DataError(
+                f"data.num_classes is {num_classes}, but the annotations have {len(val.classes)} categories; "
+                f"set data.num_classes to {len(val.classes)}"
+            )
+        self._notices = [notice for part in (train, val) for notice in getattr(part, "notices", [])]
+        self.class_names, self.val = val.classes, val
+        return Datasets(TrainSamples(train, hflip=self.recipe.augmentation.hflip, masks=self.masks), ValSamples(val))
+
+    def _open(self, split: str) -> Dataset:
+        data = self.recipe.data
+        if data.dataset == "digits":
+            train = split == "train"
+            count = data.train_scenes if train else data.val_scenes
+            return DigitObjects(train=train, count=count, size=data.short_sides[-1])
+        if not data.root.is_dir():
+            raise DataError(f"data.root {data.root} is not a folder")
+        folder, file = getattr(data, f"{split}_images"), getattr(data, f"{split}_annotations")
+        images = CocoImages(data.root / folder, data.root / file, masks=self.masks)
+        if data.check_images:
+            images.check()
+        return images
+
+    def collate(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> Batch:
+        images, targets = zip(*samples, strict=True)
+        return list(images), list(targets)
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        images, targets = batch
+        return model(images, targets)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        height, width = (max(image.shape[side] for image in batch[0]) for side in (1, 2))
+        images = torch.zeros(len(batch[0]), 3, height, width)
+        for padded, image in zip(images, batch[0], strict=True):
+            padded[:, : image.shape[1], : image.shape[2]] = image
+        return images
+
+    def new_metrics(self) -> DetectionMetrics:
+        kinds = ("bbox", "segm") if self.masks else ("bbox",)
+        return DetectionMetrics(self.recipe.data.num_classes, kinds, self.recipe.evaluation.backend)
+
+    def comparable(self, model: nn.Module) -> nn.Module:
+        return model.backbone
+
+    def write_details(self, metrics: DetectionMetrics, folder: Path) -> list[Path]:
+        """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file."""
+        if not isinstance(self.val, CocoImages):
+            return []
+        path = folder / "detections.json"
+        path.write_text(json.dumps([self._result(detection) for detection in metrics.detections]), encoding="utf-8")
+        return [path]
+
+    def _result(self, detection: Mapping[str, Any]) -> dict[str, Any]:
+        code = detection.get("segmentation")
+        return {
+            **detection,
+            "image_id": self.val.images[detection["image_id"] - 1]["id"],
+            "category_id": self.val.category_ids[detection["category_id"] - 1],
+            **({"segmentation": {**code, "counts": code["counts"].decode()}} if code else {}),
+        }
+
+    def draw(self, model: nn.Module, samples: list[tuple[Tensor, dict[str, Any]]]) -> "Figure":
+        samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
+        images = [image for image, _ in samples]
+        with torch.no_grad():
+            outputs = [model([image])[0] for image in images]
+        true = [self._true_objects(image, target) for image, target in samples]
+        return detection_grid(images, [_confident(output) for output in outputs], true, self.class_names)
+
+    def _true_objects(self, image: Tensor, target: dict[str, Any]) -> Objects:
+        annotations = target["annotations"]
+        boxes = torch.tensor([each["bbox"] for each in annotations]).reshape(-1, 4)
+        objects = {
+            "boxes": box_convert(boxes, "xywh", "xyxy"),
+            "labels": torch.tensor([each["category_id"] for each in annotations], dtype=torch.long),
+        }
+        return objects | ({"masks": decode_masks(annotations, *image.shape[1:])} if self.masks else {})
+
+    def notices(self) -> list[str]:
+        notices, self._notices = self._notices, []  # each once
+        return notices
+
+
+def _confident(output: Objects) -> Objects:
+    shown = {name: value[output["scores"] >= CONFIDENT] for name, value in output.items()}
+    return shown | ({"masks": shown["masks"][:, 0] > 0.5} if "masks" in shown else {})

@@ -1,0 +1,146 @@
+"""The segmentation task: Semantic FPN on a classification network, trained and evaluated as the recipe says."""
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastvit.data.digit_scenes import CLASSES, DigitLabelMaps
+from fastvit.data.segmentation import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
+from fastvit.data.segmentation_transforms import (
+    Normalization,
+    ResizeBox,
+    TrainTransform,
+    TransformedMaskedImages,
+    ValTransform,
+)
+from fastvit.errors import RecipeError
+from fastvit.tasks.backbone import FeaturePyramid, build_body
+from fastvit.tasks.segmentation.inference import Window, predict
+from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics
+from fastvit.tasks.segmentation.model import SemanticFPN
+from fastvit.tasks.segmentation.picture import overlay_grid
+from fastvit.tasks.segmentation.recipe import SegmentationRecipe
+from fastvit.tasks.task import Datasets, Task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PICTURED_SAMPLES = 8
+
+
+class Segmentation(Task):
+    """A class for each pixel. A batch is (images (B, 3, H, W), label maps (B, H, W)), or lists where sizes differ."""
+
+    recipe: SegmentationRecipe
+    best_metric = "miou"
+
+    def __init__(self, recipe: SegmentationRecipe):
+        super().__init__(recipe)
+        pretraining = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
+        self.normalization = Normalization(pretraining["mean"], pretraining["std"])
+        window, stride = recipe.evaluation.window, recipe.evaluation.stride
+        self.window = Window(window, stride) if window else None
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return 3, self.recipe.data.crop_size, self.recipe.data.crop_size
+
+    @property
+    def class_names(self) -> list[str]:
+        data = self.recipe.data
+        if data.class_names:
+            return list(data.class_names)
+        own = {"digits": lambda: list(CLASSES), "ade20k": lambda: ade20k_class_names(data.root)}
+        names = own.get(data.dataset, lambda: None)()
+        return names if names and len(names) == data.num_classes else [str(label) for label in range(data.num_classes)]
+
+    def build_model(self, *, initial_weights: bool = True) -> nn.Module:
+        config = self.recipe.model
+        body = build_body(config, initial_weights=initial_weights)
+        pyramid = FeaturePyramid(body, config.fpn_channels, output_norm=config.output_norm)
+        return SemanticFPN(pyramid, self.recipe.data.num_classes, channels=config.head_channels, dropout=config.dropout)
+
+    def build_datasets(self) -> Datasets:
+        data, augmentation = self.recipe.data, self.recipe.augmentation
+        box = ResizeBox(data.short_side, data.long_side)
+        transform = TrainTransform(
+            self.normalization,
+            crop=data.crop_size,
+            box=box,
+            scale=augmentation.scale,
+            hflip=augmentation.hflip,
+            photometric=augmentation.photometric,
+            max_class_share=augmentation.max_class_share,
+        )
+        train, val = self._open("train"), self._open("val")
+        return Datasets(
+            TransformedMaskedImages(train, transform),
+            TransformedMaskedImages(val, ValTransform(self.normalization, box)),
+        )
+
+    def _open(self, split: str) -> Dataset:
+        data = self.recipe.data
+        if data.dataset == "digits":
+            return self._open_digits(split)
+        images: MaskedImages
+        if data.dataset == "ade20k":
+            images = open_ade20k(data.root, split, data.num_classes)
+        else:
+            images = open_mask_folder(data.root, split, data.num_classes, zero_is_unlabelled=data.zero_is_unlabelled)
+        if data.check_masks:
+            images.check()
+        return images
+
+    def _open_digits(self, split: str) -> Dataset:
+        data, train = self.recipe.data, split == "train"
+        if data.num_classes != len(CLASSES):
+            raise RecipeError(f"data.num_classes is {data.num_classes}, but the digits are {len(CLASSES)} classes")
+        return DigitLabelMaps(
+            train=train, count=data.train_scenes if train else data.val_scenes, size=data.crop_size, seed=0
+        )
+
+    def collate(self, samples: list[tuple[Tensor, Tensor]]) -> Batch:
+        images, labels = (list(part) for part in zip(*samples, strict=True))
+        if len({image.shape for image in images}) == len({label.shape for label in labels}) == 1:
+            return torch.stack(images), torch.stack(labels)
+        return images, labels
+
+    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        images, labels = batch
+        logits, labels = model(images).float(), labels.long()
+        total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
+        return {"cross_entropy": total / (labels != UNLABELLED).sum().clamp(min=1)}  # a batch may have no label at all
+
+    def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return self.normalization.undo(batch[0])
+
+    def new_metrics(self) -> SegmentationMetrics:
+        return SegmentationMetrics(self.recipe.data.num_classes, self.window)
+
+    def write_details(self, metrics: SegmentationMetrics, folder: Path) -> list[Path]:
+        path = folder / "classes.csv"
+        pixels = metrics.confusion.sum(1).tolist()
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("class", "pixels", "iou"))
+            for name, count, iou in zip(self.class_names, pixels, metrics.class_iou().tolist(), strict=True):
+                writer.writerow((name, count, "" if math.isnan(iou) else f"{100 * iou:.2f}"))
+        return [path]
+
+    def draw(self, model: nn.Module, samples: list[tuple[Tensor, Tensor]]) -> "Figure":
+        samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
+        images, predicted = [], []
+        with torch.no_grad():
+            for image, labels in samples:
+                predicted.append(predict(model, image[None], labels.shape, self.window)[0].argmax(0))
+                shown = F.interpolate(image[None], labels.shape, mode="bilinear", align_corners=False)[0]
+                images.append(self.normalization.undo(shown))
+        return overlay_grid(images, predicted, [labels for _, labels in samples], self.class_names)

@@ -1,0 +1,221 @@
+"""Images with masks: what is wrong with them is said; the transforms keep image and mask together."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastvit.data.segmentation import (
+    UNLABELLED,
+    MaskedImages,
+    ade20k_class_names,
+    open_ade20k,
+    open_mask_folder,
+)
+from fastvit.data.segmentation_transforms import Normalization, ResizeBox, TrainTransform, ValTransform
+from fastvit.errors import DataError
+
+PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+ANY_SIZE = ResizeBox(None, 2048)
+
+
+def save_pair(image: Path, mask: Path, labels: np.ndarray, mode: str = "L") -> None:
+    for path in (image, mask):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", labels.shape[::-1], "green").save(image)
+    Image.fromarray(labels.astype(np.uint8)).convert(mode).save(mask)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two pairs to train on and one to validate on, 30x20, with the classes 0, 1, 2 and no label in a corner."""
+    labels = np.arange(600).reshape(20, 30) % 3
+    labels[0, 0] = UNLABELLED
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        save_pair(tmp_path / split / "images" / f"{name}.jpg", tmp_path / split / "masks" / f"{name}.png", labels)
+    return tmp_path
+
+
+def sentence_about(images: MaskedImages) -> str:
+    """What `check` says, which is what reading the sample says."""
+    with pytest.raises(DataError) as checked:
+        images.check()
+    with pytest.raises(DataError) as read:
+        [images[i] for i in range(len(images))]
+    assert str(checked.value) == str(read.value)
+    return str(checked.value)
+
+
+def test_a_folder_gives_images_and_labels(root: Path):
+    train, val = (open_mask_folder(root, split, 3) for split in ("train", "val"))
+    train.check()
+    assert (len(train), len(val)) == (2, 1)
+    image, mask = val[0]
+    assert (image.mode, image.size) == ("RGB", (30, 20))
+    assert np.array_equal(np.asarray(mask).ravel()[:4], [UNLABELLED, 1, 2, 0])
+
+
+def test_palette_masks_hold_indices(root: Path):
+    indexed = Image.fromarray(np.full((20, 30), 2, dtype=np.uint8), "L")
+    indexed.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    assert indexed.mode == "P"
+    indexed.save(root / "val" / "masks" / "c.png")
+    assert np.unique(open_mask_folder(root, "val", 3)[0][1]).tolist() == [2]
+
+
+def test_ade20k_s_zero_is_no_label(tmp_path: Path):
+    labels = np.array([[0, 1, 2, 150, 255]])
+    base = tmp_path / "ADEChallengeData2016"
+    for split in ("training", "validation"):
+        save_pair(base / "images" / split / "ADE_1.jpg", base / "annotations" / split / "ADE_1.png", labels)
+    rows = ("Idx Ratio Train Val Stuff Name", "1 .1 2 3 1 wall", "2 .1 2 3 1 building,edifice")
+    (base / "objectInfo150.txt").write_text("".join(row.replace(" ", "\t") + "\n" for row in rows))
+    images = open_ade20k(base, "train")
+    images.check()
+    assert np.asarray(images[0][1]).tolist() == [[255, 0, 1, 149, 255]]
+    assert ade20k_class_names(base) == ["wall", "building"]
+    assert ade20k_class_names(tmp_path) is None
+
+
+@pytest.mark.parametrize(("zero_is_unlabelled", "value", "says"), [(False, 3, "0 to 2"), (True, 4, "1 to 3")])
+def test_a_value_out_of_range_is_named_with_its_file(root: Path, zero_is_unlabelled: bool, value: int, says: str):
+    labels = np.ones((20, 30))
+    labels[3:5, 2:4] = value
+    save_pair(root / "train" / "images" / "b.jpg", root / "train" / "masks" / "b.png", labels)
+    said = sentence_about(open_mask_folder(root, "train", 3, zero_is_unlabelled=zero_is_unlabelled))
+    assert said.startswith(
+        f"mask {root / 'train' / 'masks' / 'b.png'} has the value {value} (4 pixels above {value - 1})"
+    )
+    assert f"the 3 classes are {says}" in said
+    open_mask_folder(root, "train", value + 1).check()
+
+
+def test_a_mask_of_another_size_than_its_image(root: Path):
+    path = root / "train" / "masks" / "b.png"
+    Image.new("L", (30, 21)).save(path)
+    said = sentence_about(open_mask_folder(root, "train", 3))
+    assert said.startswith(f"mask {path} is 30x21 pixels, but its image b.jpg is 30x20: a mask must have")
+
+
+def test_a_colored_mask(root: Path):
+    Image.new("RGB", (30, 20)).save(root / "train" / "masks" / "b.png")
+    assert "b.png is a color picture (mode RGB)" in sentence_about(open_mask_folder(root, "train", 3))
+
+
+def test_a_mask_that_cannot_be_read(root: Path):
+    path = root / "train" / "masks" / "a.png"
+    path.write_bytes(path.read_bytes()[:60])
+    assert f"image {path} cannot be read (" in sentence_about(open_mask_folder(root, "train", 3))
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("train/masks/b.png", "has images without mask: b.jpg; expected <root>/"),
+        ("train/images/a.jpg", "has masks without image: a.png; expected <root>/"),
+        ("train/images", "images is not a folder; expected <root>/"),
+        ("train/masks", "masks is not a folder; expected <root>/"),
+        ("", "data.root .* is not a folder; expected <root>/"),
+    ],
+)
+def test_missing_files_are_named_with_the_layout(root: Path, gone: str, message: str):
+    path = root / gone if gone else root
+    path.rename(path.with_name("elsewhere"))
+    with pytest.raises(DataError, match=message):
+        open_mask_folder(root, "train", 3)
+
+
+def test_no_images_at_all(root: Path):
+    for path in (*(root / "val" / "images").iterdir(), *(root / "val" / "masks").iterdir()):
+        path.unlink()
+    with pytest.raises(DataError, match="images has no images"):
+        open_mask_folder(root, "val", 3)
+
+
+def position_coded(width: int, height: int) -> tuple[Image.Image, Image.Image]:
+    """An image whose red is x and whose green is y, and the label x // 40 + 3 * (y // 40)."""
+    y, x = np.mgrid[:height, :width].astype(np.uint8)
+    image = Image.fromarray(np.stack([x, y, np.zeros_like(x)], -1))
+    return image, Image.fromarray((x // 40 + 3 * (y // 40)).astype(np.uint8))
+
+
+def train_transform(crop: int, **changes) -> TrainTransform:
+    options = {"scale": (1.0, 1.0), "hflip": 0.0, "photometric": False, "max_class_share": 1.0, "box": ANY_SIZE}
+    return TrainTransform(PLAIN, crop=crop, **{**options, **changes})
+
+
+def test_crops_take_the_same_part_of_image_and_mask():
+    transform = train_transform(64, hflip=0.5)
+    corners = set()
+    for _ in range(40):
+        image, labels = transform(*position_coded(120, 100))
+        x, y = (255 * image[:2]).round().long()
+        assert image.shape == (3, 64, 64)
+        assert torch.equal(labels.long(), x // 40 + 3 * (y // 40))
+        corners.add((int(x[0, 0]), int(y[0, 0]), int(x[0, -1])))
+    assert {left < right for left, _, right in corners} == {True, False}  # some are mirrored
+    assert len({top for _, top, _ in corners}) > 5
+
+
+def test_what_a_crop_does_not_fill_has_no_label_and_the_mean_color():
+    transform = TrainTransform(
+        Normalization((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)),
+        crop=64,
+        box=ANY_SIZE,
+        scale=(1.0, 1.0),
+        hflip=0.0,
+        photometric=True,
+        max_class_share=1.0,
+    )
+    image, labels = transform(*position_coded(50, 40))
+    assert (labels[40:] == UNLABELLED).all()
+    assert (labels[:, 50:] == UNLABELLED).all()
+    assert (labels[:40, :50] != UNLABELLED).all()
+    assert (image[:, 40:] == 0).all()
+
+
+def test_the_random_scale_stays_in_its_range_and_keeps_the_ratio():
+    transform = train_transform(400, box=ResizeBox(50, 1000), scale=(0.5, 2.0))
+    heights = []
+    for _ in range(30):
+        labelled = transform(*position_coded(200, 100))[1] != UNLABELLED
+        height, width = int(labelled.any(1).sum()), int(labelled.any(0).sum())
+        assert abs(width - 2 * height) <= 1
+        heights.append(height)
+    assert 25 <= min(heights) < 40
+    assert 80 < max(heights) <= 100
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((640, 480), (683, 512)), ((3000, 500), (2048, 341)), ((100, 200), (512, 1024))]
+)
+def test_the_box_bounds_both_sides(size: tuple[int, int], expected: tuple[int, int]):
+    assert ResizeBox(512, 2048)(size) == expected
+
+
+def test_a_crop_of_one_class_is_drawn_again():
+    labels = np.zeros((64, 160), dtype=np.uint8)
+    labels[:, 120:] = 1
+    image, mask = Image.new("RGB", (160, 64)), Image.fromarray(labels)
+
+    def balanced(share: float) -> int:
+        torch.manual_seed(0)
+        transform = train_transform(64, max_class_share=share)
+        return sum(bool(transform(image, mask)[1].float().mean() > 0.25) for _ in range(40))
+
+    assert balanced(1.0) <= 20  # a quarter of the places
+    assert balanced(0.75) >= 30
+
+
+def test_validation_keeps_the_mask_as_it_is():
+    image, labels = ValTransform(PLAIN, ResizeBox(50, 2048))(*position_coded(120, 100))
+    assert (tuple(image.shape), tuple(labels.shape)) == ((3, 50, 60), (100, 120))
+
+
+def test_normalising_can_be_undone():
+    normalization = Normalization((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    image, _ = position_coded(120, 100)
+    undone = normalization.undo(normalization(image))
+    torch.testing.assert_close(undone, torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
