@@ -9,12 +9,14 @@ from timm.models import get_pretrained_cfg
 
 from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.classification import Classification, ClassificationRecipe
+from fastvit.tasks.hand_mesh import HandMeshRecipe, HandMeshRecovery
 from fastvit.tasks.task import Task
 from fastvit.training.config import build_recipe, read_recipe
 from fastvit.training.recipe import Recipe
 
 TASKS: dict[str, tuple[type[Recipe], type[Task]]] = {
     "classification": (ClassificationRecipe, Classification),
+    "hand_mesh": (HandMeshRecipe, HandMeshRecovery),
 }
 
 

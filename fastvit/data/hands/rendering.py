@@ -1,0 +1,74 @@
+"""A small software renderer: a shaded mesh in front of nothing, with a depth buffer, in numpy."""
+
+import numpy as np
+
+
+def render(
+    vertices: np.ndarray, faces: np.ndarray, intrinsics: np.ndarray, size: int, light: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a mesh with diffuse light, interpolated over each triangle.
+
+    Args:
+        vertices: (V, 3), in front of the camera: x to the right, y down, z away from it.
+        faces: (F, 3), counter-clockwise seen from outside.
+        intrinsics: (3, 3), in pixels; (0, 0) is the corner of the first pixel, its center (0.5, 0.5).
+        size: pixels on a side.
+        light: (3,), of length 1, from the surface to the lamp.
+
+    Returns:
+        Which pixels the mesh covers, (size, size), and how bright it is there, (size, size), from 0 to 1.
+    """
+    pixels = vertices @ intrinsics.T
+    pixels = pixels[:, :2] / pixels[:, 2:]
+    shade = (vertex_normals(vertices, faces) @ light).clip(0, 1)
+    corners = pixels[faces]  # (F, 3, 2)
+    first, second = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    area = first[:, 0] * second[:, 1] - first[:, 1] * second[:, 0]
+    front = area < -1e-9  # turned towards the camera: y points down
+    face, x, y, weights = _covered(corners[front], area[front], size)
+    drawn = faces[front][face]  # (N, 3): the triangle of each covered pixel
+    depth = (weights * vertices[drawn, 2]).sum(1)
+    order = np.argsort(-depth, kind="stable")  # far to near: the last one written stays
+    covered, brightness = np.zeros((size, size), dtype=bool), np.zeros((size, size), dtype=np.float32)
+    covered[y[order], x[order]] = True
+    brightness[y[order], x[order]] = (weights * shade[drawn]).sum(1)[order]
+    return covered, brightness
+
+
+def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """(V, 3), of length 1: the means of the triangles around each vertex, weighted by their areas."""
+    a, b, c = (vertices[faces[:, k]] for k in range(3))
+    normals = np.zeros_like(vertices)
+    for k in range(3):
+        np.add.at(normals, faces[:, k], np.cross(b - a, c - a))
+    return normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+
+
+def _covered(corners: np.ndarray, area: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Every pair of a triangle and a pixel whose center is in it.
+
+    Args:
+        corners: (F, 3, 2), in pixels.
+        area: (F,), twice the signed area of each.
+
+    Returns:
+        Triangle, column and row, each (N,), and the barycentric weights of the corners (N, 3).
+    """
+    low = np.floor(corners.min(1) - 0.5).astype(int)  # (F, 2)
+    extent = int((np.ceil(corners.max(1)) - low).max(initial=0)) + 1
+    steps = np.arange(min(extent, 2 * size))
+    x, y = (low[:, axis, None] + steps for axis in (0, 1))  # (F, steps)
+    a, b, c = (corners[:, k, :, None] for k in range(3))  # (F, 2, 1)
+    px, py = x + 0.5, y + 0.5
+
+    def edge(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Twice the area between an edge and each pixel center, (F, rows, columns), relative to the triangle's."""
+        along = (end - start) / area[:, None, None]
+        right, down = px - start[:, 0], py - start[:, 1]
+        return (along[:, 0] * down)[:, :, None] - (along[:, 1] * right)[:, None, :]
+
+    weights = np.stack([edge(b, c), edge(c, a), edge(a, b)], -1)  # (F, rows, columns, 3)
+    inside = (weights >= 0).all(-1)
+    inside &= ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
+    face, row, column = np.nonzero(inside)
+    return face, x[face, column], y[face, row], weights[face, row, column]
