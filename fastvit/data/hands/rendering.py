@@ -54,9 +54,9 @@ def _covered(corners: np.ndarray, area: np.ndarray, size: int) -> tuple[np.ndarr
     Returns:
         Triangle, column and row, each (N,), and the barycentric weights of the corners (N, 3).
     """
-    low = np.floor(corners.min(1) - 0.5).astype(int)  # (F, 2)
-    extent = int((np.ceil(corners.max(1)) - low).max(initial=0)) + 1
-    steps = np.arange(min(extent, 2 * size))
+    low = np.floor(corners.min(1) - 0.5).clip(0, size).astype(int)  # (F, 2)
+    high = np.ceil(corners.max(1)).clip(0, size).astype(int)
+    steps = np.arange((high - low).max(initial=0) + 1)
     x, y = (low[:, axis, None] + steps for axis in (0, 1))  # (F, steps)
     a, b, c = (corners[:, k, :, None] for k in range(3))  # (F, 2, 1)
     px, py = x + 0.5, y + 0.5
@@ -67,8 +67,8 @@ def _covered(corners: np.ndarray, area: np.ndarray, size: int) -> tuple[np.ndarr
         right, down = px - start[:, 0], py - start[:, 1]
         return (along[:, 0] * down)[:, :, None] - (along[:, 1] * right)[:, None, :]
 
-    weights = np.stack([edge(b, c), edge(c, a), edge(a, b)], -1)  # (F, rows, columns, 3)
-    inside = (weights >= 0).all(-1)
-    inside &= ((y >= 0) & (y < size))[:, :, None] & ((x >= 0) & (x < size))[:, None, :]
+    weights = edge(b, c), edge(c, a), edge(a, b)  # each (F, rows, columns)
+    inside = np.minimum(np.minimum(weights[0], weights[1]), weights[2]) >= 0
+    inside &= (y < size)[:, :, None] & (x < size)[:, None, :]
     face, row, column = np.nonzero(inside)
-    return face, x[face, column], y[face, row], weights[face, row, column]
+    return face, x[face, column], y[face, row], np.stack([each[face, row, column] for each in weights], -1)

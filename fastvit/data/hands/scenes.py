@@ -11,7 +11,7 @@ from fastvit.data.hands.sample import HandSample
 from fastvit.data.hands.skinning import ROOT, HandModel
 from fastvit.data.hands.synthetic import flexion_axes, synthetic_hand
 
-FOCAL = 2.0  # focal length over image size
+FOCAL = 2.5  # focal length over image size
 HELD_OUT = 1  # seed of the scenes to validate on
 
 
