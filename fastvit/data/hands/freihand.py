@@ -36,7 +36,8 @@ class FreiHand(Dataset):
         root: the folder of the data.
         train: the training part, else the evaluation part.
         versions: of the training images.
-        mean_pose: (15, 3), MANO's, to which the poses in the files are relative; the evaluation part has none.
+        mean_pose: (15, 3), MANO's, to which the poses in the file are relative; None to leave pose and shape out, which
+            the evaluation part has none of.
 
     Raises:
         DataError: a file is missing or does not fit the others.
@@ -52,11 +53,13 @@ class FreiHand(Dataset):
         self.intrinsics = _read(root / f"{part}_K.json", np.float64)  # (N, 3, 3)
         self.joints = _read(root / f"{part}_xyz.json", np.float32)  # (N, 21, 3)
         self.vertices = _read(root / f"{part}_verts.json", np.float32)  # (N, 778, 3)
-        self.rotations = self.shapes = None
-        if train:
-            rows = _read(root / f"{part}_mano.json", np.float32).reshape(len(self.joints), -1)  # (N, 61)
-            self.rotations, self.shapes = _rotations(rows[:, POSE], mean_pose), rows[:, SHAPE]
         lengths = {len(each) for each in (self.intrinsics, self.joints, self.vertices)}
+        self.rotations = self.shapes = None
+        if mean_pose is not None:
+            rows = _read(root / f"{part}_mano.json", np.float32)
+            lengths.add(len(rows))
+            rows = rows.reshape(len(rows), -1)  # (N, 61)
+            self.rotations, self.shapes = _rotations(rows[:, POSE], mean_pose), rows[:, SHAPE]
         if len(lengths) > 1:
             raise DataError(f"the files {root / part}_*.json are about different numbers of images; {DOWNLOAD}")
         self.offsets = [VERSIONS.index(version) * len(self.joints) for version in versions] if train else [0]
