@@ -54,21 +54,14 @@ def _covered(corners: np.ndarray, area: np.ndarray, size: int) -> tuple[np.ndarr
     Returns:
         Triangle, column and row, each (N,), and the barycentric weights of the corners (N, 3).
     """
-    low = np.floor(corners.min(1) - 0.5).clip(0, size).astype(int)  # (F, 2)
-    high = np.ceil(corners.max(1)).clip(0, size).astype(int)
-    steps = np.arange((high - low).max(initial=0) + 1)
-    x, y = (low[:, axis, None] + steps for axis in (0, 1))  # (F, steps)
-    a, b, c = (corners[:, k, :, None] for k in range(3))  # (F, 2, 1)
-    px, py = x + 0.5, y + 0.5
-
-    def edge(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-        """Twice the area between an edge and each pixel center, (F, rows, columns), relative to the triangle's."""
-        along = (end - start) / area[:, None, None]
-        right, down = px - start[:, 0], py - start[:, 1]
-        return (along[:, 0] * down)[:, :, None] - (along[:, 1] * right)[:, None, :]
-
-    weights = edge(b, c), edge(c, a), edge(a, b)  # each (F, rows, columns)
-    inside = np.minimum(np.minimum(weights[0], weights[1]), weights[2]) >= 0
-    inside &= (y < size)[:, :, None] & (x < size)[:, None, :]
-    face, row, column = np.nonzero(inside)
-    return face, x[face, column], y[face, row], np.stack([each[face, row, column] for each in weights], -1)
+    low = np.floor(corners.min(1) - 0.5).clip(0, size).astype(int)  # (F, 2): the box of pixels around each triangle
+    extent = np.ceil(corners.max(1)).clip(0, size).astype(int) - low
+    counts = extent[:, 0] * extent[:, 1]
+    face = np.repeat(np.arange(len(corners)), counts)  # (M,): every pixel of every box
+    place = np.arange(len(face)) - np.repeat(counts.cumsum() - counts, counts)
+    x, y = low[face, 0] + place % extent[face, 0], low[face, 1] + place // extent[face, 0]
+    to_x, to_y = (corners[face, :, axis] - each[:, None] - 0.5 for axis, each in ((0, x), (1, y)))  # (M, 3)
+    areas = to_x[:, [1, 2, 0]] * to_y[:, [2, 0, 1]] - to_y[:, [1, 2, 0]] * to_x[:, [2, 0, 1]]  # opposite each corner
+    weights = areas / area[face, None]
+    inside = weights.min(1) >= 0
+    return face[inside], x[inside], y[inside], weights[inside]

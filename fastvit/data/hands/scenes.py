@@ -33,6 +33,7 @@ class SyntheticHands(Dataset):
         self.train, self.size, self.image_size = train, size, image_size
         self.arrays = synthetic_hand()
         self.model = HandModel(self.arrays)
+        self.axes = flexion_axes()
 
     def __len__(self) -> int:
         return self.size
@@ -42,7 +43,10 @@ class SyntheticHands(Dataset):
             raise IndexError(index)
         seed = np.random.randint(2**31, size=2).tolist() if self.train else (HELD_OUT, index)
         rng = np.random.default_rng(seed)
-        rotations, shape = random_pose(rng), rng.standard_normal(self.model.num_shape).clip(-2, 2).astype(np.float32)
+        rotations, shape = (
+            random_pose(self.axes, rng),
+            rng.standard_normal(self.model.num_shape).clip(-2, 2).astype(np.float32),
+        )
         with torch.no_grad():
             posed = self.model(torch.from_numpy(rotations)[None], torch.from_numpy(shape)[None])
         vertices, joints = (part[0].double().numpy() for part in posed)
@@ -66,11 +70,11 @@ class SyntheticHands(Dataset):
         return Image.fromarray((255 * colors.clip(0, 1)).round().astype(np.uint8))
 
 
-def random_pose(rng: np.random.Generator) -> np.ndarray:
-    """(16, 3, 3): rotations of the wrist and the finger joints, in the skeleton's order, float32."""
+def random_pose(axes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(16, 3, 3): rotations of the wrist and the finger joints, which bend around `axes` (15, 3), float32."""
     bend = rng.uniform(0, 1, (5, 1)) * np.array([1.3, 1.5, 0.9]) + rng.normal(0, 0.1, (5, 3))  # radians
     bend[4] *= 0.6  # the thumb
-    vectors = bend.reshape(15, 1) * flexion_axes()
+    vectors = bend.reshape(15, 1) * axes
     vectors[::3, 2] += rng.normal(0, 0.1, 5)  # spread, at the knuckles
     turn = _turn(rng.uniform(-0.8, 0.8), 2) @ _turn(rng.uniform(-0.6, 0.6), 1) @ _turn(rng.uniform(-0.6, 0.6), 0)
     fingers = rotation_matrix(torch.from_numpy(vectors.astype(np.float32))).numpy()
