@@ -22,6 +22,8 @@ EXTRAS = (
     "datasets",
     "wandb",
     "imagecorruptions",
+    "roma",
+    "body_models",
 )
 
 # What each part may import from the package, itself apart. Whatever is not listed is a new part: say where it belongs.

@@ -29,14 +29,18 @@ def read_mano(path: Path) -> HandArrays:
     from body_models.mano.torch import MANO
 
     try:
-        state = {name: value.numpy() for name, value in MANO(model_path=path).state_dict().items()}
+        model = MANO(model_path=path)
     except Exception as error:  # whatever unpickling and reading a file of another kind may raise
         raise DataError(
             f"{path} cannot be read as a MANO hand ({type(error).__name__}: {error}); {REGISTER}"
         ) from error
+    # The names are body-models' own business; the extra is pinned to versions that have them.
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
     vertices = state["_assets.v_template"]
-    if len(vertices) <= max(TIPS) or state["_assets.j_template"].shape != (len(PARENTS), 3):
-        raise DataError(f"{path} has {len(vertices)} vertices, and a MANO hand has 778; {REGISTER}")
+    if len(vertices) <= max(TIPS) or tuple(model.parents) != PARENTS:
+        raise DataError(
+            f"{path} has {len(vertices)} vertices and {len(model.parents)} joints, which is no MANO hand; {REGISTER}"
+        )
     return HandArrays(
         vertices=vertices,
         faces=state["_assets.faces"],
@@ -46,6 +50,5 @@ def read_mano(path: Path) -> HandArrays:
         joints=state["_assets.j_template"],
         joint_directions=state["_assets.j_shapedirs"],
         mean_pose=state["_assets.hand_mean"].reshape(-1, 3),
-        parents=PARENTS,
         tips=TIPS,
     )

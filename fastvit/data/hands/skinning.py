@@ -14,6 +14,7 @@ from fastvit.data.hands.rotations import rotation_matrix
 # Fingers in the order in which the skeleton has them, three joints each from knuckle to tip, after the wrist.
 FINGERS = ("index", "middle", "pinky", "ring", "thumb")
 PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
+NUM_JOINTS = len(PARENTS)
 # The 21 joints of a hand in FreiHAND's order: wrist, then thumb, index, middle, ring and pinky, each from its base to
 # its tip. Numbers below 16 are joints of the skeleton, 16 to 20 the tips of thumb, index, middle, ring and pinky.
 JOINT_ORDER = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
@@ -35,7 +36,6 @@ class HandArrays(NamedTuple):
     joints: np.ndarray  # (16, 3): at rest
     joint_directions: np.ndarray  # (16, 3, S): what a unit of each shape coefficient adds
     mean_pose: np.ndarray  # (15, 3): a relaxed hand, as axis times angle of each finger joint
-    parents: tuple[int, ...]  # of the 16 joints; -1 for the wrist
     tips: tuple[int, ...]  # vertices at the tips of thumb, index, middle, ring and pinky
 
 
@@ -48,7 +48,7 @@ class HandModel(nn.Module):
 
     def __init__(self, arrays: HandArrays):
         super().__init__()
-        self.parents, self.tips = tuple(arrays.parents), list(arrays.tips)
+        self.tips = list(arrays.tips)
         self.num_shape = arrays.shape_directions.shape[2]
         for name in HandArrays._fields[:8]:
             dtype = torch.int64 if name == "faces" else torch.float32
@@ -81,12 +81,16 @@ class HandModel(nn.Module):
 
     def _kinematics(self, rotations: Tensor, joints: Tensor) -> tuple[Tensor, Tensor]:
         """Rotation (B, 16, 3, 3) and position (B, 16, 3) of each joint in the frame of the hand."""
-        turns, places = [rotations[:, 0]], [joints[:, 0]]
-        for joint, parent in enumerate(self.parents[1:], start=1):
-            bone = joints[:, joint] - joints[:, parent]
-            places.append(places[parent] + torch.einsum("bcd,bd->bc", turns[parent], bone))
-            turns.append(turns[parent] @ rotations[:, joint])
-        return torch.stack(turns, 1), torch.stack(places, 1)
+        bones = (joints[:, 1:] - joints[:, list(PARENTS[1:])]).unsqueeze(-1)  # (B, 15, 3, 1)
+        turn, place = rotations[:, :1], joints[:, :1]
+        turns, places = [], []
+        for i in range(3):  # all fingers at once: knuckles, then the joints after them, then the last ones
+            place = place + (turn @ bones[:, i::3]).squeeze(-1)  # (B, 5, 3)
+            turn = turn @ rotations[:, 1 + i :: 3]  # (B, 5, 3, 3)
+            turns.append(turn)
+            places.append(place)
+        turn, place = (torch.stack(each, 2).flatten(1, 2) for each in (turns, places))  # finger after finger
+        return torch.cat([rotations[:, :1], turn], 1), torch.cat([joints[:, :1], place], 1)
 
     def _ordered(self, joints: Tensor, vertices: Tensor) -> Tensor:
         return torch.cat([joints, vertices[:, self.tips]], 1)[:, list(JOINT_ORDER)]

@@ -55,7 +55,6 @@ def synthetic_hand(seed: int = 0) -> HandArrays:
         joints=joints.astype(np.float32),
         joint_directions=np.stack([change[1] for change in changes], -1).astype(np.float32),
         mean_pose=mean_pose.astype(np.float32),
-        parents=PARENTS,
         tips=tips,
     )
 

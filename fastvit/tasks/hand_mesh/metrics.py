@@ -65,8 +65,8 @@ class HandMeshMetrics(Metrics):
 
     pa_mpjpe_mm, pa_mpvpe_mm: mean distance of the 21 joints, of the vertices. f5, f15: F-scores of the aligned
     vertices at 5 and 15 mm. auc_joints, auc_vertices: area under the curve of correct points up to 50 mm, aligned.
-    mpjpe_mm: joints relative to the root, not aligned. baseline_pa_mpjpe_mm, baseline_pa_mpvpe_mm: the errors of the
-    one rigid hand that is the mean of the training data.
+    mpjpe_mm: joints relative to the root, not aligned. baseline_mpjpe_mm, baseline_mpvpe_mm: pa_mpjpe_mm and
+    pa_mpvpe_mm of the one rigid hand that is the mean of the training data.
 
     Args:
         mean_joints, mean_vertices: (21, 3) and (V, 3), that mean hand.
@@ -96,8 +96,8 @@ class HandMeshMetrics(Metrics):
             "auc_joints": area_under_pck(joint_errors),
             "auc_vertices": area_under_pck(vertex_errors),
             "mpjpe_mm": 1000 * distances(joints, true_joints).mean(1),
-            "baseline_pa_mpjpe_mm": self._baseline(self.mean_joints, true_joints),
-            "baseline_pa_mpvpe_mm": self._baseline(self.mean_vertices, true_vertices),
+            "baseline_mpjpe_mm": self._baseline(self.mean_joints, true_joints),
+            "baseline_mpvpe_mm": self._baseline(self.mean_vertices, true_vertices),
         }
         for name, value in measured.items():
             self.values.setdefault(name, []).append(value)

@@ -92,10 +92,10 @@ class HandMeshRecovery(Task):
     def mean_hand(self) -> tuple[Tensor, Tensor]:
         """Joints (21, 3) and vertices (V, 3) of the mean of training hands: what knows nothing would predict."""
         train, _ = self.sources
-        hands = []
-        for i in range(min(BASELINE_SAMPLES, len(train))):
+        hands, count = [], min(BASELINE_SAMPLES, len(train))
+        for i in range(count):
             with seeded(self.recipe.seed, Purpose.SAMPLE, i):
-                hands.append(train[i * len(train) // min(BASELINE_SAMPLES, len(train))])
+                hands.append(train[i * len(train) // count])
         joints, vertices = (
             torch.from_numpy(np.stack([getattr(hand, name) for hand in hands])).float()
             for name in ("joints", "vertices")
@@ -106,7 +106,8 @@ class HandMeshRecovery(Task):
         return HandMeshMetrics(*self.mean_hand)
 
     def draw(self, model: nn.Module, samples: list[dict[str, Tensor]]) -> "Figure":
-        images = torch.stack([sample["image"] for sample in samples[:: -(-len(samples) // PICTURED)]])
+        count = min(PICTURED, len(samples))
+        images = torch.stack([samples[i * len(samples) // count]["image"] for i in range(count)])
         with torch.no_grad():
             predicted = model(images)
         return mesh_grid(
