@@ -28,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not isinstance(task, HandMeshRecovery):
             raise RunError(f"{path} is of a {task.recipe.task} run, and this script is about hand_mesh")
         model = task.build_model(initial_weights=False)
-        model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
+        try:
+            model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
+        except RuntimeError as error:
+            raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
         loop, data = task.recipe.loop, task.recipe.data
         val = eval_loader(task.build_datasets().val, task.collate, batch_size=loop.batch_size, workers=data.workers)
         device = best_device()

@@ -1,4 +1,4 @@
-"""A tiny FreiHAND in the exact layout of the real one, with a MANO-shaped file that fits it."""
+"""A tiny FreiHAND in the exact layout of the real one, and arrays in the shape of MANO's."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,26 @@ from PIL import Image, ImageDraw
 
 from fastvit.data.hands.rotations import rotation_matrix
 from fastvit.data.hands.sample import project
-from fastvit.data.hands.skinning import HandArrays, HandModel
+from fastvit.data.hands.skinning import PARENTS, HandArrays, HandModel
 
 COLORS = {"gs": (0, 255, 0), "hom": (255, 0, 0), "sample": (0, 0, 255), "auto": (255, 255, 0)}  # of each version
 SIZE = 224
+
+
+def mano_like(seed: int = 0, vertices: int = 778) -> dict[str, np.ndarray]:
+    """Random arrays under the names of MANO's file."""
+    rng = np.random.default_rng(seed)
+    return {
+        "v_template": 0.1 * rng.standard_normal((vertices, 3)),
+        "f": rng.integers(0, vertices, (1538, 3)),
+        "weights": rng.dirichlet(np.full(16, 0.3), vertices),
+        "shapedirs": 0.01 * rng.standard_normal((vertices, 3, 10)),
+        "posedirs": 0.01 * rng.standard_normal((vertices, 3, 135)),
+        "J_regressor": rng.dirichlet(np.full(vertices, 0.1), 16),
+        "kintree_table": np.stack([np.array(PARENTS) % 2**32, np.arange(16)]),
+        "hands_mean": 0.3 * rng.standard_normal(45),
+        "hands_components": np.eye(45),
+    }
 
 
 def write_freihand(root: Path, hand: HandArrays, *, train: int = 3, evaluation: int = 2, seed: int = 0) -> None:

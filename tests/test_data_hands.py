@@ -17,26 +17,11 @@ from fastvit.data.hands.scenes import SyntheticHands
 from fastvit.data.hands.skinning import JOINT_ORDER, PARENTS, HandArrays, HandModel
 from fastvit.data.hands.synthetic import flexion_axes, synthetic_hand
 from fastvit.errors import DataError
+from freihand import mano_like
 
 FREIHAND_FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 FREIHAND_NAMES = ["wrist", *(f"{finger}{i}" for finger in FREIHAND_FINGERS for i in "1234")]
 MANO_NAMES = ["wrist", *(f"{finger}{i}" for finger in ("index", "middle", "pinky", "ring", "thumb") for i in "123")]
-
-
-def mano_like(seed: int = 0, vertices: int = 778) -> dict[str, np.ndarray]:
-    """Random arrays under the names of MANO's file."""
-    rng = np.random.default_rng(seed)
-    return {
-        "v_template": 0.1 * rng.standard_normal((vertices, 3)),
-        "f": rng.integers(0, vertices, (1538, 3)),
-        "weights": rng.dirichlet(np.full(16, 0.3), vertices),
-        "shapedirs": 0.01 * rng.standard_normal((vertices, 3, 10)),
-        "posedirs": 0.01 * rng.standard_normal((vertices, 3, 135)),
-        "J_regressor": rng.dirichlet(np.full(vertices, 0.1), 16),
-        "kintree_table": np.stack([np.array(PARENTS) % 2**32, np.arange(16)]),
-        "hands_mean": 0.3 * rng.standard_normal(45),
-        "hands_components": np.eye(45),
-    }
 
 
 def by_hand(data: dict[str, np.ndarray], vectors: np.ndarray, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
