@@ -25,7 +25,7 @@ from fastvit.tasks.hand_mesh.losses import hand_losses
 from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, align, area_under_pck, f_score, mean_mesh
 from fastvit.tasks.hand_mesh.network import INITIAL_SCALE
 from fastvit.tasks.hand_mesh.network import project as project_weakly
-from fastvit.tasks.hand_mesh.prediction import predict, root_position, write_predictions
+from fastvit.tasks.hand_mesh.prediction import root_position, write_predictions
 from fastvit.tasks.hand_mesh.recipe import HandAugmentationConfig, HandLossConfig
 from fastvit.tasks.hand_mesh.transform import HandImages, draw, moved
 from reference import VARIANTS, randomize
@@ -129,6 +129,7 @@ def measure(predicted: dict[str, Tensor], true: dict[str, Tensor], parts: int = 
     metrics = HandMeshMetrics(mean["joints"][0], mean["vertices"][0])
     for part in np.array_split(np.arange(len(true["joints"])), parts):
         batch = {name: value[part] for name, value in true.items()}
+        batch["intrinsics"] = torch.eye(3).expand(len(part), 3, 3)
         metrics.update(Given(), {"image": Images({name: value[part] for name, value in predicted.items()}), **batch})
     return metrics
 
@@ -137,6 +138,10 @@ class Images(dict):
     """Stands for a batch of images, and is the prediction."""
 
     device = torch.device("cpu")
+    shape = (224, 224)
+
+    def __init__(self, predicted: dict[str, Tensor]):
+        super().__init__(predicted, camera=torch.ones(len(predicted["joints"]), 3))
 
 
 def test_a_perfect_prediction_is_perfect_however_it_is_turned_and_scaled():
@@ -419,18 +424,29 @@ def test_the_root_is_found_from_the_camera():
 
 
 def test_predictions_are_written_as_the_challenge_reads_them(tmp_path: Path):
-    demo = task("data.val_size=5", "data.image_size=32")
-    val = demo.build_datasets().val
-    batches = [demo.collate([val[i] for i in part]) for part in ((0, 1, 2), (3, 4))]
-    joints, vertices = predict(demo.build_model(), batches, torch.device("cpu"))
+    joints, vertices = torch.randn(5, 21, 3), torch.randn(5, 778, 3)
     write_predictions(tmp_path / "pred.json", joints, vertices)
     read_joints, read_vertices = json.loads((tmp_path / "pred.json").read_text())
-    assert np.shape(read_joints) == (5, 21, 3)
-    assert np.shape(read_vertices) == (5, len(synthetic_hand().vertices), 3)
+    assert np.shape(read_vertices) == (5, 778, 3)
     np.testing.assert_allclose(read_joints, joints, atol=1e-8)
-    roots = joints[:, ROOT]
-    assert ((roots[:, 2] > 0.2) & (roots[:, 2] < 2)).all()
     assert [path.name for path in tmp_path.iterdir()] == ["pred.json"]
+
+
+def test_metrics_keep_the_predictions_in_the_camera_s_frame_and_in_order():
+    demo = task("data.val_size=5", "data.image_size=32")
+    val, model = demo.build_datasets().val, demo.build_model().eval()
+    first, second = demo.new_metrics(), demo.new_metrics()
+    with torch.no_grad():
+        for metrics, part in ((first, (0, 1, 2)), (second, (3, 4))):
+            metrics.update(model, demo.collate([val[i] for i in part]))
+        expected = model(torch.stack([val[i]["image"] for i in range(5)]))
+    first.merge(second)
+    joints, vertices = (torch.cat(parts) for parts in zip(*first.predictions, strict=True))
+    roots = joints[:, ROOT, None]
+    torch.testing.assert_close(joints - roots, expected["joints"], atol=1e-6, rtol=0)
+    torch.testing.assert_close(vertices - roots, expected["vertices"], atol=1e-6, rtol=0)
+    intrinsics = torch.stack([val[i]["intrinsics"] for i in range(5)])
+    torch.testing.assert_close(roots[:, 0], root_position(expected["camera"], intrinsics, 32), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from fastvit.data.hands.mano import read_mano
-from fastvit.tasks import load_recipe
 from freihand import mano_like, write_freihand
 
 ROOT = Path(__file__).parent.parent
@@ -25,7 +24,7 @@ def script(name: str) -> Callable[[list[str]], None]:
     return module.main
 
 
-train, evaluate, predict_hands = script("train"), script("evaluate"), script("predict_hands")
+train, evaluate = script("train"), script("evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -50,22 +49,6 @@ def test_the_demo_prints_the_baseline_beside_the_error(run: Path, capsys: pytest
     assert (run / "predictions.png").stat().st_size > 10_000
 
 
-def test_predictions_are_the_fused_network_s_and_a_file_of_the_user_s_choice(run: Path, tmp_path: Path):
-    predict_hands([str(run), "--output", str(tmp_path / "mine.json")])
-    joints, vertices = json.loads((tmp_path / "mine.json").read_text())
-    assert np.shape(joints) == (6, 21, 3)
-    assert len(vertices) == 6
-    assert not (run / "pred.json").exists()
-
-
-def test_predicting_hands_with_another_task_s_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    recipe = load_recipe(ROOT / "configs" / "quickstart" / "digits.yaml").to_dict()
-    torch.save({"recipe": recipe, "state_dict": {}}, tmp_path / "best.pt")
-    with pytest.raises(SystemExit):
-        predict_hands([str(tmp_path)])
-    assert "is of a classification run, and this script is about hand_mesh" in capsys.readouterr().err
-
-
 def test_freihand_and_mano_from_their_files_to_the_challenge_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("body_models")
     np.savez(tmp_path / "MANO_RIGHT.npz", **mano_like())
@@ -77,7 +60,6 @@ def test_freihand_and_mano_from_their_files_to_the_challenge_s(tmp_path: Path, c
     train([FREIHAND, f"output={run}", *paths, *small, *short])
     evaluate([str(run)])
     assert json.loads((run / "evaluation.json").read_text())["fused"]["samples"] == 2
-    predict_hands([str(run)])
     joints, vertices = json.loads((run / "pred.json").read_text())
     assert (np.shape(joints), np.shape(vertices)) == ((2, 21, 3), (2, 778, 3))
     held = torch.load(run / "best.pt")["state_dict"]

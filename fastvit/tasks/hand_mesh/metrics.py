@@ -4,6 +4,7 @@ import roma
 import torch
 from torch import Tensor, nn
 
+from fastvit.tasks.hand_mesh.prediction import root_position
 from fastvit.tasks.task import Metrics
 
 F_THRESHOLDS = (0.005, 0.015)  # metres
@@ -75,13 +76,15 @@ class HandMeshMetrics(Metrics):
     def __init__(self, mean_joints: Tensor, mean_vertices: Tensor):
         self.mean_joints, self.mean_vertices = mean_joints, mean_vertices
         self.values: dict[str, list[Tensor]] = {}  # by name, (B,) of each batch
+        self.predictions: list[tuple[Tensor, Tensor]] = []  # joints and vertices of each batch, in the camera's frame
 
     def update(self, model: nn.Module, batch: dict[str, Tensor]) -> None:
         predicted = model(batch["image"])
         with torch.autocast(batch["image"].device.type, enabled=False):
-            self._measure(
-                predicted["joints"].float(), predicted["vertices"].float(), batch["joints"], batch["vertices"]
-            )
+            joints, vertices = predicted["joints"].float(), predicted["vertices"].float()
+            root = root_position(predicted["camera"], batch["intrinsics"], batch["image"].shape[-1])[:, None]
+            self.predictions.append((joints + root, vertices + root))
+            self._measure(joints, vertices, batch["joints"], batch["vertices"])
 
     def _measure(self, joints: Tensor, vertices: Tensor, true_joints: Tensor, true_vertices: Tensor) -> None:
         joint_errors = distances(align(joints, true_joints), true_joints)
@@ -109,6 +112,7 @@ class HandMeshMetrics(Metrics):
     def merge(self, other: "HandMeshMetrics") -> None:
         for name, values in other.values.items():
             self.values.setdefault(name, []).extend(values)
+        self.predictions += other.predictions
 
     def report(self) -> dict[str, float]:
         values = {name: torch.cat(values).cpu().double() for name, values in self.values.items()}

@@ -1,11 +1,10 @@
 """Predictions in the camera's frame, and the file that the FreiHAND challenge takes."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def root_position(camera: Tensor, intrinsics: Tensor, image_size: int) -> Tensor:
@@ -24,22 +23,12 @@ def root_position(camera: Tensor, intrinsics: Tensor, image_size: int) -> Tensor
     return torch.cat([(pixels - intrinsics[:, :2, 2]) * depth / focal, depth], 1)
 
 
-@torch.no_grad()
-def predict(model: nn.Module, batches: Iterable[dict[str, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Joints (N, 21, 3) and vertices (N, V, 3) in the camera's frame, in metres, in the order of the data."""
-    model.eval()
-    joints, vertices = [], []
-    for batch in batches:
-        predicted = model(batch["image"].to(device))
-        camera, size = predicted["camera"].cpu(), batch["image"].shape[-1]
-        root = root_position(camera, batch["intrinsics"], size)[:, None]
-        joints.append(predicted["joints"].cpu() + root)
-        vertices.append(predicted["vertices"].cpu() + root)
-    return torch.cat(joints), torch.cat(vertices)
-
-
 def write_predictions(path: Path, joints: Tensor, vertices: Tensor) -> None:
-    """Write pred.json as the challenge and its own evaluation read it: [joints, vertices], each a list over images."""
+    """Write what the challenge and its own evaluation read, [joints, vertices], each a list over images.
+
+    Args:
+        joints, vertices: (N, 21, 3) and (N, V, 3), in metres in the camera's frame.
+    """
     # A nanometre is enough, and half the size of the file.
     rounded = [torch.round(each.double(), decimals=9).tolist() for each in (joints, vertices)]
     unfinished = path.with_name(f"{path.name}.unfinished")

@@ -1,6 +1,7 @@
 """The hand mesh task: data, network, losses and metrics put together as the recipe says."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastvit.tasks.hand_mesh.losses import hand_losses
 from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, mean_mesh
 from fastvit.tasks.hand_mesh.network import HandMesh
 from fastvit.tasks.hand_mesh.picture import mesh_grid
+from fastvit.tasks.hand_mesh.prediction import write_predictions
 from fastvit.tasks.hand_mesh.recipe import HandMeshRecipe
 from fastvit.tasks.hand_mesh.transform import HandImages
 from fastvit.tasks.network import build_network
@@ -104,6 +106,13 @@ class HandMeshRecovery(Task):
 
     def new_metrics(self) -> HandMeshMetrics:
         return HandMeshMetrics(*self.mean_hand)
+
+    def write_details(self, metrics: HandMeshMetrics, folder: Path) -> list[Path]:
+        if self.recipe.data.dataset != "freihand":
+            return []
+        joints, vertices = (torch.cat(parts).cpu() for parts in zip(*metrics.predictions, strict=True))
+        write_predictions(folder / "pred.json", joints, vertices)
+        return [folder / "pred.json"]
 
     def draw(self, model: nn.Module, samples: list[dict[str, Tensor]]) -> "Figure":
         count = min(PICTURED, len(samples))
