@@ -12,7 +12,7 @@ from fastvit.data.hands.sample import project
 from fastvit.data.hands.skinning import ROOT, HandModel
 from fastvit.data.hands.synthetic import synthetic_hand
 from fastvit.errors import DataError
-from freihand import COLORS, write_freihand
+from hands import COLORS, write_freihand
 
 HAND = synthetic_hand()
 

@@ -17,7 +17,7 @@ from fastvit.data.hands.scenes import SyntheticHands
 from fastvit.data.hands.skinning import JOINT_ORDER, PARENTS, HandArrays, HandModel
 from fastvit.data.hands.synthetic import flexion_axes, synthetic_hand
 from fastvit.errors import DataError
-from freihand import mano_like
+from hands import mano_like
 
 FREIHAND_FINGERS = ("thumb", "index", "middle", "ring", "pinky")
 FREIHAND_NAMES = ["wrist", *(f"{finger}{i}" for finger in FREIHAND_FINGERS for i in "1234")]

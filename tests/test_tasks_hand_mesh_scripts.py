@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastvit.data.hands.mano import read_mano
-from freihand import mano_like, write_freihand
+from hands import mano_like, write_freihand
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "configs" / "quickstart" / "hand_mesh_synthetic.yaml")

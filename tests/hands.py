@@ -1,4 +1,4 @@
-"""A tiny FreiHAND in the exact layout of the real one, and arrays in the shape of MANO's."""
+"""Posed hands, a tiny FreiHAND in the exact layout of the real one, and arrays in the shape of MANO's."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw
 
 from fastvit.data.hands.rotations import rotation_matrix
 from fastvit.data.hands.sample import project
-from fastvit.data.hands.skinning import PARENTS, HandArrays, HandModel
+from fastvit.data.hands.skinning import PARENTS, ROOT, HandArrays, HandModel
+from fastvit.data.hands.synthetic import synthetic_hand
 
 COLORS = {"gs": (0, 255, 0), "hom": (255, 0, 0), "sample": (0, 0, 255), "auto": (255, 255, 0)}  # of each version
 SIZE = 224
@@ -29,6 +30,16 @@ def mano_like(seed: int = 0, vertices: int = 778) -> dict[str, np.ndarray]:
         "hands_mean": 0.3 * rng.standard_normal(45),
         "hands_components": np.eye(45),
     }
+
+
+def posed_hands(count: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch of posed hands, without images."""
+    generator = torch.Generator().manual_seed(seed)
+    model = HandModel(synthetic_hand())
+    rotations = rotation_matrix(0.4 * torch.randn(count, 16, 3, generator=generator))
+    vertices, joints = model(rotations, torch.randn(count, 10, generator=generator))
+    root = joints[:, ROOT, None]
+    return {"joints": joints - root, "vertices": vertices - root}
 
 
 def write_freihand(root: Path, hand: HandArrays, *, train: int = 3, evaluation: int = 2, seed: int = 0) -> None:
