@@ -23,6 +23,8 @@ EXTRAS = (
     "wandb",
     "imagecorruptions",
     "pycocotools",
+    "roma",
+    "body_models",
 )
 
 # What each part may import from the package, itself apart. Whatever is not listed is a new part: say where it belongs.

@@ -11,6 +11,7 @@ from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.classification import Classification, ClassificationRecipe
 from fastvit.tasks.detection import Detection, DetectionRecipe
 from fastvit.tasks.segmentation import Segmentation, SegmentationRecipe
+from fastvit.tasks.hand_mesh import HandMeshRecipe, HandMeshRecovery
 from fastvit.tasks.task import Task
 from fastvit.training.config import build_recipe, read_recipe
 from fastvit.training.recipe import Recipe
@@ -19,6 +20,7 @@ TASKS: dict[str, tuple[type[Recipe], type[Task]]] = {
     "classification": (ClassificationRecipe, Classification),
     "detection": (DetectionRecipe, Detection),
     "segmentation": (SegmentationRecipe, Segmentation),
+    "hand_mesh": (HandMeshRecipe, HandMeshRecovery),
 }
 
 

@@ -5,6 +5,8 @@ Needs the extra `train`. Tasks are known here only through their interface, `fas
 
 from importlib.util import find_spec
 
-_missing = [name for name in ("matplotlib", "pydantic", "sklearn", "tensorboard", "tqdm") if find_spec(name) is None]
+_missing = [
+    name for name in ("matplotlib", "pydantic", "roma", "sklearn", "tensorboard", "tqdm") if find_spec(name) is None
+]
 if _missing:
     raise ImportError(f'training needs {", ".join(_missing)}: pip install "fastvit[train]"')

@@ -1,0 +1,127 @@
+"""The hand mesh task: data, network, losses and metrics put together as the recipe says."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from fastvit.data.hands.freihand import FreiHand
+from fastvit.data.hands.mano import read_mano
+from fastvit.data.hands.scenes import SyntheticHands
+from fastvit.data.hands.skinning import HandModel
+from fastvit.data.hands.synthetic import synthetic_hand
+from fastvit.tasks.hand_mesh.losses import hand_losses
+from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, mean_mesh
+from fastvit.tasks.hand_mesh.network import HandMesh
+from fastvit.tasks.hand_mesh.picture import mesh_grid
+from fastvit.tasks.hand_mesh.prediction import write_predictions
+from fastvit.tasks.hand_mesh.recipe import HandMeshRecipe
+from fastvit.tasks.hand_mesh.transform import HandImages
+from fastvit.tasks.network import build_network
+from fastvit.tasks.task import Datasets, Task
+from fastvit.training.randomness import Purpose, seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASELINE_SAMPLES = 500  # whose mean is the hand to be better than
+PICTURED = 16
+
+
+class HandMeshRecovery(Task):
+    """The mesh of the one hand in an image. A batch is what `HandImages` gives, each with a batch dimension."""
+
+    recipe: HandMeshRecipe
+    best_metric = "pa_mpjpe_mm"
+    higher_is_better = False
+
+    def __init__(self, recipe: HandMeshRecipe):
+        super().__init__(recipe)
+        self.input = resolve_data_config(pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        return 3, self.recipe.data.image_size, self.recipe.data.image_size
+
+    def build_model(self, *, initial_weights: bool = True) -> nn.Module:
+        config = self.recipe.model
+        hand = HandModel(read_mano(config.mano) if config.mano else synthetic_hand())
+        backbone = build_network(config, initial_weights=initial_weights, reset_head=True, num_classes=0)
+        return HandMesh(backbone, backbone.num_features, hand, hidden=config.hidden, dropout=config.dropout)
+
+    @cached_property
+    def sources(self) -> tuple[Dataset, Dataset]:
+        """The hands to train on and to validate on, as they are."""
+        data = self.recipe.data
+        if data.dataset == "synthetic":
+            sizes = {True: data.train_size, False: data.val_size}
+            train, val = (
+                SyntheticHands(train=train, size=sizes[train], image_size=data.image_size) for train in (True, False)
+            )
+            return train, val
+        mano = read_mano(self.recipe.model.mano)
+        return (
+            FreiHand(data.root, train=True, versions=data.versions, mean_pose=mano.mean_pose),
+            FreiHand(data.root, train=False),
+        )
+
+    def build_datasets(self) -> Datasets:
+        train, val = self.sources
+        options = {"image_size": self.recipe.data.image_size, "mean": self.input["mean"], "std": self.input["std"]}
+        return Datasets(
+            HandImages(train, augmentation=self.recipe.augmentation, **options),
+            HandImages(val, augmentation=None, **options),
+        )
+
+    def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return hand_losses(self.recipe.losses, model(batch["image"]), batch)
+
+    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
+        return self._colors(batch["image"])
+
+    def _colors(self, images: Tensor) -> Tensor:
+        """Undo the normalization."""
+        mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
+        return (images * std + mean).clamp(0, 1)
+
+    @cached_property
+    def mean_hand(self) -> tuple[Tensor, Tensor]:
+        """Joints (21, 3) and vertices (V, 3) of the mean of training hands: what knows nothing would predict."""
+        train, _ = self.sources
+        hands, count = [], min(BASELINE_SAMPLES, len(train))
+        for i in range(count):
+            with seeded(self.recipe.seed, Purpose.SAMPLE, i):
+                hands.append(train[i * len(train) // count])
+        joints, vertices = (
+            torch.from_numpy(np.stack([getattr(hand, name) for hand in hands])).float()
+            for name in ("joints", "vertices")
+        )
+        return mean_mesh(joints), mean_mesh(vertices)
+
+    def new_metrics(self) -> HandMeshMetrics:
+        return HandMeshMetrics(*self.mean_hand)
+
+    def write_details(self, metrics: HandMeshMetrics, folder: Path) -> list[Path]:
+        if self.recipe.data.dataset != "freihand":
+            return []
+        joints, vertices = (torch.cat(parts).cpu() for parts in zip(*metrics.predictions, strict=True))
+        write_predictions(folder / "pred.json", joints, vertices)
+        return [folder / "pred.json"]
+
+    def draw(self, model: nn.Module, samples: list[dict[str, Tensor]]) -> "Figure":
+        count = min(PICTURED, len(samples))
+        images = torch.stack([samples[i * len(samples) // count]["image"] for i in range(count)])
+        with torch.no_grad():
+            predicted = model(images)
+        return mesh_grid(
+            self._colors(images).permute(0, 2, 3, 1).numpy(),
+            predicted["vertices"].numpy(),
+            predicted["camera"].numpy(),
+            model.hand.faces.numpy(),
+        )
