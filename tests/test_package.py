@@ -24,6 +24,7 @@ ALLOWED = {
     "deploy": {"reparam"},
     "data": {"errors"},
     "training": {"", "errors", "tasks.task"},
+    "benchmark": {"", "errors", "timing", "variants", "deploy", "training", "tasks"},
     "tasks": {"errors", "data", "training", "weights", "", "variants"},
 }
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
-from fastvit.benchmark.suite import Suite
+from fastvit.benchmark.suite import Network, Suite
 from fastvit.benchmark.workers import SETTLE_SECONDS, Failure, Measurement, Worker
+from fastvit.errors import RecipeError
 from fastvit.training.device import best_device
 from fastvit.training.environment import environment
 
@@ -52,17 +53,23 @@ def measure(suite: Suite, *, quick: bool, keep: Callable[[dict[str, Any]], None]
 
 
 def groups(suite: Suite, device: str) -> Iterator[list[Measurement]]:
-    """What takes turns with each other: one batch and image size, of one network or of all."""
-    forms = {name: form for name, form in suite.forms.items() if device in form.on}
-    names = [[name] for name in suite.networks] if suite.take_turns == "forms" else [list(suite.networks)]
-    for batch_size, image_size, together in itertools.product(suite.batch_sizes, suite.image_sizes or (None,), names):
-        networks = {name: suite.networks[name] for name in together}
-        if image_size:
-            networks = {name: net.model_copy(update={"image_size": image_size}) for name, net in networks.items()}
-        yield [
-            Measurement(name, form_name, network, form, batch_size)
-            for (name, network), (form_name, form) in itertools.product(networks.items(), forms.items())
-        ]
+    """What takes turns with each other, of one batch and image size: a network's forms, or the networks in a form."""
+    forms = [(name, form) for name, form in suite.forms.items() if device in form.on]
+    if not forms:
+        raise RecipeError(f"none of the forms {', '.join(suite.forms)} is measured on {device}: see their key `on`")
+    for batch_size, image_size in itertools.product(suite.batch_sizes, suite.image_sizes or (None,)):
+        networks = [(name, _at_size(network, image_size)) for name, network in suite.networks.items()]
+        constants = networks if suite.take_turns == "forms" else forms
+        for constant in constants:
+            yield [
+                Measurement(name, form_name, network, form, batch_size)
+                for (name, network), (form_name, form) in itertools.product(networks, forms)
+                if constant[0] in (name, form_name)
+            ]
+
+
+def _at_size(network: Network, image_size: int | None) -> Network:
+    return network.model_copy(update={"image_size": image_size}) if image_size else network
 
 
 class Engines(dict[str, Worker]):

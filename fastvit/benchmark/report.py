@@ -7,6 +7,8 @@ from typing import Any
 from fastvit.benchmark.measure import Row, paired_ratio
 from fastvit.benchmark.suite import Suite
 
+BUSY = 0.3  # running processes for each thread, before the run, from which on other work disturbs it
+
 COLUMNS = (
     "network",
     "form",
@@ -52,6 +54,8 @@ def conditions(result: dict[str, Any]) -> Iterator[str]:
     peaks = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in result["peak_flops"].items())
     yield f"peak of a large matrix product here: {peaks}"
     yield f"load of the machine before: {result['load_before']}{' (quick)' if result['quick'] else ''}"
+    if (result["load_before"] or 0) > BUSY * machine["threads"]:
+        yield "THE MACHINE WAS BUSY: these times are rough, and only ratios within a round mean something"
 
 
 def table(suite: Suite, result: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -91,7 +91,7 @@ class Suite(Section):
     forms: Annotated[dict[str, Form], Field(min_length=1)]
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     image_sizes: tuple[PositiveInt, ...] = ()  # in place of each network's own
-    take_turns: Literal["forms", "all"]  # with each other: the forms of one network, or everything
+    take_turns: Literal["forms", "networks"]  # the forms of one network with each other, or the networks in one form
     baseline: str | None = None  # a form or a network: ratios are to it
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: PositiveInt | None = None  # null: one for each core
@@ -111,8 +111,9 @@ class Suite(Section):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{key}: there is no {name!r}{nearest(name, known)}")
-        if self.baseline in self.networks and self.take_turns != "all":
-            raise ValueError("a network as baseline needs take_turns: all")
+        compared = self.networks if self.take_turns == "networks" else self.forms
+        if self.baseline and self.baseline not in compared:
+            raise ValueError(f"baseline must be one of the {self.take_turns}, which take turns, not {self.baseline!r}")
         return self
 
     @model_validator(mode="after")
