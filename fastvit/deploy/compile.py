@@ -48,17 +48,19 @@ def compile_for_inference(
     compiled = _compile(fused.to(dtype=dtype, memory_format=torch.channels_last), on_cpu)
     known_shapes = set()
 
+    @torch.no_grad()
     def infer(images: Tensor) -> Any:
         images = images.to(device=parameter.device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            if images.shape in known_shapes:
-                output = compiled(images)
-            else:
-                # `options` alone does not freeze: torch 2.15 reads this setting while it traces, too.
-                with inductor_config.patch(freezing=on_cpu):
-                    output = compiled(_with_dynamic_batch(images) if on_cpu else images)
-                known_shapes.add(images.shape)
-        return output if on_cpu else tree_map(torch.clone, output)  # the next replay of a CUDA graph overwrites it
+        if not on_cpu:
+            return tree_map(torch.clone, compiled(images))  # the next replay of a CUDA graph overwrites the output
+        images = images.detach()  # the mark is an attribute: not on the user's tensor
+        torch._dynamo.maybe_mark_dynamic(images, 0)
+        if images.shape in known_shapes:
+            return compiled(images)
+        with inductor_config.patch(freezing=True):  # `options` alone does not freeze: torch 2.15 reads both
+            output = compiled(images)
+        known_shapes.add(images.shape)
+        return output
 
     error = relative_error(infer(example_input), expected)
     if not error <= TOLERANCE[dtype]:
@@ -92,9 +94,3 @@ def _compile(network: nn.Module, on_cpu: bool) -> Callable[[Tensor], Any]:
     # is, so that nothing about it needs to be checked in each call.
     options = {"freezing": True, "guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
     return torch.compile(forward, options=options, fullgraph=True)
-
-
-def _with_dynamic_batch(images: Tensor) -> Tensor:
-    images = images.view_as(images)  # the mark is an attribute: not on the user's tensor
-    torch._dynamo.maybe_mark_dynamic(images, 0)
-    return images
