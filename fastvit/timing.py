@@ -12,8 +12,6 @@ def interleaved_latency(
 ) -> dict[str, list[float]]:
     """Time several functions in turn, A B C A B C ..., so that a drift of the machine's speed hits all alike.
 
-    Each call is timed from start to finished result: the CUDA or MPS queue is drained before and after.
-
     Args:
         functions: what to time, by name; called without arguments.
         rounds: measured calls of each function.
@@ -25,13 +23,19 @@ def interleaved_latency(
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for i in range(warmup + rounds):
         for name, function in functions.items():
-            _synchronize()
-            start = time.perf_counter()
-            function()
-            _synchronize()
+            seconds = seconds_of(function)
             if i >= warmup:
-                samples[name].append(time.perf_counter() - start)
+                samples[name].append(seconds)
     return samples
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    """How long one call takes, from start to finished result: the CUDA or MPS queue is drained before and after."""
+    _synchronize()
+    start = time.perf_counter()
+    function()
+    _synchronize()
+    return time.perf_counter() - start
 
 
 def _synchronize() -> None:

@@ -32,6 +32,86 @@ def test_equals_the_eager_network_for_any_batch(model, dtype, tolerance):
     )
 
 
+def compilations() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture
+def graphs_only(monkeypatch):
+    """The graphs are made as ever, but run by torch's own operators: to count them, without waiting for C++."""
+    torch.compiler.reset()
+    real = torch.compile
+
+    def compile_graphs(function, fullgraph, options):
+        assert options.pop("freezing")
+        return real(function, fullgraph=fullgraph, options=options, backend="eager")
+
+    monkeypatch.setattr(compile.torch, "compile", compile_graphs)
+
+
+@pytest.mark.usefixtures("graphs_only")
+def test_batch_sizes_share_compilations(model):
+    """One for batches of 1, one for 2 to 15, one for more, in whatever order they come, and however often."""
+    before = compilations()
+    infer = compile_for_inference(model, torch.randn(1, 3, 64, 64))
+    assert compilations() - before == 1
+    for batch in (2, 3, 7, 15, 1, 3, 1):
+        images = torch.randn(batch, 3, 64, 64)
+        assert relative_error(infer(images), model.eval()(images)) < 1e-5
+    assert compilations() - before == 2
+    for batch in (40, 16, 3, 40, 1, 17):
+        infer(torch.randn(batch, 3, 64, 64))
+    assert compilations() - before == 3
+
+
+def test_weights_are_frozen_into_the_code(model, monkeypatch):
+    """Packed for oneDNN: torch.compile(options={"freezing": True}) alone does not do it, and is much slower."""
+    from torch._inductor import graph
+
+    sources = []
+    run = graph.GraphLowering.codegen
+
+    def codegen(self):
+        code = run(self)
+        sources.append(str(code))
+        return code
+
+    monkeypatch.setattr(graph.GraphLowering, "codegen", codegen)
+    torch.compiler.reset()
+    with torch._inductor.config.patch(force_disable_caches=True):
+        compile_for_inference(model, torch.randn(2, 3, 96, 96))
+    (source,) = sources
+    assert "mkldnn" in source
+    assert "extern_kernels.convolution" not in source
+
+
+@pytest.mark.usefixtures("graphs_only")
+def test_the_ninth_network_of_a_process_is_compiled_too():
+    """torch counts compilations by code object, to a limit of 8, and would run the ninth network uncompiled."""
+    before = compilations()
+    for seed in range(9):
+        network = randomize(FastViT((1,), (32,), 2, (False,), num_classes=3), seed)
+        compile_for_inference(network, torch.randn(2, 3, 32, 32))
+    assert compilations() - before == 9
+
+
+def test_the_caller_s_images_stay_as_they_are(model):
+    infer = compile_for_inference(model, torch.randn(2, 3, 64, 64))
+    images = torch.randn(3, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    before = set(dir(images))
+    infer(images)
+    assert set(dir(images)) == before
+
+
+def test_a_warning_points_to_the_caller(model):
+    hooked = copy.deepcopy(model)
+    hooked.stem[0].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"stem\.0 .* is left unfused") as caught:
+        compile_for_inference(hooked, torch.randn(2, 3, 64, 64))
+    (warning,) = (w for w in caught if "left unfused" in str(w.message))
+    assert warning.filename == __file__
+
+
 def test_a_wrong_result_is_refused(model, monkeypatch):
     monkeypatch.setattr(compile.torch, "compile", lambda network, **_: lambda x: 1.01 * network(x))
     with pytest.raises(RuntimeError, match=r"differs from the eager one by 1\.0e-02"):

@@ -40,6 +40,7 @@ ALLOWED = {
     "data": {"errors"},
     "training": {"", "errors", "tasks.task"},
     "robustness": {"", "errors", "tasks", "training"},
+    "benchmark": {"", "errors", "timing", "variants", "deploy", "training", "tasks"},
     "tasks": {"errors", "data", "training", "weights", "", "variants"},
 }
 

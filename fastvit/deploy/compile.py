@@ -1,9 +1,11 @@
 """Compile a network for inference with `torch.compile`."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -22,8 +24,9 @@ def compile_for_inference(
 
     Args:
         model: any network with fastvit's blocks, fused or not; it is left as it is. Sets the device.
-        example_input: (B, C, H, W), what it is warmed up with. Other batch sizes work and are compiled when they first
-            come; so are other image sizes.
+        example_input: (B, C, H, W), what it is compiled for and warmed up with. Other batch sizes work too: on CPU one
+            compilation, when the first of them comes, serves all (batches of 1, and of 16 and more, take one each).
+            Another image size is compiled when it first comes.
         dtype: precision to compute in; by default that of the model. Folding is done before casting.
 
     Returns:
@@ -33,7 +36,7 @@ def compile_for_inference(
         ValueError: `dtype` is not a precision for networks.
         RuntimeError: the outputs for the example differ from the eager network's by more than `TOLERANCE`.
     """
-    fused = reparameterize_model(model)
+    fused = _fuse(model)
     parameter = next(fused.parameters())
     dtype = dtype or parameter.dtype
     if dtype not in TOLERANCE:
@@ -41,17 +44,23 @@ def compile_for_inference(
     with torch.no_grad():
         expected = fused(example_input.to(parameter))
 
-    network = fused.to(dtype=dtype, memory_format=torch.channels_last)
     on_cpu = parameter.device.type == "cpu"
-    # On CPU, freezing packs the weights once for its matrix kernels; on CUDA, max-autotune records CUDA graphs.
-    how = {"options": {"freezing": True}} if on_cpu else {"mode": "max-autotune"}
-    compiled = torch.compile(network, **how)
+    compiled = _compile(fused.to(dtype=dtype, memory_format=torch.channels_last), on_cpu)
+    known_shapes = set()
 
+    @torch.no_grad()
     def infer(images: Tensor) -> Any:
         images = images.to(device=parameter.device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
+        if not on_cpu:
+            return tree_map(torch.clone, compiled(images))  # the next replay of a CUDA graph overwrites the output
+        images = images.detach()  # the mark is an attribute: not on the user's tensor
+        torch._dynamo.maybe_mark_dynamic(images, 0)
+        if images.shape in known_shapes:
+            return compiled(images)
+        with inductor_config.patch(freezing=True):  # `options` alone does not freeze: torch 2.15 reads both
             output = compiled(images)
-        return output if on_cpu else tree_map(torch.clone, output)  # the next replay of a CUDA graph overwrites it
+        known_shapes.add(images.shape)
+        return output
 
     error = relative_error(infer(example_input), expected)
     if not error <= TOLERANCE[dtype]:
@@ -60,3 +69,28 @@ def compile_for_inference(
             f"{TOLERANCE[dtype]:g} in {dtype}: use reparameterize_model(model) without compiling, and report this"
         )
     return infer
+
+
+def _fuse(model: nn.Module) -> nn.Module:
+    """The fused copy; what fusing warns about points to the caller of `compile_for_inference`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fused = reparameterize_model(model)
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=3)
+    return fused
+
+
+def _compile(network: nn.Module, on_cpu: bool) -> Callable[[Tensor], Any]:
+    def forward(images: Tensor) -> Any:
+        return network(images)
+
+    # torch counts compilations by code object, and runs what exceeds its limit (8) uncompiled: with the code of the
+    # class, or of this function, that would be the ninth network of a process. Each gets a copy of the code.
+    forward.__code__ = forward.__code__.replace()
+    if not on_cpu:
+        return torch.compile(forward, mode="max-autotune", fullgraph=True)  # records CUDA graphs
+    # Freezing packs the weights once, in the layout of oneDNN's kernels. The network is ours alone and stays as it
+    # is, so that nothing about it needs to be checked in each call.
+    options = {"freezing": True, "guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
+    return torch.compile(forward, options=options, fullgraph=True)

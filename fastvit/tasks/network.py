@@ -1,5 +1,8 @@
 """Which network a recipe trains, and the weights that it starts from: the same for all tasks."""
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import timm
@@ -28,12 +31,35 @@ def _known_model(name: str) -> str:
     return name
 
 
+def register_models(path: Path) -> Path:
+    """Run a Python file, once in a process, so that timm knows the models it registers. Returns `path`."""
+    path = path.expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    module_name = f"registered_{path.stem}"  # timm registers a model under the module that defines it
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        if spec is None or spec.loader is None:
+            raise ValueError(f"{path} is not a Python file")
+        sys.modules[module_name] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    elif not path.samefile(sys.modules[module_name].__file__):
+        raise ValueError(f"{path} and {sys.modules[module_name].__file__} have the same name: rename one")
+    return path
+
+
+ModelsFile = Annotated[Path, AfterValidator(register_models)]
 KnownModel = Annotated[str, AfterValidator(_known_model)]  # a timm name; a tag chooses among its pretrained weights
 
 
 class NetworkConfig(Section):
     """A network of timm's, ours among them, and the weights that it starts from (random ones by default)."""
 
+    registered_in: ModelsFile | None = None  # a Python file of yours that registers `name` with timm
     name: KnownModel
     drop_path_rate: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the last block
     pretrained: bool = False  # start from the hub's weights

@@ -6,6 +6,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def build_recipe(data: Any, overrides: Sequence[str], recipes: Mapping[str, type
     task = data.get("task")
     if not isinstance(task, str) or task not in recipes:
         raise RecipeError(f"{source}: task must be one of {', '.join(recipes)}, not {_show(task)}")
-    return _validate(data, recipes[task], source)
+    return validate(data, recipes[task], source)
 
 
 def apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -76,12 +77,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], recipe_class: ty
 # ---- from pydantic's errors to sentences -----------------------------------------------------------------------------
 
 
-def _validate(data: Mapping[str, Any], recipe_class: type[Recipe], source: str) -> Recipe:
+AnySection = typing.TypeVar("AnySection", bound=BaseModel)
+
+
+def validate(data: Mapping[str, Any], section_class: type[AnySection], source: str) -> AnySection:
+    """The typed section that `data` describes. Raises RecipeError with a line for each problem; `source` names it."""
     try:
         # As JSON: strict mode then still reads a list as a tuple and a string as a path, and an int as a float.
-        return recipe_class.model_validate_json(json.dumps(data, default=str))
+        return section_class.model_validate_json(json.dumps(data, default=str))
     except ValidationError as error:
-        paths = [path for path, _ in _key_paths(recipe_class)]
+        paths = [path for path, _ in _key_paths(section_class)]
         raise RecipeError("\n".join(f"{source}: {_sentence(problem, paths)}" for problem in error.errors())) from error
 
 
@@ -99,7 +104,7 @@ def _sentence(problem: Mapping[str, Any], known_paths: list[str]) -> str:
 def _nearest_path(path: str, known_paths: list[str]) -> str:
     """The nearest key of the same section, or else of any section."""
     section, _, key = path.rpartition(".")
-    siblings = [known.rpartition(".")[2] for known in known_paths if known.rpartition(".")[0] == section]
+    siblings = [known.rpartition(".")[2] for known in known_paths if fnmatchcase(section, known.rpartition(".")[0])]
     if suggestion := nearest(key, siblings):
         return suggestion
     by_name = {known.rpartition(".")[2]: known for known in reversed(known_paths)}
@@ -112,10 +117,11 @@ def _key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, 
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
         yield f"{prefix}{name}", extra
-        options = typing.get_args(field.annotation) if isinstance(field.annotation, types.UnionType) else ()
-        for section in (field.annotation, *options):
+        options = typing.get_args(field.annotation)
+        several = "" if isinstance(field.annotation, types.UnionType) else "*."  # a list or a mapping of sections
+        for section, step in ((field.annotation, ""), *((option, several) for option in options)):
             if isinstance(section, type) and issubclass(section, BaseModel):
-                yield from _key_paths(section, f"{prefix}{name}.")
+                yield from _key_paths(section, f"{prefix}{name}.{step}")
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,113 @@
+"""One process for each engine, which waits idle for its turn.
+
+Thread pools of several engines in one process fight for the cores and slow each other by half. In processes of their
+own only one computes at a time: the others sleep in `recv`.
+"""
+
+import multiprocessing
+import os
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fastvit.benchmark.suite import Form, Network
+from fastvit.errors import RunError
+
+SETTLE_SECONDS = 0.01  # an OpenMP thread spins for some milliseconds after its work before it sleeps
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One network in one form at one batch and image size."""
+
+    network_name: str
+    form_name: str
+    network: Network
+    form: Form
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why something could not be measured, in one line, and where."""
+
+    reason: str
+    trace: str
+
+
+class Worker:
+    """A process that builds measurements and calls them, one at a time."""
+
+    def __init__(self, threads: int, device: str):
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # read by the process when it starts
+        try:
+            self._process = context.Process(target=_serve, args=(theirs, threads, device), daemon=True)
+            self._process.start()
+        finally:
+            os.environ.pop("OMP_NUM_THREADS")
+            if before is not None:
+                os.environ["OMP_NUM_THREADS"] = before
+        theirs.close()
+
+    def build(self, measurement: Measurement) -> dict[str, Any] | Failure:
+        """Get ready to call it. Returns what is known of it: parameters, MACs, image size, memory."""
+        return self._ask("build", measurement)
+
+    def call(self, measurement: Measurement, calls: int) -> list[float]:
+        """The seconds of `calls` calls, after one that brings its weights back into the caches."""
+        return self._ask("call", measurement, calls)
+
+    def forget(self) -> None:
+        """Free everything that was built."""
+        self._ask("forget")
+
+    def peak(self, dtype: str) -> float | Failure:
+        """The most floating-point operations a second that a large matrix product reaches in `dtype`."""
+        return self._ask("peak", dtype)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the engines that are installed."""
+        return self._ask("versions")
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.terminate()
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            self._connection.send(request)
+            return self._connection.recv()
+        except (EOFError, ConnectionError) as error:
+            self._process.join(timeout=5)
+            raise RunError(
+                f"a measuring process died (exit code {self._process.exitcode}) in {request[0]}: if memory ran out, "
+                "measure fewer networks or smaller batches"
+            ) from error
+
+
+def _serve(connection: Connection, threads: int, device: str) -> None:
+    import torch
+
+    from fastvit.benchmark.bench import Bench
+
+    torch.set_num_threads(threads)
+    bench = Bench(torch.device(device))
+    while True:
+        try:
+            name, *arguments = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            answer = getattr(bench, name)(*arguments)
+        except KeyboardInterrupt:
+            return
+        except Exception as error:
+            lines = str(error).strip().splitlines()
+            answer = Failure(f"{type(error).__name__}: {lines[0] if lines else ''}"[:200], traceback.format_exc())
+        connection.send(answer)
