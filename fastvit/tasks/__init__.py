@@ -10,8 +10,8 @@ from timm.models import get_pretrained_cfg
 from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.classification import Classification, ClassificationRecipe
 from fastvit.tasks.detection import Detection, DetectionRecipe
-from fastvit.tasks.segmentation import Segmentation, SegmentationRecipe
 from fastvit.tasks.hand_mesh import HandMeshRecipe, HandMeshRecovery
+from fastvit.tasks.segmentation import Segmentation, SegmentationRecipe
 from fastvit.tasks.task import Task
 from fastvit.training.config import build_recipe, read_recipe
 from fastvit.training.recipe import Recipe
