@@ -8,7 +8,7 @@ import numpy as np
 from fastvit.data.hands.skinning import PARENTS, HandArrays
 from fastvit.errors import DataError
 
-REGISTER = "register at https://mano.is.tue.mpg.de, accept its licence, and download MANO_RIGHT.pkl (version 1.2)"
+REGISTER = "register at https://mano.is.tue.mpg.de, accept its licence, and download MANO_RIGHT.pkl"
 # Vertices of the finger tips as FreiHAND has them; other tools choose others, one or two millimetres away.
 TIPS = (744, 320, 443, 555, 672)
 

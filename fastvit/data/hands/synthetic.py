@@ -36,7 +36,7 @@ BULGE = 0.004  # how far flesh moves out at a bent joint, in metres
 
 
 def synthetic_hand(seed: int = 0) -> HandArrays:
-    """A right hand whose proportions depend on the seed. About 550 vertices, 10 shape coefficients."""
+    """A right hand whose proportions depend on the seed. 444 vertices, 10 shape coefficients."""
     rng = np.random.default_rng(seed)
     proportions = {name: 1 + 0.03 * rng.standard_normal() for name in SHAPE}
     vertices, joints = _grow(proportions)
@@ -144,7 +144,7 @@ def _topology(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ..
 def _finger_weights(joints: np.ndarray, finger: str, number: int) -> np.ndarray:
     """(vertices of the finger, 16): from each bone to the next over the radius of the finger to both sides."""
     lengths = np.linalg.norm(joints[1:] - joints[:-1], axis=1)
-    tip = joints[2] + (joints[2] - joints[1]) / lengths[1] * lengths[1] * BONES[finger][2] / BONES[finger][1]
+    tip = joints[2] + (joints[2] - joints[1]) * BONES[finger][2] / BONES[finger][1]
     stations = _stations(np.concatenate([joints, [tip]]))
     ends = np.array([0.0, lengths[0], lengths.sum()])
     past = ((stations[:, None] - ends) / (2 * RADII[finger]) + 0.5).clip(0, 1)  # how far past each joint
