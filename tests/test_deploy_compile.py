@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from fastvit import FastViT
+from fastvit import FastViT, reparameterize_model
 from fastvit.deploy import compile, compile_for_inference
 from reference import randomize, relative_error
 
@@ -101,6 +101,23 @@ def test_the_caller_s_images_stay_as_they_are(model):
     before = set(dir(images))
     infer(images)
     assert set(dir(images)) == before
+
+
+@pytest.mark.parametrize(("kernel", "stride", "bias"), [(7, 2, True), (3, 1, False)])
+def test_repeated_channels_give_the_same_convolution(kernel, stride, bias):
+    conv = torch.nn.Conv2d(6, 18, kernel, stride, kernel // 2, groups=6, bias=bias)
+    images = torch.randn(2, 6, 9, 11)
+    torch.testing.assert_close(compile.RepeatedDepthwise(conv)(images), conv(images))
+
+
+def test_only_convolutions_with_several_outputs_for_a_channel_are_rewritten():
+    model = reparameterize_model(FastViT((1, 1), (32, 64), 2, (False, False), num_classes=7))
+    dense = torch.nn.Sequential(torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 16, 3, groups=8, dilation=2))
+    for each in (model, dense):
+        compile._make_depthwise(each)
+    rewritten = [name for name, module in model.named_modules() if isinstance(module, compile.RepeatedDepthwise)]
+    assert rewritten == ["stages.1.downsample.0", "final_conv.0"]
+    assert all(type(module) is torch.nn.Conv2d for module in dense)
 
 
 def test_a_warning_points_to_the_caller(model):

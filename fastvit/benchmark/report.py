@@ -27,7 +27,8 @@ COLUMNS = (
 def report(suite: Suite, result: dict[str, Any]) -> str:
     """What was measured on what, the table, the means and the claims; Markdown, aligned for a terminal."""
     blocks = [f"# {suite.title}", "\n".join(conditions(result)), markdown(table(suite, result))]
-    means, claims = list(mean_speed_ups(result["rows"])), list(claim_rows(suite, result["rows"]))
+    means = list(mean_speed_ups(result["rows"])) if suite.take_turns == "forms" else []
+    claims = list(claim_rows(suite, result["rows"]))
     if means:
         head = ("form", "batch", "px", f"geometric mean speed-up over {suite.baseline}", "networks")
         blocks.append(markdown([head, *means]))
