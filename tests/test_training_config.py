@@ -98,7 +98,10 @@ def test_all_problems_are_reported_together():
         ("schedule.min_lr=1", "schedule.min_lr (1) is above the peak that optimizer.lr gives"),
         ("augmentation.auto_augment=rand-m9-huh3", "augmentation.auto_augment: timm cannot read 'rand-m9-huh3'"),
         ("augmentation.scale=[1.0, 0.5]", "augmentation.scale: must be [smallest, largest]"),
-        ("task=clasification", 'task must be one of classification, not "clasification"'),
+        (
+            "task=clasification",
+            'task must be one of classification, detection, segmentation, hand_mesh, not "clasification"',
+        ),
         ("optimizer.lr=.nan", "optimizer.lr: should be "),
     ],
 )

@@ -82,7 +82,9 @@ class RobustnessRecipe(Section):
 
 def is_robustness_recipe(path: Path) -> bool:
     """Whether a recipe file is one of these, and not of a task to train."""
-    data = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    if path.suffix not in (".yaml", ".yml") or not path.is_file():
+        return False
+    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     return isinstance(data, dict) and data.get("task") == "robustness"
 
 
