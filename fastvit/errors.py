@@ -34,6 +34,10 @@ class RunStopped(Exception):
         self.number = number  # of the signal
 
 
+class ExportError(UserError):
+    """A network that cannot be exported as asked, or an exported file that cannot be used."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` for the end of a message, or nothing if nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=1)

@@ -17,7 +17,7 @@ SHELL = {mark: code for mark, language, code in BLOCKS if language == "bash"}
 
 def test_no_block_escapes():
     assert {language for _, language, _ in BLOCKS} == {"python", "bash", "text"}
-    assert set(SHELL) == {"quickstart", "test", "finetune"}
+    assert set(SHELL) == {"quickstart", "test", "finetune", "export"}
     ci = (ROOT / ".ci" / "run").read_text()
     assert "for block in quickstart test; do" in ci
 
@@ -52,6 +52,29 @@ def test_fine_tuning(tmp_path, monkeypatch):
     assert {"best.pt", "last.pt", "curve.png", "evaluation.json", "predictions.png"} <= {
         path.name for path in (tmp_path / "runs" / "finetune").iterdir()
     }
+
+
+def test_exporting(tmp_path, monkeypatch):
+    """The commands as printed, on a run without training and a folder of digits."""
+    import torch
+
+    from fastvit.data.digits import Digits
+    from fastvit.tasks import load_recipe, make_task
+
+    recipe = load_recipe(ROOT / "configs" / "quickstart" / "digits.yaml")
+    model = make_task(recipe).build_model()
+    (tmp_path / "runs" / "quickstart").mkdir(parents=True)
+    checkpoint = {"state_dict": model.state_dict(), "recipe": recipe.to_dict()}
+    torch.save(checkpoint, tmp_path / "runs" / "quickstart" / "best.pt")
+    (tmp_path / "photos").mkdir()
+    Digits(train=False, image_size=48)[0][0].save(tmp_path / "photos" / "digit.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    for line in SHELL["export"].splitlines():
+        _, script, *arguments = shlex.split(line)
+        __import__(Path(script).stem).main(arguments)
+    assert (tmp_path / "exports" / "quickstart.onnx.json").exists()
+    assert (tmp_path / "predictions.png").exists()
 
 
 def test_every_path_in_the_tree_exists():

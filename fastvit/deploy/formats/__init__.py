@@ -1,0 +1,35 @@
+"""The formats that a network can be exported to, one in each file."""
+
+from pathlib import Path
+
+from fastvit.deploy.formats.aot_inductor import AotInductor
+from fastvit.deploy.formats.coreml import CoreMl
+from fastvit.deploy.formats.executorch import ExecuTorch
+from fastvit.deploy.formats.format import Format
+from fastvit.deploy.formats.onnx import Onnx
+from fastvit.deploy.formats.openvino import OpenVino
+from fastvit.deploy.formats.safetensors import SafeTensors
+from fastvit.deploy.formats.torch_export import TorchExport
+from fastvit.errors import ExportError, nearest
+
+FORMATS: dict[str, Format] = {
+    each.name: each
+    for each in (Onnx(), TorchExport(), AotInductor(), OpenVino(), SafeTensors(), ExecuTorch(), CoreMl())
+}
+
+
+def get_format(name: str) -> Format:
+    """The format of that name; raises ExportError."""
+    if name not in FORMATS:
+        raise ExportError(f"there is no format {name!r}, but {', '.join(FORMATS)}{nearest(name, FORMATS)}")
+    return FORMATS[name]
+
+
+def format_of(path: Path) -> Format:
+    """The format with the suffix of a path; raises ExportError."""
+    # The longest first: .exported.pt2 also ends in .pt2.
+    for each in sorted(FORMATS.values(), key=lambda each: -len(each.suffix)):
+        if path.name.endswith(each.suffix):
+            return each
+    suffixes = ", ".join(f"{each.suffix} ({each.name})" for each in FORMATS.values())
+    raise ExportError(f"the suffix of {path} is none of {suffixes}")

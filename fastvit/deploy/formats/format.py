@@ -1,0 +1,95 @@
+"""What every format can do: be converted to, and be loaded in its own runtime."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from fastvit.deploy.request import INPUT_NAME, Limits, Request
+from fastvit.errors import ExportError
+
+Run = Callable[[Tensor], tuple[Tensor, ...]]  # contiguous float32 images (B, C, H, W) -> outputs
+
+
+class Format(ABC):
+    """A file format of networks.
+
+    Attributes:
+        name: on the command line.
+        suffix: of its files. An exported network is one file or folder, and those beside it with `companions`.
+        runtime: what loads it.
+        packages: what converting and running needs besides torch, by distribution name -> module.
+        extra: of fastvit that installs them.
+        axes: what can stay open.
+        limits: how far.
+        tolerance: largest relative L2 difference of the outputs from the eager network's.
+    """
+
+    name: str
+    suffix: str
+    runtime: str
+    companions: tuple[str, ...] = ()
+    packages: dict[str, str] = {}  # noqa: RUF012 - a constant of each class
+    extra: str | None = None
+    axes: tuple[str, ...] = ("batch", "size")
+    limits: Limits = Limits()
+    tolerance: float = 1e-4
+
+    @abstractmethod
+    def convert(self, request: Request, path: Path) -> None:
+        """Write `path` and its companions. May raise anything."""
+
+    @abstractmethod
+    def load(self, path: Path) -> Run:
+        """The file in its own runtime. What it is called with has a shape that was exported."""
+
+    def verify(self, path: Path, request: Request) -> Run | None:
+        """A function to compare with the eager network; None where only the file could be checked, which was done.
+
+        Raises ExportError if the file is not as it should be.
+        """
+        return self.load(path)
+
+    def require(self) -> None:
+        """Raises ExportError, which names the extra, if a package is missing."""
+        missing = [name for name, module in self.packages.items() if find_spec(module) is None]
+        if missing:
+            raise ExportError(f'{self.name} needs {", ".join(missing)}: pip install "fastvit[{self.extra}]"')
+
+    def versions(self) -> dict[str, str]:
+        return {"torch": torch.__version__, **{name: version(name) for name in self.packages}}
+
+    def files(self, path: Path) -> list[Path]:
+        """What belongs to the exported network `path`."""
+        return [path, *(path.with_suffix(suffix) for suffix in self.companions)]
+
+
+def export_program(request: Request) -> ExportedProgram:
+    """The network as `torch.export` sees it."""
+    example, dynamic = request.example, None
+    if request.dynamic:
+        axes: dict[int, Dim] = {}
+        if "batch" in request.dynamic:
+            # An example of 1 fixes the batch. ExecuTorch takes one of the largest batch for a fixed one too, and after
+            # one of 2 it fails from 16 images on, whatever the largest is.
+            batch = min(16, request.limits.batch[1] // 2)
+            example = example[:1].expand(batch, -1, -1, -1).contiguous()
+            axes[0] = _dim("batch", request.limits.batch)
+        if "size" in request.dynamic:
+            axes |= size_axes(request)
+        dynamic = {INPUT_NAME: axes}
+    return torch.export.export(request.network, (example,), dynamic_shapes=dynamic)
+
+
+def size_axes(request: Request) -> dict[int, Dim]:
+    """Height and width as open axes of (B, C, H, W)."""
+    return {axis: _dim(name, request.limits.side) for axis, name in ((2, "height"), (3, "width"))}
+
+
+def _dim(name: str, limits: tuple[int, int]) -> Dim:
+    return Dim(name, min=limits[0], max=limits[1])

@@ -1,0 +1,140 @@
+"""Quantise a classifier to int8: find what to leave in float, compare with float, and refuse what is not good."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastvit.deploy.export import describe, placed_when_done, require_free
+from fastvit.deploy.formats import get_format
+from fastvit.deploy.formats.format import Format
+from fastvit.deploy.int8.engines import Nncf, OnnxRuntimeQdq, Quantizer, XnnpackPt2e
+from fastvit.deploy.int8.images import Samples
+from fastvit.deploy.int8.measure import Measured, as_run, compare_precisions, logits_of
+from fastvit.deploy.int8.sensitivity import layer_errors
+from fastvit.deploy.preprocessing import Preprocessing
+from fastvit.deploy.request import Request, make_request
+from fastvit.deploy.sidecar import Sidecar, write_sidecar
+from fastvit.errors import ExportError
+from fastvit.reparam import relative_error
+
+QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e())}
+FLOAT_LAYERS = (0, 3, 8)  # so many of the most sensitive layers are left in float, one try after the other
+GOOD_ENOUGH = 0.03  # relative L2 error on the calibration images that ends the tries
+SENSITIVITY_IMAGES = 32
+
+
+def quantize(
+    model: nn.Module,
+    path: str | Path,
+    calibration: Samples,
+    validation: Samples,
+    *,
+    format: str,
+    labels: Sequence[str],
+    preprocessing: Preprocessing,
+    min_agreement: float = 98.0,
+    max_top1_loss: float = 1.0,
+    weights: str = "not stated",
+    architecture: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Sidecar:
+    """Fuse and quantise a classifier, one image at a time, and measure it beside float32 and bfloat16.
+
+    Which layers stay in float is decided on the calibration images; nothing is chosen on the validation images.
+
+    Args:
+        model: (B, C, H, W) -> (B, classes); it is left as it is.
+        path: where to.
+        calibration, validation: different images.
+        format: a name in `QUANTIZERS`.
+        min_agreement: least percentage of validation images with the same class as in float32.
+        max_top1_loss: most points of top-1 that may be lost, where the images have labels.
+        labels, preprocessing, weights, architecture, overwrite: as in `fastvit.deploy.export`.
+
+    Returns:
+        What the JSON file beside it says; its "verification" is the comparison.
+
+    Raises:
+        ExportError: it cannot be done, or the result falls below these bounds. Then nothing is written.
+    """
+    path, kind = Path(path), get_format(format)
+    if format not in QUANTIZERS:
+        raise ExportError(f"int8 is for {', '.join(QUANTIZERS)}, not for {format}")
+    quantizer = QUANTIZERS[format]
+    kind.require()
+    quantizer.require()
+    require_free(path, kind, overwrite=overwrite)
+    request = make_request(
+        model,
+        calibration.images[:1],
+        dynamic=(),
+        limits=kind.limits,
+        preprocessing=preprocessing,
+        labels=labels,
+        opset=None,
+        architecture=architecture,
+    )
+    with placed_when_done(path, kind) as draft:
+        tries = _quantize_until_good(quantizer, kind, request, calibration, draft)
+        rows = compare_precisions(kind, request, draft, validation)
+        _require_good(rows, min_agreement, max_top1_loss)
+        sidecar = describe(kind, request, draft, weights=weights)
+        sidecar["versions"] |= quantizer.versions()
+        sidecar["quantization"] = {"method": quantizer.method, "calibration_images": len(calibration), **tries}
+        sidecar["verification"] = {
+            "runtime": kind.runtime,
+            "validation_images": len(validation),
+            "min_agreement": min_agreement,
+            "max_top1_loss": max_top1_loss,
+            **{row.name: row.to_dict() for row in rows},
+        }
+        write_sidecar(sidecar, draft)
+    return sidecar
+
+
+def _quantize_until_good(
+    quantizer: Quantizer, kind: Format, request: Request, calibration: Samples, draft: Path
+) -> dict[str, Any]:
+    """Write the first result that is good enough, or else the best one. Returns what was tried."""
+    errors = layer_errors(request.network, calibration.images[:SENSITIVITY_IMAGES])
+    expected = logits_of(as_run(request.network), calibration)
+    tries: dict[int, float] = {}
+
+    def attempt(count: int) -> float:
+        try:
+            quantizer.quantize(request, calibration.images, list(errors)[:count], draft)
+            return relative_error(logits_of(kind.load(draft), calibration), expected)
+        except Exception as error:  # each tool has errors of its own
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise ExportError(f"{quantizer.method} failed ({type(error).__name__}: {reason})") from error
+
+    for count in FLOAT_LAYERS:
+        tries[count] = attempt(count)
+        if tries[count] <= GOOD_ENOUGH:
+            break
+    best = min(tries, key=tries.__getitem__)
+    if best != count:
+        attempt(best)
+    return {
+        "float_layers": [name.removeprefix("network.") for name in list(errors)[:best]],
+        "error_on_calibration_images_by_float_layers": {str(number): error for number, error in tries.items()},
+        "most_sensitive_layers": {
+            name.removeprefix("network."): error for name, error in list(errors.items())[: FLOAT_LAYERS[-1]]
+        },
+    }
+
+
+def _require_good(rows: Sequence[Measured], min_agreement: float, max_top1_loss: float) -> None:
+    full, quantized = rows[0], rows[-1]
+    if quantized.agreement < min_agreement:
+        raise ExportError(
+            f"int8 predicts the same class as float32 on {quantized.agreement:.1f} % of the validation images, less "
+            f"than {min_agreement:g} %: not good, nothing was written"
+        )
+    if full.top1 is not None and full.top1 - quantized.top1 > max_top1_loss:
+        raise ExportError(
+            f"int8 loses {full.top1 - quantized.top1:.1f} points of top-1 ({full.top1:.1f} to {quantized.top1:.1f}), "
+            f"more than {max_top1_loss:g}: not good, nothing was written"
+        )

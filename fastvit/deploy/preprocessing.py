@@ -1,0 +1,52 @@
+"""From an image file to a network's input: what an exported file has to state to give the same answers elsewhere."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """RGB, resized so that the crop is `crop_pct` of it, cropped in the middle, scaled to [0, 1], normalized.
+
+    Attributes:
+        height, width: of the crop, which is the network's input, in pixels.
+        crop_pct: side of the crop over that of the resized image; a square image is resized to height / crop_pct.
+        interpolation: of the resizing: bilinear, bicubic or nearest, with antialiasing (Pillow's).
+        mean, std: of each of the three colors, on the scale from 0 to 1.
+    """
+
+    height: int
+    width: int
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def of_timm(cls, pretrained_cfg: Mapping[str, Any], height: int, width: int) -> "Preprocessing":
+        """As a model of timm's was pretrained, for images of another size."""
+        config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
+        return cls(height, width, config["crop_pct"], config["interpolation"], config["mean"], config["std"])
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    def transform(self) -> Callable[[Image.Image], Tensor]:
+        """A function from an RGB image to (3, height, width); timm's validation transform."""
+        return create_transform(
+            (3, self.height, self.width),
+            crop_pct=self.crop_pct,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+        )

@@ -1,0 +1,175 @@
+"""A trained network from wherever it is: a run of ours, a file that `load_checkpoint` reads, or timm's hub."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import ImageNetInfo
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from fastvit.deploy.preprocessing import Preprocessing
+from fastvit.errors import DataError, RunError
+from fastvit.tasks import load_recipe, make_task
+from fastvit.tasks.classification import Classification
+from fastvit.tasks.task import Task
+from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.run_folder import RunFolder
+from fastvit.variants import VARIANTS
+from fastvit.weights import CheckpointError, load_checkpoint
+
+IMAGENET_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network in eval mode, and what belongs to it.
+
+    Attributes:
+        name: short, fit for a file name.
+        architecture: {"name", "options"} of `timm.create_model`; None if it is not plainly one of timm's.
+        preprocessing: as it was validated with.
+        labels: names of its classes; None for what is no classifier.
+        weights: where they come from, in words.
+        task: of the run it is from, else None.
+    """
+
+    name: str
+    model: nn.Module
+    architecture: Mapping[str, Any] | None
+    preprocessing: Preprocessing
+    labels: tuple[str, ...] | None
+    weights: str
+    task: Task | None = None
+
+
+def find_trained(
+    source: str,
+    *,
+    checkpoint: Path | None = None,
+    random_weights: bool = False,
+    num_classes: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    features_only: bool = False,
+    overrides: Sequence[str] = (),
+) -> Trained:
+    """The network that a user names.
+
+    Args:
+        source: folder or checkpoint of a run, or a name of timm's: with a tag for the hub's weights, without one with
+            `checkpoint` or `random_weights`.
+        checkpoint: weights for a name of timm's.
+        random_weights: none are wanted.
+        num_classes: of a name of timm's with `checkpoint` or `random_weights`; 1000 by default.
+        image_size: (height, width) in pixels; by default that of the run, or of the pretraining.
+        features_only: the outputs of the stages in place of the classifier's, of a name of timm's.
+        overrides: `key=value` for the recipe of a run.
+
+    Raises:
+        UserError: there are no such weights, or they do not fit.
+    """
+    if Path(source).exists():
+        if checkpoint or random_weights or num_classes or features_only:
+            raise RunError(
+                f"{source} is a run, which has its own weights and classes: the options --checkpoint, "
+                "--random-weights, --num-classes and --features are for names of networks, such as fastvit_t8"
+            )
+        return _of_run(Path(source), image_size, overrides)
+    if overrides:
+        raise RunError(f"there is no run {source}, and key=value is for runs")
+    return _of_timm(source, checkpoint, random_weights, num_classes, image_size, features_only)
+
+
+def _of_run(source: Path, image_size: tuple[int, int] | None, overrides: Sequence[str]) -> Trained:
+    path = RunFolder(source).best if source.is_dir() else source
+    checkpoint = read_checkpoint(path)
+    recipe = load_recipe(checkpoint["recipe"], overrides)
+    task = make_task(recipe)
+    model = task.build_model(initial_weights=False).eval()
+    try:
+        model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
+    except RuntimeError as error:
+        raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
+    height, width = image_size or task.input_size[1:]
+    pretrained_cfg = get_pretrained_cfg(recipe.model.name).to_dict()
+    architecture, labels = None, None
+    if isinstance(task, Classification):
+        pretrained_cfg |= {name: task.input[name] for name in ("crop_pct", "interpolation", "mean", "std")}
+        labels = _class_names(task)
+        name = recipe.model.name.partition(".")[0]
+        architecture = {"name": name, "options": {"num_classes": len(labels)}}
+    return Trained(
+        path.resolve().parent.name,
+        model,
+        architecture,
+        Preprocessing.of_timm(pretrained_cfg, height, width),
+        labels,
+        f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
+        task,
+    )
+
+
+def _class_names(task: Classification) -> tuple[str, ...]:
+    """From the data if it is there: a checkpoint knows their number only."""
+    try:
+        task.build_datasets()
+    except DataError:
+        return tuple(str(label) for label in range(task.recipe.data.num_classes))
+    return tuple(task.class_names)
+
+
+def _of_timm(
+    name: str,
+    checkpoint: Path | None,
+    random_weights: bool,
+    num_classes: int | None,
+    image_size: tuple[int, int] | None,
+    features_only: bool,
+) -> Trained:
+    architecture, _, tag = name.partition(".")
+    if architecture not in VARIANTS:
+        raise RunError(f"there is no run {name}, and no network of that name: one of {', '.join(VARIANTS)}")
+    if (bool(tag), checkpoint is not None, random_weights).count(True) != 1:
+        raise RunError(
+            f"{name}: say which weights, one of a tag ({', '.join(timm.list_pretrained(f'{architecture}.*'))}), "
+            "--checkpoint FILE, or --random-weights"
+        )
+    if tag and num_classes:
+        raise RunError(f"{name} has {IMAGENET_CLASSES} classes; --num-classes is for --checkpoint and --random-weights")
+    options: dict[str, Any] = (
+        {"features_only": True} if features_only else {"num_classes": num_classes or IMAGENET_CLASSES}
+    )
+    try:
+        config = get_pretrained_cfg(name).to_dict()
+        model = timm.create_model(name, pretrained=bool(tag), **options).eval()
+        if checkpoint:
+            load_checkpoint(model, checkpoint)
+    except (CheckpointError, FileNotFoundError) as error:
+        raise RunError(f"{error}") from error
+    except Exception as error:  # of the hub's client, which has many
+        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        raise RunError(f"the weights of {name} cannot be had from the hub ({reason})") from error
+    weights = (
+        f"{checkpoint}, sha256 {hashlib.sha256(checkpoint.read_bytes()).hexdigest()}"
+        if checkpoint
+        else (f"timm's hub, {name}" if tag else "random")
+    )
+    height, width = image_size or config["input_size"][1:]
+    return Trained(
+        architecture,
+        model,
+        {"name": architecture, "options": options},
+        Preprocessing.of_timm(config, height, width),
+        None if features_only else _imagenet_or_numbers(options["num_classes"]),
+        weights,
+    )
+
+
+def _imagenet_or_numbers(num_classes: int) -> tuple[str, ...]:
+    if num_classes != IMAGENET_CLASSES:
+        return tuple(str(label) for label in range(num_classes))
+    imagenet = ImageNetInfo()
+    return tuple(imagenet.index_to_description(label) for label in range(num_classes))

@@ -1,0 +1,195 @@
+"""What is left of an export that fails (nothing), and what it says."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployment import LABELS, PREPROCESSING, complaint, script, small_network
+from fastvit.deploy import FORMATS, export, load
+from fastvit.deploy.formats import format as format_module
+from fastvit.errors import ExportError
+
+EXAMPLE = torch.zeros(1, 3, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_network()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Exports are the format of safetensors: no converter to wait for."""
+    return FORMATS["safetensors"]
+
+
+def everything(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_wrong_result_leaves_nothing(model, tmp_path, quick, monkeypatch):
+    right = quick.verify
+    monkeypatch.setattr(quick, "verify", lambda *args: lambda x: tuple(1.001 * y for y in right(*args)(x)))
+    with pytest.raises(ExportError, match=r"differs from the network by 1\.0e-03"):
+        export(model, tmp_path / "a.safetensors", EXAMPLE)
+    assert everything(tmp_path) == set()
+
+
+def test_a_result_that_is_not_a_number_leaves_nothing(model, tmp_path, quick, monkeypatch):
+    right = quick.verify
+    monkeypatch.setattr(quick, "verify", lambda *args: lambda x: tuple(y * float("nan") for y in right(*args)(x)))
+    with pytest.raises(ExportError, match="by nan"):
+        export(model, tmp_path / "a.safetensors", EXAMPLE)
+    assert everything(tmp_path) == set()
+
+
+def test_a_failing_converter_leaves_what_was_there(model, tmp_path, quick, monkeypatch):
+    export(model, tmp_path / "a.safetensors", EXAMPLE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(request, path):
+        path.write_text("half a file")
+        raise RuntimeError("no such operator\nand a long explanation")
+
+    monkeypatch.setattr(quick, "convert", fail)
+    with pytest.raises(ExportError, match=r"cannot convert this network \(RuntimeError: no such operator\)$"):
+        export(model, tmp_path / "a.safetensors", EXAMPLE, overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_nothing_is_overwritten_unless_it_is_said(model, tmp_path):
+    path = tmp_path / "a.safetensors"
+    export(model, path, EXAMPLE)
+    before = path.read_bytes()
+    with torch.no_grad():
+        other = small_network()
+        other.head.fc.bias += 1
+    with pytest.raises(ExportError, match="exists already"):
+        export(other, path, EXAMPLE)
+    assert path.read_bytes() == before
+    export(other, path, EXAMPLE, overwrite=True)
+    assert path.read_bytes() != before
+    assert everything(tmp_path) == {"a.safetensors", "a.safetensors.json"}
+
+
+def test_files_have_the_usual_permissions(model, tmp_path):
+    export(model, tmp_path / "a.safetensors", EXAMPLE)
+    (tmp_path / "usual").write_text("")
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("a.xyz", {}, "none of .onnx"),
+        ("a.onnx", {"format": "onxx"}, "did you mean onnx?"),
+        ("a.onnx", {"format": "safetensors"}, "must end in .safetensors"),
+        ("a.safetensors", {"opset": 20}, "an opset is for onnx"),
+        ("a.onnx", {"opset": 16}, "opset must be from 18 to 24, not 16"),
+        ("a.safetensors", {"dynamic": ("width",)}, "cannot keep open: width"),
+        ("a.mlpackage", {"dynamic": ("batch",)}, "cannot keep open: batch"),
+        ("a.safetensors", {"labels": ["a", "b"]}, "2 labels for an output of shape (1, 7)"),
+        ("a.safetensors", {"example_input": torch.zeros(3, 64, 64)}, "(B, C, H, W), not (3, 64, 64)"),
+        ("a.safetensors", {"example_input": torch.zeros(1, 1, 64, 64)}, "does not take images of shape (1, 1, 64, 64)"),
+        ("a.safetensors", {"example_input": torch.zeros(1, 3, 32, 32), "dynamic": ("size",)}, "64 to 1024 pixels"),
+        ("a.mlpackage", {"example_input": torch.zeros(2, 3, 64, 64)}, "one RGB image at a time"),
+    ],
+)
+def test_bad_requests_get_a_sentence_and_leave_nothing(model, tmp_path, path, options, message):
+    kind = next((each for each in FORMATS.values() if path.endswith(each.suffix)), None)
+    if kind and any(find_spec(module) is None for module in kind.packages.values()):
+        pytest.skip(f"{kind.name} is not installed")
+    options = {"example_input": EXAMPLE, "preprocessing": PREPROCESSING, **options}
+    with pytest.raises(ExportError) as caught:
+        export(model, tmp_path / path, **options)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if each.packages])
+def test_a_missing_package_names_the_extra(model, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(format_module, "find_spec", lambda module: None)
+    with pytest.raises(ExportError, match=rf'pip install "fastvit\[{FORMATS[name].extra}\]"'):
+        export(model, tmp_path / f"a{FORMATS[name].suffix}", EXAMPLE)
+
+
+def test_every_extra_that_a_format_names_installs_its_packages():
+    tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    for each in FORMATS.values():
+        if each.packages:
+            assert set(each.packages) <= {
+                line.split(">")[0].split("=")[0] for line in extras["optional-dependencies"][each.extra]
+            }
+
+
+def test_a_target_that_cannot_be_written(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="cannot write into"):
+        export(model, tmp_path / "file" / "a.safetensors", EXAMPLE)
+    if os.geteuid():  # root may write everywhere
+        tmp_path.chmod(0o500)
+        with pytest.raises(ExportError, match="cannot write into"):
+            export(model, tmp_path / "a.safetensors", EXAMPLE)
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_is_loaded_only_as_it_was_verified(model, tmp_path):
+    path = tmp_path / "a.exported.pt2"
+    export(model, path, EXAMPLE)
+    load(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ExportError, match="is not the file that"):
+        load(path)
+    path.write_bytes(content)
+    path.with_name("a.exported.pt2.json").unlink()
+    with pytest.raises(ExportError, match="json is missing"):
+        load(path)
+    path.unlink()
+    with pytest.raises(ExportError, match="there is no exported network"):
+        load(path)
+
+
+def test_the_script_never_exports_random_weights_unasked(tmp_path, capsys):
+    export_script = script("export")
+    arguments = ["fastvit_t8", "--format", "safetensors", "--output", str(tmp_path), "--image-size", "64"]
+    message = complaint(export_script, arguments, capsys)
+    assert "--random-weights" in message
+    assert "fastvit_t8.apple_in1k" in message
+    assert everything(tmp_path) == set()
+    export_script([*arguments, "--random-weights", "--num-classes", "3"])
+    assert everything(tmp_path) == {"fastvit_t8.safetensors", "fastvit_t8.safetensors.json"}
+    assert '"weights": "random"' in (tmp_path / "fastvit_t8.safetensors.json").read_text()
+
+
+def test_a_checkpoint_of_another_variant_gets_a_sentence(tmp_path, capsys):
+    import timm
+
+    torch.save(timm.create_model("fastvit_t12", num_classes=3).state_dict(), tmp_path / "t12.pt")
+    arguments = ["fastvit_t8", "--checkpoint", str(tmp_path / "t12.pt"), "--num-classes", "3"]
+    message = complaint(script("export"), [*arguments, "--format", "onnx", "--output", str(tmp_path / "out")], capsys)
+    assert "fastvit_t12" in message
+    assert "\n" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_feature_backbones_export_by_the_script(tmp_path, capsys):
+    arguments = ["fastvit_t8", "--random-weights", "--features", "--image-size", "64", "96", "--output", str(tmp_path)]
+    script("export")([*arguments, "--format", "torch_export"])
+    features = load(tmp_path / "fastvit_t8.exported.pt2")(torch.randn(1, 3, 64, 96))
+    assert [tuple(each.shape[1:]) for each in features] == [(48, 16, 24), (96, 8, 12), (192, 4, 6), (384, 2, 3)]
+
+
+def test_labels_of_imagenet_come_along():
+    from fastvit.tasks.trained import find_trained
+
+    trained = find_trained("fastvit_t8", random_weights=True)
+    assert len(trained.labels) == 1000
+    assert trained.labels[1] == "goldfish, Carassius auratus"
+    assert trained.labels != LABELS

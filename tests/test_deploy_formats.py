@@ -1,0 +1,202 @@
+"""Each format against the eager network, in its own runtime; those that compile at length are slow."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deployment import LABELS, PREPROCESSING, need, small_network
+from fastvit.deploy import FORMATS, export, load
+from fastvit.deploy.formats import coreml
+from fastvit.deploy.formats.onnx import OPSETS
+from fastvit.errors import ExportError
+from reference import relative_error
+
+SLOW = pytest.mark.slow
+RUNNABLE = [
+    "onnx",
+    "torch_export",
+    "openvino",
+    pytest.param("aot_inductor", marks=SLOW),
+    pytest.param("executorch", marks=SLOW),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return small_network()
+
+
+def exported(model, folder, name, example=(1, 3, 64, 64), **options):
+    need(name)
+    path = folder / f"network{FORMATS[name].suffix}"
+    options = {"preprocessing": PREPROCESSING, "labels": LABELS, **options}
+    return path, export(model, path, torch.randn(example), format=name, **options)
+
+
+@torch.no_grad()
+def expected(model, images):
+    return copy.deepcopy(model).eval()(images)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_equals_the_eager_network_at_every_size_it_was_exported_for(model, tmp_path, name):
+    path, sidecar = exported(model.train(), tmp_path, name, dynamic=("batch", "size"))
+    network = load(path)
+    for shape in ((1, 3, 64, 64), (5, 3, 96, 64), (3, 3, 100, 132)):
+        images = torch.randn(shape)
+        assert relative_error(network(images), expected(model, images)) < 1e-5
+    assert len(sidecar["verification"]["outputs"]) == 3
+    assert model.training
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_takes_any_layout_and_dtype_and_refuses_other_shapes(model, tmp_path, name):
+    """A bare AOTInductor package is silently wrong for channels_last and float64, and for other shapes."""
+    path, _ = exported(model, tmp_path, name, example=(2, 3, 64, 96))
+    network = load(path)
+    images = torch.randn(2, 3, 64, 96)
+    right = expected(model, images)
+    last = images.to(memory_format=torch.channels_last)
+    for same in (images, last, images.double(), images.numpy(), images.flip(3).flip(3), np.asfortranarray(images)):
+        assert relative_error(network(same), right) < 1e-5
+    for shape in ((1, 3, 64, 96), (2, 4, 64, 96), (2, 3, 96, 64), (2, 3, 64, 64)):
+        with pytest.raises(ExportError, match="was exported for"):
+            network(torch.randn(shape))
+    with pytest.raises(ExportError, match="normalized floats"):
+        network(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
+
+
+def test_safetensors_loads_into_a_fused_network(tmp_path):
+    import timm
+
+    import fastvit
+    from reference import randomize
+
+    model = randomize(timm.create_model("fastvit_t8", num_classes=7))
+    architecture = {"name": "fastvit_t8", "options": {"num_classes": 7}}
+    path, _ = exported(model, tmp_path, "safetensors", architecture=architecture)
+    images = torch.randn(1, 3, 64, 64)
+    right = expected(model, images)
+    assert relative_error(load(path)(images), right) < 1e-5
+    empty = timm.create_model("fastvit_t8", num_classes=7, fused=True)
+    fastvit.load_checkpoint(empty, path)
+    assert relative_error(empty(images), right) < 1e-5
+
+
+def test_safetensors_of_a_network_that_timm_does_not_build_says_so(model, tmp_path):
+    path, _ = exported(model, tmp_path, "safetensors")
+    with pytest.raises(ExportError, match="holds weights and no network"):
+        load(path)
+
+
+@pytest.mark.parametrize("opset", [OPSETS.start, pytest.param(OPSETS.stop - 1, marks=SLOW)])
+def test_onnx_has_the_opset_that_was_asked_for(model, tmp_path, opset):
+    need("onnx")
+    import onnx
+
+    path, _ = exported(model, tmp_path, "onnx", opset=opset)
+    assert next(entry.version for entry in onnx.load(path).opset_import if not entry.domain) == opset
+    assert [each.name for each in tmp_path.iterdir() if "data" in each.name] == []  # the weights are inside
+
+
+@pytest.mark.parametrize(
+    "name", ["torch_export", pytest.param("onnx", marks=SLOW), pytest.param("executorch", marks=SLOW)]
+)
+def test_backbones_and_networks_around_them_export(tmp_path, name):
+    import timm
+
+    class Segmenter(nn.Module):
+        """A dict of outputs, one of them as large as the image."""
+
+        def __init__(self, backbone):
+            super().__init__()
+            self.backbone = backbone
+            self.head = nn.Conv2d(384, 5, 1)
+
+        def forward(self, x):
+            features = self.backbone(x)
+            masks = nn.functional.interpolate(self.head(features[3]), size=x.shape[2:], mode="bilinear")
+            return {"masks": masks, "coarse": features[3]}
+
+    backbone = timm.create_model("fastvit_t8", features_only=True)
+    images = torch.randn(2, 3, 96, 128)
+    for model in (backbone, Segmenter(backbone)):
+        folder = tmp_path / type(model).__name__
+        path, sidecar = exported(model, folder, name, labels=None, dynamic=("batch", "size"))
+        right = expected(model, images)
+        right = list(right.values()) if isinstance(right, dict) else right
+        for output, of_eager in zip(load(path)(images), right, strict=True):
+            assert relative_error(output, of_eager) < 1e-5
+        assert len(sidecar["outputs"]) == len(right)
+
+
+@pytest.fixture(scope="module")
+def core_ml(model, tmp_path_factory):
+    return exported(model, tmp_path_factory.mktemp("coreml"), "coreml", dynamic=("size",))
+
+
+def test_core_ml_takes_images_of_a_range_of_sizes_and_names_classes(core_ml):
+    path, sidecar = core_ml
+    import coremltools
+
+    description = coremltools.models.MLModel(str(path), skip_model_load=True).get_spec().description
+    image = description.input[0].type.imageType
+    assert (image.height, image.width) == (64, 64)
+    assert (image.imageSizeRange.widthRange.lowerBound, image.imageSizeRange.widthRange.upperBound) == (64, 1024)
+    assert description.predictedFeatureName == "classLabel"
+    assert "not run" in sidecar["verification"]["checked"]
+
+
+def test_core_ml_of_other_weights_is_refused(core_ml, model):
+    """The check of the constants, with another network's program."""
+    from fastvit.deploy.request import Limits, make_request
+
+    path, _ = core_ml
+    kind = FORMATS["coreml"]
+
+    def request(model):
+        return make_request(
+            model,
+            torch.randn(1, 3, 64, 64),
+            dynamic=("size",),
+            limits=Limits(),
+            preprocessing=PREPROCESSING,
+            labels=LABELS,
+            opset=None,
+            architecture=None,
+        )
+
+    kind.verify(path, request(model))
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.head.fc.bias[3] += 0.01
+    with pytest.raises(ExportError, match=r"head\.fc\.bias"):
+        kind.verify(path, request(other))
+
+
+def test_the_pixel_network_normalizes_as_the_preprocessing_does():
+    """Core ML gets pixels from 0 to 255, everything else normalized images."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    network = coreml.PixelNetwork(nn.Identity(), copy.copy(PREPROCESSING), classifier=False)
+    from dataclasses import replace
+
+    whole = replace(PREPROCESSING, crop_pct=1.0).transform()(Image.fromarray(pixels))
+    of_pixels = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
+    torch.testing.assert_close(of_pixels[0], whole, atol=1e-5, rtol=0)
+
+
+def test_the_sidecar_says_what_is_needed_to_use_the_file(model, tmp_path):
+    path, returned = exported(model, tmp_path, "onnx", weights="tests")
+    sidecar = json.loads((tmp_path / "network.onnx.json").read_text())
+    assert sidecar == json.loads(json.dumps(returned))
+    assert sidecar["labels"] == list(LABELS)
+    assert sidecar["preprocessing"] == PREPROCESSING.to_dict()
+    assert sidecar["weights"] == "tests"
+    assert sidecar["bytes"] == path.stat().st_size
+    assert {"fastvit", "torch", "onnx", "onnxruntime"} <= sidecar["versions"].keys()

@@ -1,0 +1,184 @@
+"""int8: what it measures, what it leaves in float, what it refuses."""
+
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from deployment import LABELS, PREPROCESSING, ROOT, complaint, need, script, small_network
+from fastvit import reparameterize_model
+from fastvit.deploy import FORMATS, load
+from fastvit.deploy.int8 import QUANTIZERS, Samples, quantize, split
+from fastvit.deploy.int8.quantize import FLOAT_LAYERS
+from fastvit.deploy.int8.sensitivity import layer_errors, quantize_channels, quantize_tensor
+from fastvit.errors import DataError, ExportError
+
+SLOW = pytest.mark.slow
+FORMS = ["onnx", pytest.param("openvino", marks=SLOW), pytest.param("executorch", marks=SLOW)]
+
+
+def images(count, seed=0):
+    """Smooth images, each in colors of its own, for noise is unlike anything that is quantised."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(count, 3, 4, 4, generator=generator)
+    return nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A network with different answers to different images: so different that it magnifies each error, too."""
+    model = small_network()
+    with torch.no_grad():
+        logits = reparameterize_model(model)(images(32))
+        model.head.fc.bias -= logits.mean(0)
+        model.head.fc.weight /= logits.std(0)[:, None]
+        model.head.fc.bias /= logits.std(0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def samples(model):
+    """To calibrate on and to validate on; the labels are what the network says, so that its top-1 is 100."""
+    both = []
+    for seed, count in ((0, 32), (1, 60)):
+        batch = images(count, seed)
+        with torch.no_grad():
+            both.append(Samples(batch, reparameterize_model(model)(batch).argmax(1)))
+        assert len(both[-1].labels.unique()) >= 5
+    return both
+
+
+def quantized(model, samples, folder, name, **options):
+    need(name)
+    for module in QUANTIZERS[name].packages.values():
+        pytest.importorskip(module)
+    path = folder / f"int8{FORMATS[name].suffix}"
+    common = {"format": name, "labels": LABELS, "preprocessing": PREPROCESSING, "min_agreement": 50.0}
+    return path, quantize(model, path, *samples, **{**common, "max_top1_loss": 50.0, **options})
+
+
+def test_quantized_tensors_are_those_of_torch():
+    x = torch.randn(50) * 3 + 1
+    scale = (x.max() - x.min()) / 255
+    zero_point = int((-x.min() / scale).round())
+    expected = torch.fake_quantize_per_tensor_affine(x, scale.item(), zero_point, 0, 255)
+    torch.testing.assert_close(quantize_tensor(x), expected)
+    assert quantize_tensor(x.abs() + 5).unique().numel() <= 256
+    assert torch.equal(quantize_tensor(torch.zeros(3)), torch.zeros(3))
+    weight = torch.randn(4, 3, 3, 3)
+    scales = weight.flatten(1).abs().amax(1) / 127
+    expected = torch.fake_quantize_per_channel_affine(weight, scales, torch.zeros(4, dtype=torch.int), 0, -127, 127)
+    torch.testing.assert_close(quantize_channels(weight), expected)
+
+
+def test_the_sensitive_layer_is_found():
+    """One outlier among the inputs of the second layer leaves few levels for the others."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)).eval()
+    with torch.no_grad():
+        network[0].bias[0] = 1000
+        network[1].weight[:, 0] = 0
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    errors = layer_errors(network, torch.randn(4, 3, 8, 8))
+    assert next(iter(errors)) == "1"
+    assert errors["1"] > 10 * max(errors["0"], errors["2"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+    assert not any(layer._forward_pre_hooks for layer in network)
+
+
+def test_calibration_and_validation_images_are_different_ones():
+    samples = [(torch.full((3, 2, 2), float(i)), i) for i in range(120)]
+    calibration, validation = split(samples, 40)
+    assert (len(calibration), len(validation)) == (40, 80)
+    assert set(calibration.labels.tolist()) | set(validation.labels.tolist()) == set(range(120))
+    assert torch.equal(calibration.images[:, 0, 0, 0].long(), calibration.labels)
+    assert len(split(samples, 500)[0]) == 60
+    with pytest.raises(DataError, match="30 images are too few"):
+        split(samples[:30], 10)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_path, name):
+    path, sidecar = quantized(model, samples, tmp_path, name)
+    measured = sidecar["verification"]
+    full, half, small = (measured[each] for each in ("float32", "bfloat16", "int8"))
+    assert (full["top1"], full["agreement"], full["relative_error"]) == (100, 100, 0)
+    assert 0 < half["relative_error"] < 0.1
+    assert 1e-3 < small["relative_error"] < 0.5  # some error, or it was not quantised
+    assert small["agreement"] == small["top1"] >= 55  # by chance about 15
+    # Half of this little network is not weights; of a real one, int8 is a third.
+    assert small["bytes"] < (1.1 if name == "onnx" else 0.9) * full["bytes"]
+    tries = sidecar["quantization"]["error_on_calibration_images_by_float_layers"]
+    chosen = len(sidecar["quantization"]["float_layers"])
+    assert tries[str(chosen)] == min(tries.values())
+    network = load(path)
+    with torch.no_grad():
+        expected = reparameterize_model(model)(samples[1].images[:1])
+    assert (network(samples[1].images[:1]) - expected).norm() < expected.norm()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_layers_left_in_float_reduce_the_error(model, samples, tmp_path, name, monkeypatch):
+    module = sys.modules[quantize.__module__]
+    monkeypatch.setattr(module, "FLOAT_LAYERS", (0, 100))
+    monkeypatch.setattr(module, "GOOD_ENOUGH", 0.0)
+    _, sidecar = quantized(model, samples, tmp_path, name)
+    tries = sidecar["quantization"]["error_on_calibration_images_by_float_layers"]
+    assert tries["0"] > 1e-3
+    assert tries["100"] < 1e-2 * tries["0"] if name == "executorch" else tries["100"] < 0.5 * tries["0"]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"min_agreement": 100.1}, "less than 100.1 %: not good"),
+        pytest.param({"max_top1_loss": -101.0, "min_agreement": 0.0}, "points of top-1", marks=SLOW),
+    ],
+)
+def test_what_falls_below_the_bounds_is_refused_and_leaves_nothing(model, samples, tmp_path, bounds, message):
+    with pytest.raises(ExportError, match=message):
+        quantized(model, samples, tmp_path, "onnx", **bounds)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_without_int8(model, samples, tmp_path):
+    common = {"labels": LABELS, "preprocessing": PREPROCESSING}
+    with pytest.raises(ExportError, match="int8 is for openvino, onnx, executorch"):
+        quantize(model, tmp_path / "a.safetensors", *samples, format="safetensors", **common)
+    assert FLOAT_LAYERS[0] == 0
+
+
+def test_a_network_of_the_hub_needs_images(tmp_path, capsys):
+    need("onnx")
+    from reference import randomize
+
+    checkpoint = tmp_path / "t8.pt"
+    import timm
+
+    torch.save(randomize(timm.create_model("fastvit_t8", num_classes=3)).state_dict(), checkpoint)
+    arguments = ["fastvit_t8", "--checkpoint", str(checkpoint), "--num-classes", "3", "--format", "onnx"]
+    assert "--images FOLDER" in complaint(script("quantize"), arguments, capsys)
+    (tmp_path / "images").mkdir()
+    said = complaint(script("quantize"), [*arguments, "--images", str(tmp_path / "images")], capsys)
+    assert "there are no images in" in said
+
+
+@SLOW
+@pytest.mark.parametrize("name", list(QUANTIZERS))
+def test_at_most_one_point_is_lost_on_the_digits(tmp_path_factory, tmp_path, name, capsys):
+    need(name)
+    for module in QUANTIZERS[name].packages.values():
+        pytest.importorskip(module)
+    run = tmp_path_factory.getbasetemp() / "trained"
+    if not run.exists():
+        script("train")([str(ROOT / "configs" / "quickstart" / "digits.yaml"), f"output={run}", "schedule.epochs=6"])
+    script("quantize")([str(run), "--format", name, "--output", str(tmp_path)])
+    (path,) = tmp_path.glob("*.json")
+    measured = json.loads(path.read_text())["verification"]
+    assert measured["validation_images"] == 412
+    assert measured["float32"]["top1"] > 95
+    assert measured["float32"]["top1"] - measured["int8"]["top1"] <= 1
+    assert measured["int8"]["bytes"] < 0.4 * measured["float32"]["bytes"]
+    assert "agreement" in capsys.readouterr().out
