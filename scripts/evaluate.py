@@ -25,15 +25,14 @@ from fastvit import fusion_error, reparameterize_model, robustness
 from fastvit.errors import RecipeError, RunError, exit_on_user_error
 from fastvit.robustness.recipe import is_robustness_recipe, read_robustness_recipe
 from fastvit.tasks import load_recipe, make_task, recipe_for_model
+from fastvit.tasks.runs import open_run
 from fastvit.tasks.task import Metrics, Task
 from fastvit.timing import interleaved_latency
-from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.device import best_device
 from fastvit.training.distributed import Processes, process_group
 from fastvit.training.environment import environment
 from fastvit.training.evaluation import evaluate
 from fastvit.training.loaders import eval_loader
-from fastvit.training.run_folder import RunFolder
 
 PICTURED_SAMPLES = 50
 FORMS = ("unfused", "fused")
@@ -93,14 +92,7 @@ def find_model(arguments: argparse.Namespace) -> tuple[Task, nn.Module, Path]:
         return model_by_name(arguments)
     if arguments.checkpoint or arguments.pretrained:
         raise RunError("--checkpoint and --pretrained are for recipes; a run has its own weights")
-    path = RunFolder(source).best if source.is_dir() else source
-    checkpoint = read_checkpoint(path)
-    task = make_task(load_recipe(checkpoint["recipe"], arguments.overrides))
-    model = task.build_model(initial_weights=False).eval()
-    try:
-        model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
-    except RuntimeError as error:
-        raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
+    task, model, path = open_run(source, arguments.overrides)
     return task, model, path.parent
 
 

@@ -15,13 +15,11 @@ from fastvit.errors import DataError, RecipeError
 from fastvit.robustness.corruptions import corrupt
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
 from fastvit.robustness.sets import NUM_CLASSES, Part, Transform, parts_of
-from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification import Classification
 from fastvit.tasks.network import NetworkConfig, build_network
-from fastvit.training.checkpoint import read_checkpoint
+from fastvit.tasks.runs import open_run
 from fastvit.training.device import best_device, to_device
 from fastvit.training.randomness import Purpose, seeded
-from fastvit.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -42,13 +40,9 @@ class Classifier:
         source = recipe.model
         self.task: Classification | None = None
         if source.run:
-            path = RunFolder(source.run).best if source.run.is_dir() else source.run
-            checkpoint = read_checkpoint(path)
-            task = make_task(load_recipe(checkpoint["recipe"]))
+            task, model, path = open_run(source.run)
             if not isinstance(task, Classification):
                 raise RecipeError(f"model.run: {path} is of task {task.recipe.task}, not of a classifier")
-            model = task.build_model(initial_weights=False)
-            model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
             self.task, self.name = task, str(source.run)
             self.image_size, self.input = task.recipe.data.image_size, task.input
         else:
@@ -59,8 +53,8 @@ class Classifier:
             self.image_size = self.input["input_size"][-1]
         self.num_classes = model.num_classes
         self.device = best_device()
-        model = reparameterize_model(model.eval()) if source.form == "fused" else model.eval()
-        self.model: nn.Module = model.to(self.device)
+        model.eval()
+        self.model: nn.Module = (reparameterize_model(model) if source.form == "fused" else model).to(self.device)
 
     def transform(self, config: SetConfig) -> Compose:
         """From an image to a tensor, as timm evaluates, or with the center cropped only."""

@@ -13,11 +13,9 @@ from torch import nn
 
 from fastvit.deploy.preprocessing import Preprocessing
 from fastvit.errors import DataError, RunError
-from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification import Classification
+from fastvit.tasks.runs import open_run
 from fastvit.tasks.task import Task
-from fastvit.training.checkpoint import read_checkpoint
-from fastvit.training.run_folder import RunFolder
 from fastvit.variants import VARIANTS
 from fastvit.weights import CheckpointError, load_checkpoint
 
@@ -84,15 +82,8 @@ def find_trained(
 
 
 def _of_run(source: Path, image_size: tuple[int, int] | None, overrides: Sequence[str]) -> Trained:
-    path = RunFolder(source).best if source.is_dir() else source
-    checkpoint = read_checkpoint(path)
-    recipe = load_recipe(checkpoint["recipe"], overrides)
-    task = make_task(recipe)
-    model = task.build_model(initial_weights=False).eval()
-    try:
-        model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
-    except RuntimeError as error:
-        raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
+    task, model, path = open_run(source, overrides)
+    recipe = task.recipe
     height, width = image_size or task.input_size[1:]
     pretrained_cfg = get_pretrained_cfg(recipe.model.name).to_dict()
     architecture, labels = None, None
