@@ -18,10 +18,15 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def start(output, *overrides, resume=False, variables=None):
-    """The digits' recipe, shortened, with one thread, in a process group of its own."""
+    """Train by the digits' recipe, shortened, with one thread, in a process group of its own."""
     arguments = ["--resume", str(output)] if resume else ["configs/quickstart/digits.yaml", f"output={output}", *QUICK]
+    return start_script("train", *arguments, *overrides, variables=variables)
+
+
+def start_script(name, *arguments, variables=None):
+    """A script with one thread, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "scripts/train.py", *arguments, *overrides],
+        [sys.executable, f"scripts/{name}.py", *arguments],
         cwd=ROOT,
         env=ENVIRONMENT | (variables or {}),
         stdout=subprocess.PIPE,
@@ -37,11 +42,15 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start_two(output, *overrides, resume=False):
-    """Two processes with what torchrun tells its own."""
+def two_ranks():
+    """What torchrun tells each of two processes."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
-    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1))
-    return [start(output, *overrides, resume=resume, variables=shared | rank) for rank in ranks]
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in (0, 1)]
+
+
+def start_two(output, *overrides, resume=False):
+    """As `start`, in two processes."""
+    return [start(output, *overrides, resume=resume, variables=rank) for rank in two_ranks()]
 
 
 def finish(*processes):

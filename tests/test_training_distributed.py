@@ -1,6 +1,7 @@
 """Several processes train what one would, and none waits for another that is gone."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,20 @@ import torch
 from fastvit.errors import RunError
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.distributed import ALONE, Processes, _launched
-from launch import ENVIRONMENT, QUICK, ROOT, STEPS, assert_same_end, finish, free_port, start, start_two, wait_for
+from launch import (
+    ENVIRONMENT,
+    QUICK,
+    ROOT,
+    STEPS,
+    assert_same_end,
+    finish,
+    free_port,
+    start,
+    start_script,
+    start_two,
+    two_ranks,
+    wait_for,
+)
 
 
 def losses(output):
@@ -74,6 +88,20 @@ def test_a_process_that_dies_ends_the_run_which_can_be_resumed(two, tmp_path):
     assert "Go on from the last checkpoint with --resume" in errors
     finish(*start_two(output, resume=True))
     assert_same_end(output, two[0])
+
+
+@pytest.mark.slow
+def test_evaluation_in_two_processes_gives_the_figures_and_predictions_of_one(two, tmp_path):
+    arguments = (str(two[0]), "--form", "fused", "--output")
+    finish(*(start_script("evaluate", *arguments, str(tmp_path / "two"), variables=rank) for rank in two_ranks()))
+    finish(start_script("evaluate", *arguments, str(tmp_path / "one")))
+    figures = [json.loads((tmp_path / name / "evaluation.json").read_text())["fused"] for name in ("one", "two")]
+    for name in ("top1", "top5", "loss", "samples"):
+        assert figures[0][name] == pytest.approx(figures[1][name], rel=1e-5)
+    images = [(tmp_path / name / "predictions.csv").read_text().splitlines() for name in ("one", "two")]
+    best = [[(row.split(",")[0], row.split(",")[3]) for row in rows] for rows in images]
+    assert best[0] == best[1]
+    assert len(best[0]) == 541
 
 
 @pytest.mark.slow

@@ -40,6 +40,8 @@ class Learner:
     ):
         self.task, self.recipe, self.device, self.processes = task, recipe, device, processes
         if recipe.loop.sync_batch_norm and processes.count > 1:
+            if device.type != "cuda":
+                raise RecipeError("loop.sync_batch_norm: torch has it for GPUs only; set it to false")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         if recipe.loop.grad_checkpointing:
             _checkpoint_gradients(model)
