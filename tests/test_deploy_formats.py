@@ -2,18 +2,23 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from torch import nn
 
+import fastvit
 from deployment import LABELS, PREPROCESSING, need, small_network
 from fastvit.deploy import FORMATS, export, load
 from fastvit.deploy.formats import coreml
 from fastvit.deploy.formats.onnx import OPSETS
+from fastvit.deploy.request import Limits, make_request
 from fastvit.errors import ExportError
-from reference import relative_error
+from reference import randomize, relative_error
 
 SLOW = pytest.mark.slow
 RUNNABLE = [
@@ -71,11 +76,6 @@ def test_takes_any_layout_and_dtype_and_refuses_other_shapes(model, tmp_path, na
 
 
 def test_safetensors_loads_into_a_fused_network(tmp_path):
-    import timm
-
-    import fastvit
-    from reference import randomize
-
     model = randomize(timm.create_model("fastvit_t8", num_classes=7))
     architecture = {"name": "fastvit_t8", "options": {"num_classes": 7}}
     path, _ = exported(model, tmp_path, "safetensors", architecture=architecture)
@@ -107,8 +107,6 @@ def test_onnx_has_the_opset_that_was_asked_for(model, tmp_path, opset):
     "name", ["torch_export", pytest.param("onnx", marks=SLOW), pytest.param("executorch", marks=SLOW)]
 )
 def test_backbones_and_networks_around_them_export(tmp_path, name):
-    import timm
-
     class Segmenter(nn.Module):
         """A dict of outputs, one of them as large as the image."""
 
@@ -153,8 +151,6 @@ def test_core_ml_takes_images_of_a_range_of_sizes_and_names_classes(core_ml):
 
 def test_core_ml_of_other_weights_is_refused(core_ml, model):
     """The check of the constants, with another network's program."""
-    from fastvit.deploy.request import Limits, make_request
-
     path, _ = core_ml
     kind = FORMATS["coreml"]
 
@@ -178,14 +174,18 @@ def test_core_ml_of_other_weights_is_refused(core_ml, model):
         kind.verify(path, request(other))
 
 
+@SLOW
+def test_core_ml_of_a_network_with_equal_constants(tmp_path):
+    """Of equal constants, such as biases that are still zero, coremltools keeps one."""
+    model = timm.create_model("fastvit_t8", num_classes=len(LABELS))
+    path, _ = exported(model, tmp_path, "coreml")
+    assert path.is_dir()
+
+
 def test_the_pixel_network_normalizes_as_the_preprocessing_does():
     """Core ML gets pixels from 0 to 255, everything else normalized images."""
-    from PIL import Image
-
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    network = coreml.PixelNetwork(nn.Identity(), copy.copy(PREPROCESSING), classifier=False)
-    from dataclasses import replace
-
+    network = coreml.PixelNetwork(nn.Identity(), PREPROCESSING, classifier=False)
     whole = replace(PREPROCESSING, crop_pct=1.0).transform()(Image.fromarray(pixels))
     of_pixels = network(torch.from_numpy(pixels).permute(2, 0, 1)[None].float())
     torch.testing.assert_close(of_pixels[0], whole, atol=1e-5, rtol=0)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from deployment import LABELS, PREPROCESSING, ROOT, complaint, need, script, small_network
-from fastvit import reparameterize_model
+from deployment import LABELS, PREPROCESSING, ROOT, complaint, need, script
+from fastvit import FastViT, reparameterize_model
 from fastvit.deploy import FORMATS, load
 from fastvit.deploy.int8 import QUANTIZERS, Samples, quantize, split
 from fastvit.deploy.int8.quantize import FLOAT_LAYERS
@@ -19,35 +19,34 @@ SLOW = pytest.mark.slow
 FORMS = ["onnx", pytest.param("openvino", marks=SLOW), pytest.param("executorch", marks=SLOW)]
 
 
-def images(count, seed=0):
-    """Smooth images, each in colors of its own, for noise is unlike anything that is quantised."""
+def patterns(count, seed):
+    """Images of seven smooth patterns in noise, and which they are."""
+    patterns = torch.randn(len(LABELS), 3, 4, 4, generator=torch.Generator().manual_seed(7))
     generator = torch.Generator().manual_seed(seed)
-    coarse = torch.randn(count, 3, 4, 4, generator=generator)
-    return nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
+    labels = torch.randint(len(LABELS), (count,), generator=generator)
+    coarse = patterns[labels] + 0.7 * torch.randn(count, 3, 4, 4, generator=generator)
+    return Samples(nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic"), labels)
 
 
 @pytest.fixture(scope="module")
 def model():
-    """A network with different answers to different images: so different that it magnifies each error, too."""
-    model = small_network()
-    with torch.no_grad():
-        logits = reparameterize_model(model)(images(32))
-        model.head.fc.bias -= logits.mean(0)
-        model.head.fc.weight /= logits.std(0)[:, None]
-        model.head.fc.bias /= logits.std(0)
+    """Trained, for a few seconds: one with random weights gives all images the same class, whatever is done to it."""
+    torch.manual_seed(0)
+    model = FastViT((1, 1, 1), (32, 32, 64), 2, (False, False, True), 0.1, num_classes=len(LABELS))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(40):
+        batch = patterns(32, seed=100 + step)
+        loss = nn.functional.cross_entropy(model(batch.images), batch.labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
     return model
 
 
 @pytest.fixture(scope="module")
-def samples(model):
-    """To calibrate on and to validate on; the labels are what the network says, so that its top-1 is 100."""
-    both = []
-    for seed, count in ((0, 32), (1, 60)):
-        batch = images(count, seed)
-        with torch.no_grad():
-            both.append(Samples(batch, reparameterize_model(model)(batch).argmax(1)))
-        assert len(both[-1].labels.unique()) >= 5
-    return both
+def samples():
+    """To calibrate on and to validate on."""
+    return patterns(32, seed=0), patterns(60, seed=1)
 
 
 def quantized(model, samples, folder, name, **options):
@@ -55,8 +54,8 @@ def quantized(model, samples, folder, name, **options):
     for module in QUANTIZERS[name].packages.values():
         pytest.importorskip(module)
     path = folder / f"int8{FORMATS[name].suffix}"
-    common = {"format": name, "labels": LABELS, "preprocessing": PREPROCESSING, "min_agreement": 50.0}
-    return path, quantize(model, path, *samples, **{**common, "max_top1_loss": 50.0, **options})
+    common = {"format": name, "labels": LABELS, "preprocessing": PREPROCESSING, "min_agreement": 80.0}
+    return path, quantize(model, path, *samples, **{**common, "max_top1_loss": 20.0, **options})
 
 
 def test_quantized_tensors_are_those_of_torch():
@@ -104,10 +103,11 @@ def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_pat
     path, sidecar = quantized(model, samples, tmp_path, name)
     measured = sidecar["verification"]
     full, half, small = (measured[each] for each in ("float32", "bfloat16", "int8"))
-    assert (full["top1"], full["agreement"], full["relative_error"]) == (100, 100, 0)
-    assert 0 < half["relative_error"] < 0.1
-    assert 1e-3 < small["relative_error"] < 0.5  # some error, or it was not quantised
-    assert small["agreement"] == small["top1"] >= 55  # by chance about 15
+    assert full["top1"] > 85
+    assert (full["agreement"], full["relative_error"]) == (100, 0)
+    assert 0 < half["relative_error"] < 0.05
+    assert 1e-3 < small["relative_error"] < 0.1  # some error, or it was not quantised
+    assert min(small["agreement"], half["agreement"]) >= 95
     # Half of this little network is not weights; of a real one, int8 is a third.
     assert small["bytes"] < (1.1 if name == "onnx" else 0.9) * full["bytes"]
     tries = sidecar["quantization"]["error_on_calibration_images_by_float_layers"]
@@ -116,7 +116,7 @@ def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_pat
     network = load(path)
     with torch.no_grad():
         expected = reparameterize_model(model)(samples[1].images[:1])
-    assert (network(samples[1].images[:1]) - expected).norm() < expected.norm()
+    assert (network(samples[1].images[:1]) - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("name", FORMS)
