@@ -92,8 +92,8 @@ def find_model(arguments: argparse.Namespace) -> tuple[Task, nn.Module, Path]:
         return model_by_name(arguments)
     if arguments.checkpoint or arguments.pretrained:
         raise RunError("--checkpoint and --pretrained are for recipes; a run has its own weights")
-    task, model, path = open_run(source, arguments.overrides)
-    return task, model, path.parent
+    run = open_run(source, arguments.overrides)
+    return run.task, run.model, run.path.parent
 
 
 def model_of_recipe(arguments: argparse.Namespace) -> tuple[Task, nn.Module, Path]:

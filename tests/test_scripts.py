@@ -15,6 +15,7 @@ from timm.data import create_transform
 
 from fastvit import load_checkpoint
 from fastvit.data.digits import Digits
+from fastvit.tasks.runs import open_run
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart" / "digits.yaml")
@@ -64,6 +65,10 @@ def test_evaluate_weights_by_a_recipe(run: Path, tmp_path: Path):
     evaluate([str(run / "best.pt")])
     of_recipe, of_run = (json.loads((f / "evaluation.json").read_text()) for f in (tmp_path / "new", run))
     assert of_recipe["unfused"]["top1"] == of_run["unfused"]["top1"]
+
+
+def test_a_checkpoint_knows_the_names_of_its_classes_without_the_data(run: Path):
+    assert open_run(run).class_names == tuple("0123456789")
 
 
 def test_results_by_other_settings_do_not_replace_those_of_the_run(run: Path):

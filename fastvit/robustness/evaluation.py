@@ -40,7 +40,7 @@ class Classifier:
         source = recipe.model
         self.task: Classification | None = None
         if source.run:
-            task, model, path = open_run(source.run)
+            task, model, path, _ = open_run(source.run)
             if not isinstance(task, Classification):
                 raise RecipeError(f"model.run: {path} is of task {task.recipe.task}, not of a classifier")
             self.task, self.name = task, str(source.run)

@@ -14,11 +14,12 @@ from fastvit.training.run_folder import RunFolder
 
 
 class TrainedRun(NamedTuple):
-    """A task, its network in eval mode, and the checkpoint that the weights are from."""
+    """A task, its network in eval mode, the checkpoint that the weights are from, and the names of the classes."""
 
     task: Task
     model: nn.Module
     path: Path
+    class_names: tuple[str, ...] | None
 
 
 def open_run(source: Path, overrides: Sequence[str] = ()) -> TrainedRun:
@@ -39,4 +40,5 @@ def open_run(source: Path, overrides: Sequence[str] = ()) -> TrainedRun:
         model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
     except RuntimeError as error:
         raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
-    return TrainedRun(task, model, path)
+    names = checkpoint.get("class_names")
+    return TrainedRun(task, model, path, names and tuple(names))

@@ -1,6 +1,7 @@
 """What the training loop asks of a task. Everything else about training is the same for all tasks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,6 +54,7 @@ class Task(ABC):
 
     best_metric: str  # the name in `Metrics.report()` that chooses the best epoch
     higher_is_better: bool = True
+    class_names: Sequence[str] | None = None  # where there are classes: known once the datasets are built
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe

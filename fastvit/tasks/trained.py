@@ -12,7 +12,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from fastvit.deploy.preprocessing import Preprocessing
-from fastvit.errors import DataError, RunError
+from fastvit.errors import RunError
 from fastvit.tasks.classification import Classification
 from fastvit.tasks.runs import open_run
 from fastvit.tasks.task import Task
@@ -82,14 +82,14 @@ def find_trained(
 
 
 def _of_run(source: Path, image_size: tuple[int, int] | None, overrides: Sequence[str]) -> Trained:
-    task, model, path = open_run(source, overrides)
+    task, model, path, class_names = open_run(source, overrides)
     recipe = task.recipe
     height, width = image_size or task.input_size[1:]
     pretrained_cfg = get_pretrained_cfg(recipe.model.name).to_dict()
     architecture, labels = None, None
     if isinstance(task, Classification):
         pretrained_cfg |= {name: task.input[name] for name in ("crop_pct", "interpolation", "mean", "std")}
-        labels = _class_names(task)
+        labels = class_names or tuple(str(label) for label in range(recipe.data.num_classes))
         name = recipe.model.name.partition(".")[0]
         architecture = {"name": name, "options": {"num_classes": len(labels)}}
     return Trained(
@@ -101,15 +101,6 @@ def _of_run(source: Path, image_size: tuple[int, int] | None, overrides: Sequenc
         f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
         task,
     )
-
-
-def _class_names(task: Classification) -> tuple[str, ...]:
-    """From the data if it is there: a checkpoint knows their number only."""
-    try:
-        task.build_datasets()
-    except DataError:
-        return tuple(str(label) for label in range(task.recipe.data.num_classes))
-    return tuple(task.class_names)
 
 
 def _of_timm(

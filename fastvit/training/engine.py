@@ -257,7 +257,13 @@ class Trainer:
 
     def _description(self) -> dict[str, Any]:
         metrics = self.history[-1] if self.history else {}
-        return {"recipe": self.recipe.to_dict(), "metrics": metrics, "environment": environment()}
+        names = self.task.class_names
+        return {
+            "recipe": self.recipe.to_dict(),
+            "class_names": list(names) if names else None,
+            "metrics": metrics,
+            "environment": environment(),
+        }
 
     def state(self) -> dict[str, Any]:
         """All that this process needs to go on, plain."""
