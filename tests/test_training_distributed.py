@@ -63,6 +63,7 @@ def test_statistics_are_averaged_after_the_epoch(two):
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(two, tmp_path):
     output = tmp_path / "run"
     processes = start_two(output)

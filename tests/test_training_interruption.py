@@ -10,6 +10,9 @@ from fastvit.training.checkpoint import read_checkpoint
 from launch import STEPS, assert_same_end, finish, start, wait_for
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The uninterrupted run."""
@@ -33,7 +36,6 @@ def test_sigterm_to_all_with_data_workers(whole, tmp_path):
     assert_same_end(output, whole)
 
 
-@pytest.mark.slow
 def test_kill_at_any_moment(whole, tmp_path):
     output = tmp_path / "run"
     process = start(output)
@@ -44,7 +46,6 @@ def test_kill_at_any_moment(whole, tmp_path):
     assert_same_end(output, whole)
 
 
-@pytest.mark.slow
 def test_kill_while_saving_leaves_the_checkpoint_before(whole, tmp_path):
     output = tmp_path / "run"
     process = start(output)
@@ -58,7 +59,6 @@ def test_kill_while_saving_leaves_the_checkpoint_before(whole, tmp_path):
     assert_same_end(output, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux only")
 def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(whole, tmp_path):
     output = tmp_path / "run"
