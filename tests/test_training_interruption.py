@@ -9,7 +9,6 @@ import pytest
 from fastvit.training.checkpoint import read_checkpoint
 from launch import STEPS, assert_same_end, finish, start, wait_for
 
-
 pytestmark = pytest.mark.slow
 
 
