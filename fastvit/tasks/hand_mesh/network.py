@@ -44,7 +44,8 @@ class HandMesh(nn.Module):
             rotations: (B, 16, 3, 3) and shape: (B, S), of the hand model.
         """
         features = self.backbone(images)  # (B, num_features)
-        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would move vertices by 0.4 mm
+        device = "cpu" if images.is_meta else images.device.type  # the meta device has no autocast
+        with torch.autocast(device, enabled=False):  # bfloat16 would move vertices by 0.4 mm
             camera, rotations, shape = self.regressor(features.to(self.hand.vertices.dtype))
             vertices, joints = self.hand(rotations, shape)
         root = joints[:, ROOT, None]
