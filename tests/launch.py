@@ -1,5 +1,6 @@
-"""scripts/train.py in processes of its own, short enough for tests."""
+"""The scripts, for tests: in this process, or in processes of their own."""
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from fastvit.training.checkpoint import read_checkpoint
@@ -15,6 +17,22 @@ ROOT = Path(__file__).parents[1]
 QUICK = ("schedule.epochs=2", "schedule.warmup_epochs=0.5", "loop.batch_size=96", "loop.checkpoint_steps=4")
 STEPS = 26  # 1257 // 96 in each of two epochs
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def script(name):
+    """The `main` of a script."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def complaint(main, arguments, capsys):
+    """The one sentence that a script ends with."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.strip()
 
 
 def start(output, *overrides, resume=False, variables=None):

@@ -18,7 +18,7 @@ from fastvit.benchmark.report import claim_rows, mean_speed_ups, report
 from fastvit.benchmark.suite import Form, Network, Suite, load_suite
 from fastvit.benchmark.workers import Failure, Measurement, Worker
 from fastvit.errors import RecipeError, RunError
-from test_scripts import complaint, script
+from launch import complaint, script
 
 SUITES = sorted((Path(__file__).parent.parent / "configs" / "benchmark").glob("*.yaml"))
 DEPLOY = next(path for path in SUITES if path.stem == "deploy")

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployment import LABELS, PREPROCESSING, complaint, script, small_network
+from deployment import LABELS, PREPROCESSING, small_network
 from fastvit.deploy import FORMATS, export, load
 from fastvit.deploy.formats import format as format_module
 from fastvit.errors import ExportError
+from launch import complaint, script
 
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from deployment import LABELS, PREPROCESSING, ROOT, complaint, need, script
+from deployment import LABELS, PREPROCESSING, need
 from fastvit import FastViT, reparameterize_model
 from fastvit.deploy import FORMATS, load
 from fastvit.deploy.int8 import QUANTIZERS, Samples, quantize, split
 from fastvit.deploy.int8.quantize import FLOAT_LAYERS
 from fastvit.deploy.int8.sensitivity import layer_errors, quantize_channels, quantize_tensor
 from fastvit.errors import DataError, ExportError
+from launch import ROOT, complaint, script
 
 SLOW = pytest.mark.slow
 FORMS = ["onnx", pytest.param("openvino", marks=SLOW), pytest.param("executorch", marks=SLOW)]

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from deployment import ROOT, complaint, need, script
+from deployment import need
 from fastvit.data.digits import Digits
 from fastvit.deploy import FORMATS
 from fastvit.tasks import load_recipe, make_task
+from launch import ROOT, complaint, script
 from reference import randomize
 
 SLOW = pytest.mark.slow

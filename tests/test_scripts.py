@@ -1,10 +1,8 @@
 """The scripts from end to end, and what they say to a user who made a mistake."""
 
 import csv
-import importlib.util
 import itertools
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,17 +14,11 @@ from timm.data import create_transform
 from fastvit import load_checkpoint
 from fastvit.data.digits import Digits
 from fastvit.tasks.runs import open_run
+from launch import complaint, script
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = str(ROOT / "configs" / "quickstart" / "digits.yaml")
 SHORT = ("schedule.epochs=1", "schedule.warmup_epochs=0")
-
-
-def script(name: str) -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 train, evaluate = script("train"), script("evaluate")
@@ -38,13 +30,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "short"
     train([QUICKSTART, f"output={folder}", *SHORT])
     return folder
-
-
-def complaint(main: Callable[[list[str]], None], arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert caught.value.code == 2
-    return capsys.readouterr().err.strip()
 
 
 def test_evaluate_a_run(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,8 +1,6 @@
 """The scripts, on hands: the demo, and FreiHAND with MANO in their own formats."""
 
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +9,11 @@ import torch
 
 from fastvit.data.hands.mano import read_mano
 from hands import mano_like, write_freihand
+from launch import script
 
 ROOT = Path(__file__).parent.parent
 DEMO = str(ROOT / "configs" / "quickstart" / "hand_mesh_synthetic.yaml")
 FREIHAND = str(ROOT / "configs" / "hand_mesh" / "freihand_ma36.yaml")
-
-
-def script(name: str) -> Callable[[list[str]], None]:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
 
 
 train, evaluate = script("train"), script("evaluate")

@@ -294,7 +294,7 @@ def test_what_is_wrong_with_the_data_is_said_before_training(folder: Path):
 
 
 def test_a_recipe_has_no_weights_of_a_whole_segmenter(capsys: pytest.CaptureFixture[str]):
-    from test_scripts import complaint, script
+    from launch import complaint, script
 
     said = complaint(script("evaluate"), [str(DEMO), "--pretrained"], capsys)
     assert "for segmentation there are no weights but those of runs" in said

@@ -105,9 +105,7 @@ def placed_when_done(path: Path, kind: Format) -> Iterator[Path]:
     try:
         draft = folder / path.name
         yield draft
-        mode = (
-            sidecar_path(draft).stat().st_mode
-        )  # what the user's umask gives; some converters write for the owner only
+        mode = sidecar_path(draft).stat().st_mode  # as the umask gives it; some converters write for the owner only
         for file in (*kind.files(draft), sidecar_path(draft)):
             for each in contents(file):
                 each.chmod(mode)

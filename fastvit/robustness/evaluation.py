@@ -14,7 +14,7 @@ from fastvit import reparameterize_model
 from fastvit.errors import DataError, RecipeError
 from fastvit.robustness.corruptions import corrupt
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
-from fastvit.robustness.sets import NUM_CLASSES, Part, Transform, parts_of
+from fastvit.robustness.sets import NUM_CLASSES, Part, parts_of
 from fastvit.tasks.classification import Classification
 from fastvit.tasks.network import NetworkConfig, build_network
 from fastvit.tasks.runs import open_run
@@ -43,12 +43,11 @@ class Classifier:
             task, model, path, _ = open_run(source.run)
             if not isinstance(task, Classification):
                 raise RecipeError(f"model.run: {path} is of task {task.recipe.task}, not of a classifier")
-            self.task, self.name = task, str(source.run)
+            self.task = task
             self.image_size, self.input = task.recipe.data.image_size, task.input
         else:
             config = NetworkConfig(name=source.name, pretrained=source.checkpoint is None, checkpoint=source.checkpoint)
             model = build_network(config, initial_weights=True)
-            self.name = source.name
             self.input = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
             self.image_size = self.input["input_size"][-1]
         self.num_classes = model.num_classes
@@ -61,11 +60,14 @@ class Classifier:
         size = config.image_size or self.image_size
         names = ("crop_pct", "interpolation", "mean", "std")
         transform = create_transform(size, **{name: self.input[name] for name in names})
-        if config.resize:
-            return transform
-        kept = [each for each in transform.transforms if isinstance(each, MaybeToTensor)]
-        rest = transform.transforms[transform.transforms.index(kept[0]) :]
-        return Compose([CenterCrop(size), *rest])
+        return transform if config.resize else Compose([CenterCrop(size), *_halves(transform)[1].transforms])
+
+
+def _halves(transform: Compose) -> tuple[Compose, Compose]:
+    """timm's evaluation transform as resizing and cropping, and from the crop to the tensor."""
+    steps = transform.transforms
+    split = next(index for index, step in enumerate(steps) if isinstance(step, MaybeToTensor))
+    return Compose(steps[:split]), Compose(steps[split:])
 
 
 class CorruptedImages(Dataset):
@@ -73,10 +75,7 @@ class CorruptedImages(Dataset):
 
     def __init__(self, source: Dataset, transform: Compose, corruption: str | None, severity: int, seed: int):
         self.source, self.corruption, self.severity, self.seed = source, corruption, severity, seed
-        steps = transform.transforms
-        split = next(index for index, step in enumerate(steps) if isinstance(step, MaybeToTensor))
-        self.crop: Transform = Compose(steps[:split])
-        self.to_tensor: Transform = Compose(steps[split:])
+        self.crop, self.to_tensor = _halves(transform)
 
     def __len__(self) -> int:
         return len(self.source)
