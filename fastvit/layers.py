@@ -51,7 +51,7 @@ class ConvBN(Reparameterizable):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.subsample > 1:
-            x = x[:, :, :: self.subsample, :: self.subsample]
+            x = F.avg_pool2d(x, 1, self.subsample)  # a slice, whose gradient stays channels_last: 1.3x the step of T8
         return self.bn(self.conv(x))
 
     def equivalent(self) -> Affine:

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
 from fastvit import fusion_error, reparameterize_model, robustness
+from fastvit.allocator import keep_freed_memory
 from fastvit.errors import RecipeError, RunError, exit_on_user_error
 from fastvit.robustness.recipe import is_robustness_recipe, read_robustness_recipe
 from fastvit.tasks import load_recipe, make_task, recipe_for_model
@@ -136,6 +137,8 @@ def evaluate_robustness(arguments: argparse.Namespace) -> None:
 def measure(task: Task, models: dict[str, nn.Module], val: Dataset, processes: Processes) -> dict[str, Metrics]:
     """The metrics of each model over all validation data, in all processes."""
     recipe, device = task.recipe, best_device(processes.local_rank)
+    if device.type == "cpu":
+        keep_freed_memory()
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
     batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)

@@ -25,6 +25,14 @@ def test_strided_pointwise_equals_a_strided_convolution(size):
     torch.testing.assert_close(layer.conv.weight.grad, plain[0].weight.grad, rtol=1e-10, atol=1e-12)
 
 
+def test_strided_pointwise_keeps_gradients_in_channels_last():
+    """Batch norm and GELU in the layers before are several times as slow where gradient and input differ in layout."""
+    layer = ConvBN(8, 8, 1, stride=2, groups=8).to(memory_format=torch.channels_last)
+    x = torch.randn(2, 8, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x)  # as a layer before it gets it
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("channels_last", ["model", "input", "both"])
 def test_training_in_channels_last_survives_on_cpu(channels_last):
     """uxlfoundation/oneDNN#6035 crashes the process or corrupts gradients, hence a process of its own."""

@@ -50,7 +50,7 @@ def conditions(result: dict[str, Any]) -> Iterator[str]:
     yield ", ".join(f"{name} {machine[name]}" for name in names)
     yield (
         f"{suite['rounds']} rounds of {suite['calls']} calls in turn, each turn after one call that is not counted; "
-        "the same random images for all; random weights; inference mode"
+        "the same random images for all; random weights; inference mode but for training steps"
     )
     peaks = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in result["peak_flops"].items())
     yield f"peak of a large matrix product here: {peaks}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastvit.allocator import keep_freed_memory
 from fastvit.errors import RunError, RunStopped
 from fastvit.tasks.task import Task
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
@@ -86,6 +87,8 @@ class Trainer:
     ):
         self.task, self.recipe, self.folder, self.processes = task, recipe, folder, processes
         self.device = best_device(processes.local_rank)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self._build_loaders()
         seed_everything(recipe.seed, Purpose.WEIGHTS)
         memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format

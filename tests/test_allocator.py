@@ -1,0 +1,37 @@
+"""In processes of their own: the setting is for good."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, torch
+from fastvit.allocator import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def faults_of_a_call():  # takes 3 times 128 MiB
+    before = faults()
+    a = torch.zeros(2**25).add_(1)
+    b = torch.stack([a.view(2**12, -1).t()]).contiguous()
+    (a + b.flatten()).sum()
+    return faults() - before
+
+for setting in (None, keep_freed_memory):
+    if setting:
+        setting()
+    faults_of_a_call()
+    print(faults_of_a_call())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_was_freed_is_not_cleared_again():
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    before, after = map(int, done.stdout.split())
+    assert before > 10_000  # pages of 4 KiB; if this fails, the setting is no longer needed
+    assert after < 100
