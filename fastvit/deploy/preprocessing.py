@@ -15,15 +15,16 @@ class Preprocessing:
 
     Attributes:
         height, width: of the crop, which is the network's input, in pixels.
-        crop_pct: side of the crop over that of the resized image; a square image is resized to height / crop_pct.
-        interpolation: of the resizing: bilinear, bicubic or nearest, with antialiasing (Pillow's).
+        crop_pct: side of the crop over that of the resized image; a square image is resized to height / crop_pct. None
+            for a network whose task resizes in a way of its own (segmentation, hands): bring images to its size so.
+        interpolation: of the resizing: bilinear, bicubic or nearest, with antialiasing (Pillow's); None with crop_pct.
         mean, std: of each of the three colors, on the scale from 0 to 1.
     """
 
     height: int
     width: int
-    crop_pct: float
-    interpolation: str
+    crop_pct: float | None
+    interpolation: str | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -42,7 +43,12 @@ class Preprocessing:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """A function from an RGB image to (3, height, width); timm's validation transform."""
+        """A function from an RGB image to (3, height, width); timm's validation transform.
+
+        Raises ValueError where resizing is the task's.
+        """
+        if self.crop_pct is None or self.interpolation is None:
+            raise ValueError("these images are resized in their task's own way: only mean and std are stated")
         return create_transform(
             (3, self.height, self.width),
             crop_pct=self.crop_pct,

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,11 @@ def _of_run(source: Path, image_size: tuple[int, int] | None, overrides: Sequenc
     recipe = task.recipe
     height, width = image_size or task.input_size[1:]
     pretrained_cfg = get_pretrained_cfg(recipe.model.name).to_dict()
+    preprocessing = replace(Preprocessing.of_timm(pretrained_cfg, height, width), crop_pct=None, interpolation=None)
     architecture, labels = None, None
     if isinstance(task, Classification):
         pretrained_cfg |= {name: task.input[name] for name in ("crop_pct", "interpolation", "mean", "std")}
+        preprocessing = Preprocessing.of_timm(pretrained_cfg, height, width)
         labels = class_names or tuple(str(label) for label in range(recipe.data.num_classes))
         name = recipe.model.name.partition(".")[0]
         architecture = {"name": name, "options": {"num_classes": len(labels)}}
@@ -96,7 +98,7 @@ def _of_run(source: Path, image_size: tuple[int, int] | None, overrides: Sequenc
         path.resolve().parent.name,
         model,
         architecture,
-        Preprocessing.of_timm(pretrained_cfg, height, width),
+        preprocessing,
         labels,
         f"{path}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
         task,
