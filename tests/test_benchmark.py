@@ -61,6 +61,7 @@ def test_every_suite_loads_and_its_quick_part_has_enough_samples(path: Path):
         ("forms.eager={engine: tensorrt}", "forms.eager.engine: should be 'eager', 'compiled', 'onnxruntime'"),
         ("forms.x={engine: onnxruntime, dtype: float16}", "onnxruntime runs in float32"),
         ("forms.x={engine: openvino}", "openvino is measured on the CPU: add on: [cpu]"),
+        ("forms.x={dtype: int8}", "int8 is timed with engine openvino"),
         ("forms.x={train: true}", "train needs fuse: false"),
         ("rounds=2", "at least 10 samples are needed"),
         ("baseline=timmm", "there is no 'timmm'; did you mean timm?"),
@@ -185,8 +186,18 @@ def measurement(**form) -> Measurement:
     return Measurement("t8", "form", Network(name="fastvit_t8", image_size=64), Form(**form), 2)
 
 
-@pytest.mark.parametrize("form", [{}, {"dtype": "bfloat16"}, {"engine": "onnxruntime", "on": ("cpu",)}])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"dtype": "bfloat16"},
+        {"engine": "onnxruntime", "on": ("cpu",)},
+        {"engine": "openvino", "dtype": "int8", "on": ("cpu",)},
+    ],
+)
 def test_a_worker_measures(worker: Worker, form: dict):
+    if form.get("engine") == "openvino":
+        pytest.importorskip("nncf")
     asked = measurement(**form)
     facts = worker.build(asked)
     assert facts["image_size"] == 64

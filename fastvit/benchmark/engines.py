@@ -4,6 +4,8 @@ import io
 import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from fastvit.benchmark.suite import Form
 from fastvit.deploy import compile_for_inference
+from fastvit.deploy.int8.engines import Nncf
+from fastvit.deploy.request import Limits, make_request
 
 Call = Callable[[], Any]
 
@@ -62,14 +66,26 @@ def _openvino(model: nn.Module, form: Form, images: Tensor, device: torch.device
     import openvino
 
     core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[form.dtype],
-    }
-    compiled = core.compile_model(core.read_model(io.BytesIO(_onnx(model, images))), "CPU", settings)
+    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+    if form.dtype == "int8":  # what stays in float is computed in the precision that OpenVINO chooses
+        network = _int8(model, images, core)
+    else:
+        network = core.read_model(io.BytesIO(_onnx(model, images)))
+        settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[form.dtype]
+    compiled = core.compile_model(network, "CPU", settings)
     request, batch = compiled.create_infer_request(), images.numpy()
     return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)
+
+
+def _int8(model: nn.Module, images: Tensor, core: Any) -> Any:
+    """All layers quantized, with the ranges of these images: good for timing only."""
+    request = make_request(
+        model, images, dynamic=(), limits=Limits(), preprocessing=None, labels=None, opset=None, architecture=None
+    )
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "network.xml"
+        Nncf().quantize(request, images, (), path)
+        return core.read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
 
 
 def _training_step(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:

@@ -154,7 +154,7 @@ def paired_ratio(slow: Row, fast: Row) -> float:
 
 
 def _peaks(suite: Suite, device: str, worker: Worker) -> dict[str, float]:
-    dtypes = {form.dtype for form in suite.forms.values() if device in form.on}
+    dtypes = {form.dtype for form in suite.forms.values() if device in form.on} - {"int8"}
     peaks = {dtype: worker.peak(dtype) for dtype in sorted(dtypes)}
     return {dtype: peak for dtype, peak in peaks.items() if not isinstance(peak, Failure)}
 

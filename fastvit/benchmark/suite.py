@@ -45,7 +45,7 @@ class Form(Section):
     builtin: bool = False  # timm's own FastViT in place of ours; other networks are the same either way
     fuse: bool = True  # ours: completely; timm's: what timm's pass fuses
     engine: Literal["eager", "compiled", "onnxruntime", "openvino"] = "eager"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"  # int8: weights and activations
     channels_last: bool = True
     train: bool = False  # time training steps
     on: tuple[Device, ...] = ("cpu", "cuda", "mps")  # the devices that this form is measured on
@@ -56,6 +56,8 @@ class Form(Section):
             raise ValueError("train needs fuse: false, and engine eager or compiled")
         if self.engine == "onnxruntime" and self.dtype != "float32":
             raise ValueError("onnxruntime runs in float32: its CPU kernels have no half precision")
+        if self.dtype == "int8" and self.engine != "openvino":
+            raise ValueError("int8 is timed with engine openvino")
         if self.engine in ("onnxruntime", "openvino") and self.on != ("cpu",):
             raise ValueError(f"{self.engine} is measured on the CPU: add on: [cpu]")
         return self
