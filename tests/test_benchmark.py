@@ -12,7 +12,7 @@ from torch import nn
 
 import fastvit
 from fastvit.benchmark.measure import Engines, add_ratio, add_statistics, groups
-from fastvit.benchmark.networks import build, macs, parameters
+from fastvit.benchmark.networks import build, input_size, macs, parameters
 from fastvit.benchmark.picture import pareto, picture
 from fastvit.benchmark.report import claim_rows, mean_speed_ups, report
 from fastvit.benchmark.suite import Form, Network, Suite, load_suite
@@ -50,6 +50,8 @@ def test_every_suite_loads_and_its_quick_part_has_enough_samples(path: Path):
     assert set(short.networks) <= set(suite.networks)
     assert short.rounds * short.calls >= 10
     assert list(groups(short, "cpu"))
+    for network in suite.networks.values():
+        assert suite.image_sizes or input_size(network)[1] >= 32
 
 
 @pytest.mark.parametrize(

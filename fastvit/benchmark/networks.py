@@ -42,7 +42,10 @@ def input_size(network: Network) -> tuple[int, int, int]:
         return 3, network.image_size, network.image_size
     if network.recipe:
         return make_task(load_recipe(network.recipe)).input_size
-    return timm.models.get_pretrained_cfg(network.name).input_size
+    config = timm.models.get_pretrained_cfg(network.name)
+    if config is None:
+        raise RecipeError(f"{network.name} does not say the size of its images: set image_size")
+    return config.input_size
 
 
 def parameters(model: nn.Module) -> int:

@@ -57,10 +57,12 @@ def _accuracy(axes: "Axes", suite: Suite, rows: list[Row]) -> None:
     for ms, top1, family, name in points:
         ours = family == "FastViT"
         axes.plot(ms, top1, "*" if ours else "o", ms=12 if ours else 5, color="crimson" if ours else colors(family))
-        axes.annotate(name, (ms, top1), fontsize=6, xytext=(3, 3), textcoords="offset points")
+        axes.annotate(name, (ms, top1), fontsize=6, xytext=(4, -9) if ours else (3, 3), textcoords="offset points")
     front = pareto((ms, top1) for ms, top1, _, _ in points)
     axes.step(*zip(*front, strict=True), "--", where="post", lw=0.8, color="gray")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("ms (here)")
     axes.set_ylabel("ImageNet top-1, % (published)")
 
