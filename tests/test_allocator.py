@@ -7,24 +7,23 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, torch
+import resource, statistics, torch
 from fastvit.allocator import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-def faults_of_a_call():  # takes 3 times 128 MiB
+def faults_of_a_call():  # takes 3 times 32 MiB
     before = faults()
-    a = torch.zeros(2**25).add_(1)
-    b = torch.stack([a.view(2**12, -1).t()]).contiguous()
+    a = torch.zeros(2**23).add_(1)
+    b = torch.stack([a.view(2**11, -1).t()]).contiguous()
     (a + b.flatten()).sum()
     return faults() - before
 
 for setting in (None, keep_freed_memory):
     if setting:
         setting()
-    faults_of_a_call()
-    print(faults_of_a_call())
+    print(statistics.median(faults_of_a_call() for _ in range(15)))
 """
 
 
@@ -34,4 +33,4 @@ def test_memory_that_was_freed_is_not_cleared_again():
     assert done.returncode == 0, done.stderr
     before, after = map(int, done.stdout.split())
     assert before > 10_000  # pages of 4 KiB; if this fails, the setting is no longer needed
-    assert after < 100
+    assert after < 100  # of most calls: the heap may still grow once or twice, where its holes lie badly
