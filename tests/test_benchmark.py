@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import fastvit
-from fastvit.benchmark.measure import Engines, add_ratio, add_statistics, groups
+from fastvit.benchmark.measure import Engines, add_ratio, add_statistics, groups, measure
 from fastvit.benchmark.networks import build, input_size, macs, parameters
 from fastvit.benchmark.picture import pareto, picture
 from fastvit.benchmark.report import claim_rows, mean_speed_ups, report
@@ -236,9 +236,30 @@ def test_what_fails_is_reported_and_the_worker_goes_on(worker: Worker):
 def test_a_dead_worker_is_a_sentence():
     dying = Worker(1, "cpu")
     dying._process.kill()
-    with pytest.raises(RunError, match="a measuring process died"):
+    with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in versions: if memory ran out"):
         dying.versions()
     dying.close()
+
+
+def test_what_kills_its_process_is_reported_and_all_else_is_measured(tmp_path: Path):
+    (tmp_path / "deadly.py").write_text(
+        """
+import os, signal
+from timm.models import register_model
+
+@register_model
+def deadly_network(**kwargs):
+    os.kill(os.getpid(), signal.SIGSEGV)
+"""
+    )
+    small = {"name": "resnet18", "image_size": 32}
+    deadly = {"registered_in": str(tmp_path / "deadly.py"), "name": "deadly_network", "image_size": 32}
+    networks = {"first": small, "deadly": deadly, "last": small}
+    suite = small_suite(networks=networks, forms={"eager": {}}, batch_sizes=[1], threads=1, rounds=5, device="cpu")
+    result = measure(suite, quick=False, keep=lambda so_far: None)
+    first, died, last = result["rows"]
+    assert died["error"] == "a measuring process died (SIGSEGV) in build"
+    assert (first["n"], last["n"]) == (10, 10)
 
 
 def test_one_process_for_each_engine():
@@ -303,6 +324,6 @@ def test_pictures_and_reports_say_what_was_not_measured(kind: str):
         "quick": False,
     }
     text = report(suite, result)
-    assert "not measured: half: ImportError: no engine" in text
+    assert "not measured: half: ImportError: no engine (a)" in text
     assert "THE MACHINE WAS BUSY" in text
     picture(suite, result).canvas.draw()

@@ -4,12 +4,12 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from statistics import median
 from typing import Any
 
 from fastvit.benchmark.suite import Network, Suite
-from fastvit.benchmark.workers import SETTLE_SECONDS, Failure, Measurement, Worker
+from fastvit.benchmark.workers import SETTLE_SECONDS, Failure, Measurement, Worker, WorkerDied
 from fastvit.errors import RecipeError
 from fastvit.training.device import best_device
 from fastvit.training.environment import environment
@@ -83,6 +83,18 @@ class Engines(dict[str, Worker]):
         self[engine] = self._start()
         return self[engine]
 
+    def build(self, measurement: Measurement, built: Iterable[Measurement]) -> dict[str, Any] | Failure:
+        """`Worker.build`. Where that kills the process, a new one gets what the dead one had of `built`."""
+        engine = measurement.form.engine
+        try:
+            return self[engine].build(measurement)
+        except WorkerDied as died:
+            self.pop(engine).close()
+            for lost in built:
+                if lost.form.engine == engine:
+                    self[engine].build(lost)
+            return Failure(str(died), "")
+
     def close(self) -> None:
         for worker in self.values():
             worker.close()
@@ -92,7 +104,8 @@ def _measure_group(suite: Suite, group: list[Measurement], engines: Engines) -> 
     rows: dict[Measurement, Row] = {}
     for measurement in group:
         _show(f"building {measurement.network_name}, {measurement.form_name}, batch {measurement.batch_size}")
-        rows[measurement] = _new_row(measurement, engines[measurement.form.engine].build(measurement))
+        built = [earlier for earlier, row in rows.items() if "error" not in row]
+        rows[measurement] = _new_row(measurement, engines.build(measurement, built))
     ready = [measurement for measurement, row in rows.items() if "error" not in row]
     for i in range(suite.rounds):
         _show(f"batch {group[0].batch_size}, {group[0].network_name}: round {i + 1} of {suite.rounds}")

@@ -1,5 +1,6 @@
 """The result of a suite as text for people."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from statistics import geometric_mean
 from typing import Any
@@ -35,9 +36,13 @@ def report(suite: Suite, result: dict[str, Any]) -> str:
     if claims:
         head = ("claim", "form", "batch", "published", "on", "here", "top-1 fast / slow")
         blocks.append(markdown([head, *claims]))
-    failures = dict.fromkeys((row["form"], row["error"]) for row in result["rows"] if "error" in row)
+    failures: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # networks by form and error
+    for row in result["rows"]:
+        if "error" in row:
+            failures[row["form"], row["error"]][row["network"]] = None
     if failures:
-        blocks.append("\n".join(f"not measured: {form}: {error}" for form, error in failures))
+        lines = (f"not measured: {form}: {error} ({', '.join(who)})" for (form, error), who in failures.items())
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
 

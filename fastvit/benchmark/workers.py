@@ -6,6 +6,7 @@ own only one computes at a time: the others sleep in `recv`.
 
 import multiprocessing
 import os
+import signal
 import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -26,6 +27,10 @@ class Measurement:
     network: Network
     form: Form
     batch_size: int
+
+
+class WorkerDied(RunError):
+    """A measuring process is gone, with what it had built."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +90,10 @@ class Worker:
             return self._connection.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join(timeout=5)
-            raise RunError(
-                f"a measuring process died (exit code {self._process.exitcode}) in {request[0]}: if memory ran out, "
-                "measure fewer networks or smaller batches"
-            ) from error
+            code = self._process.exitcode
+            how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
+            fix = ": if memory ran out, measure fewer networks or smaller batches" if how == "SIGKILL" else ""
+            raise WorkerDied(f"a measuring process died ({how}) in {request[0]}{fix}") from error
 
 
 def _serve(connection: Connection, threads: int, device: str) -> None:
