@@ -140,10 +140,14 @@ def reparameterize_model(model: nn.Module) -> nn.Module:
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise TypeError("the model is wrapped in DistributedDataParallel: fuse what is inside, model.module")
-    return _fuse_tree(copy.deepcopy(model).eval(), name="", done={})
+    unfused: list[str] = []
+    fused = _fuse_tree(copy.deepcopy(model).eval(), name="", done={}, unfused=unfused)
+    for problem in unfused:
+        warnings.warn(problem, stacklevel=3)  # 2 is the decorator
+    return fused
 
 
-def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
+def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], unfused: list[str]) -> nn.Module:
     if module in done:  # used in several places: keep it shared
         return done[module]
     done[module] = module
@@ -151,12 +155,12 @@ def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module]) -
         try:
             done[module] = module.fuse()
         except CannotFuse as reason:
-            warnings.warn(f"{name or 'the model'} ({type(module).__name__}) is left unfused: {reason}", stacklevel=3)
+            unfused.append(f"{name or 'the model'} ({type(module).__name__}) is left unfused: {reason}")
     else:
         for child_name, child in module._modules.items():
             if child is None:
                 continue
-            fused = _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done)
+            fused = _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done, unfused)
             if fused is not child:
                 module._modules[child_name] = fused
     return done[module]

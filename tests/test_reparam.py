@@ -309,8 +309,9 @@ def _replaced_part(mixer):
 def test_what_cannot_be_fused_is_left_and_reported(change, reason):
     model = nn.Sequential(randomize(RepMixer(8)), nn.Sequential(nn.GELU(), randomize(RepMixer(8)))).eval()
     change(model[1][1])
-    with pytest.warns(UserWarning, match=rf"1\.1 \((?:RepMixer|_Twice)\) is left unfused: .*{reason}"):
+    with pytest.warns(UserWarning, match=rf"1\.1 \((?:RepMixer|_Twice)\) is left unfused: .*{reason}") as caught:
         fused = reparameterize_model(model)
+    assert {warning.filename for warning in caught} == {__file__}, "it points to the caller"
     assert type(fused[0]) is nn.Conv2d
     assert isinstance(fused[1][1], RepMixer)
     assert fusion_error(model, fused, (8, 8, 8)) < 1e-5
