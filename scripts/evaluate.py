@@ -137,8 +137,7 @@ def evaluate_robustness(arguments: argparse.Namespace) -> None:
 def measure(task: Task, models: dict[str, nn.Module], val: Dataset, processes: Processes) -> dict[str, Metrics]:
     """The metrics of each model over all validation data, in all processes."""
     recipe, device = task.recipe, best_device(processes.local_rank)
-    if device.type == "cpu":
-        keep_freed_memory()
+    keep_freed_memory(device)
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
     batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)

@@ -47,8 +47,8 @@ def compile_for_inference(
         expected = fused(example_input.to(parameter))
 
     on_cpu = parameter.device.type == "cpu"
+    keep_freed_memory(parameter.device)
     if on_cpu:
-        keep_freed_memory()
         _make_depthwise(fused)
     compiled = _compile(fused.to(dtype=dtype, memory_format=torch.channels_last), on_cpu)
     known_shapes = set()

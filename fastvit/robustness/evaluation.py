@@ -11,6 +11,7 @@ from torchvision.transforms import CenterCrop, Compose
 from tqdm import tqdm
 
 from fastvit import reparameterize_model
+from fastvit.allocator import keep_freed_memory
 from fastvit.errors import DataError, RecipeError
 from fastvit.robustness.corruptions import corrupt
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
@@ -52,6 +53,7 @@ class Classifier:
             self.image_size = self.input["input_size"][-1]
         self.num_classes = model.num_classes
         self.device = best_device()
+        keep_freed_memory(self.device)
         model.eval()
         self.model: nn.Module = (reparameterize_model(model) if source.form == "fused" else model).to(self.device)
 

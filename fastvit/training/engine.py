@@ -87,8 +87,7 @@ class Trainer:
     ):
         self.task, self.recipe, self.folder, self.processes = task, recipe, folder, processes
         self.device = best_device(processes.local_rank)
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory(self.device)
         self._build_loaders()
         seed_everything(recipe.seed, Purpose.WEIGHTS)
         memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format
