@@ -241,6 +241,7 @@ def test_a_dead_worker_is_a_sentence():
     dying.close()
 
 
+@pytest.mark.slow
 def test_what_kills_its_process_is_reported_and_all_else_is_measured(tmp_path: Path):
     (tmp_path / "deadly.py").write_text(
         """

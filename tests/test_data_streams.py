@@ -78,7 +78,8 @@ def recipe_of(output, dataset, root, workers):
     )
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_on_shards_counts_right_and_resumes_bit_for_bit(workers, shards, tmp_path, monkeypatch):
     pytest.importorskip("webdataset")
     whole, broken = (recipe_of(tmp_path / name, "wds/digits", shards, workers) for name in ("whole", "broken"))

@@ -45,7 +45,7 @@ ALLOWED = {
     "deploy": {"", "allocator", "errors", "reparam", "timing", "weights"},
     "data": {"errors"},
     "training": {"", "allocator", "errors", "tasks.task"},
-    "robustness": {"", "errors", "tasks", "training"},
+    "robustness": {"", "allocator", "errors", "tasks", "training"},
     "benchmark": {"", "errors", "timing", "variants", "deploy", "training", "tasks"},
     "tasks": {"errors", "data", "training", "weights", "", "variants", "deploy"},
 }

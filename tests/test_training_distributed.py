@@ -41,6 +41,7 @@ def two(tmp_path_factory):
     return output, finish(*start_two(output))
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_that_accumulates_the_same_halves(two, tmp_path):
     """Batch norm sees half a batch in both, so that the losses are the same but for the order of sums."""
     finish(start(tmp_path / "run", "loop.accumulation=2"))
