@@ -98,7 +98,7 @@ def test_weights_are_frozen_into_the_code(model, monkeypatch):
 
 
 def test_the_ninth_network_of_a_process_is_compiled_too(compilations):
-    """torch counts compilations by code object, to a limit of 8, and would run the ninth network uncompiled."""
+    """torch counts compilations by code object, to a limit of 8, and would refuse the ninth network."""
     for seed in range(9):
         network = randomize(FastViT((1,), (32,), 2, (False,), num_classes=3), seed)
         compile_for_inference(network, torch.randn(2, 3, 32, 32))
