@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from fastvit.reparam import fusion_error, reparameterize_model
+from fastvit.compare import fusion_error
+from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import best_device
 from fastvit.runtime.environment import environment

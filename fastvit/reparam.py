@@ -180,7 +180,7 @@ class Foldable(nn.Module):
         """Fold the parts, in place; also the hook of timm's own pass. Raises `CannotFuse` and then changes nothing."""
         _require_own_forward(self, "folded")
         for name, part in self.folded().items():
-            self.set_submodule(name, part)
+            self.set_submodule(name, part.train(self.training))
 
 
 @torch.no_grad()

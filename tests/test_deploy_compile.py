@@ -126,7 +126,7 @@ def test_only_convolutions_with_several_outputs_for_a_channel_are_rewritten():
     for each in (model, dense):
         compile._make_depthwise(each)
     rewritten = [name for name, module in model.named_modules() if isinstance(module, compile.RepeatedDepthwise)]
-    assert rewritten == ["stages.1.downsample.0", "final_conv.0"]
+    assert rewritten == ["stages.1.downsample.proj.0", "final_conv.0"]
     assert all(type(module) is torch.nn.Conv2d for module in dense)
 
 

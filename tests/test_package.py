@@ -34,10 +34,12 @@ EXTRAS = (
 
 # From the ground up. A part imports from those on floors below its own, and never from one beside it.
 FLOORS = (
-    ("errors", "reparam", "variants", "shipped"),
+    ("errors", "reparam", "compare", "shipped"),
     ("layers",),
+    ("variants",),
     ("weights",),
     ("fastvit",),
+    ("builtin",),
     ("the package itself",),
     ("config", "runtime", "models", "data"),
     ("deploy", "training"),

@@ -44,7 +44,7 @@ def test_the_last_level_depends_on_the_attention_blocks():
     pyramid = randomize(FeaturePyramid(body("fastvit_sa12"), 8)).eval()
     image = torch.randn(1, 3, 64, 64)
     before = pyramid(image)["3"]
-    nn.init.zeros_(pyramid.body.stages[3].blocks[-1].ffn.fc2.conv.weight)
+    nn.init.zeros_(pyramid.body.stages[3].blocks[-1].mlp.fc2.weight)
     assert not torch.allclose(pyramid(image)["3"], before)
 
 
@@ -76,12 +76,12 @@ def test_frozen_batch_norm_keeps_what_was_loaded_and_fuses(tmp_path):
     torch.save(trained.state_dict(), tmp_path / "classifier.pt")
     config = BackboneConfig(name="fastvit_t8", checkpoint=tmp_path / "classifier.pt", batch_norm="frozen")
     frozen = build_body(config, initial_weights=True)
-    assert torch.equal(frozen.stem[0].conv.bn.running_var, trained.stem[0].conv.bn.running_var)
+    assert torch.equal(frozen.stem[0].conv_kxk[0].bn.running_var, trained.stem[0].conv_kxk[0].bn.running_var)
     pyramid = FeaturePyramid(frozen, 8)
     pyramid.train()
-    before = frozen.stem[0].conv.bn.running_mean.clone()
+    before = frozen.stem[0].conv_kxk[0].bn.running_mean.clone()
     sum(each.sum() for each in pyramid(torch.randn(2, 3, 64, 64)).values()).backward()
-    assert torch.equal(frozen.stem[0].conv.bn.running_mean, before)
+    assert torch.equal(frozen.stem[0].conv_kxk[0].bn.running_mean, before)
     assert any(isinstance(module, nn.BatchNorm2d) for module in pyramid.modules())  # the new norms learn
     fused = reparameterize_model(pyramid)
     assert fusion_error(pyramid, fused, (3, 64, 64)) < 1e-5
@@ -120,7 +120,7 @@ def test_layer_wise_rates_are_the_classifier_s_and_the_new_layers_learn_at_the_f
     for name, scale in found.items():
         if name.startswith("backbone.body."):
             assert scale == expected[name.removeprefix("backbone.body.")], name
-    assert found["backbone.body.stem.0.conv.conv.weight"] < 0.001
+    assert found["backbone.body.stem.0.conv_kxk.0.conv.weight"] < 0.001
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory():
@@ -132,6 +132,6 @@ def test_gradient_checkpointing_changes_nothing_but_memory():
         network.set_grad_checkpointing(enable)
         network.zero_grad()
         sum(each.square().mean() for each in network.backbone(image).values()).backward()
-        gradients.append(network.backbone.body.stem[0].conv.conv.weight.grad.clone())
+        gradients.append(network.backbone.body.stem[0].conv_kxk[0].conv.weight.grad.clone())
     assert network.backbone.body.stages[2].grad_checkpointing
     torch.testing.assert_close(*gradients)

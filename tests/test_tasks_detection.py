@@ -295,7 +295,7 @@ def test_layer_wise_rates_reach_the_body():
     groups = build_optimizer(model, recipe).param_groups
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     assert scales[id(model.rpn.head.cls_logits.weight)] == 1
-    assert scales[id(model.backbone.body.stem[0].conv.conv.weight)] < 0.01
+    assert scales[id(model.backbone.body.stem[0].conv_kxk[0].conv.weight)] < 0.01
 
 
 @pytest.mark.parametrize("overrides", [(), RETINANET], ids=["mask_rcnn", "retinanet"])

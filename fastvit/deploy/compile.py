@@ -11,7 +11,8 @@ import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fastvit.reparam import relative_error, reparameterize_model
+from fastvit.compare import relative_error
+from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
 
 # Largest relative L2 difference from the eager network in its own precision.

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvit.compare import relative_error
 from fastvit.deploy.formats.format import Format, Run
 from fastvit.deploy.formats.openvino import OpenVino, load_openvino
 from fastvit.deploy.int8.images import UNKNOWN, Samples
 from fastvit.deploy.request import Request
 from fastvit.deploy.sidecar import size_in_bytes
-from fastvit.reparam import relative_error
 from fastvit.runtime.timing import interleaved_latency
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from fastvit.compare import relative_error
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.export import describe, placed_when_done, require_free
 from fastvit.deploy.formats import get_format
@@ -17,7 +18,6 @@ from fastvit.deploy.int8.sensitivity import layer_errors
 from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError
-from fastvit.reparam import relative_error
 
 QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e())}
 FLOAT_LAYERS = (0, 3, 8)  # so many of the most sensitive layers are left in float, one try after the other
