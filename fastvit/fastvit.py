@@ -238,7 +238,7 @@ def _register(name: str) -> Callable[..., nn.Module]:
         return _create(name, pretrained, **kwargs)
 
     entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"{name}: {VARIANTS[name].size}."
+    entry.__doc__ = f"{name}: {VARIANTS[name].size} at {default_cfgs[name].default.input_size[-1]} px."
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=f"Overwriting {name} in registry")
         return register_model(entry)

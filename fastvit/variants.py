@@ -48,17 +48,14 @@ class Variant:
         return {name: value for name, value in vars(self).items() if name not in ("size", "cfg")}
 
 
-_NONE, _LAST, _LAST_2 = (False,) * 4, (False, False, False, True), (False, False, False, True, True)
-
+_NONE, _LAST = (False, False, False, False), (False, False, False, True)
 _GELU = partial(PatchEmbed, act=nn.GELU)
 _SE_GELU = partial(PatchEmbed, act=nn.GELU, se=partial(SqueezeExcite, rd_ratio=1 / 4))
-_MCI = {"patch_embeds": (_GELU, _SE_GELU, _SE_GELU)}
-_MCI_5 = {"patch_embeds": (_GELU,) * 4, "stem_kernel_sizes": (3,), "norm": partial(LayerNorm2d, eps=1e-5)}
 
-_APPLE_SA36 = {"crop_pct": 0.95}  # timm: 0.9
-# Apple resizes without a margin, bilinearly; timm's configurations say bicubic, and a crop of 0.95 of most.
+_CROP_95 = {"crop_pct": 0.95}
 _MOBILECLIP = {"crop_pct": 1.0, "interpolation": "bilinear"}
-_FASTVLM = _MOBILECLIP | {
+_FASTVLM = {
+    **_MOBILECLIP,
     "crop_mode": "border",  # padded to a square
     "input_size": (3, 1024, 1024),
     "pool_size": (16, 16),
@@ -70,22 +67,31 @@ _FASTVLM = _MOBILECLIP | {
     "license": "apple-amlr",
 }
 
+_mci = partial(Variant, expansion=3, attention=_LAST, patch_embeds=(_GELU, _SE_GELU, _SE_GELU), cfg=_MOBILECLIP)
+_mci_5 = partial(
+    Variant,
+    expansion=4,
+    attention=(*_LAST, True),
+    patch_embeds=(_GELU,) * 4,
+    stem_kernel_sizes=(3,),
+    norm=partial(LayerNorm2d, eps=1e-5),
+    cfg=_MOBILECLIP,
+)
+
 VARIANTS = {
-    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, _NONE, "4.0 M parameters, 0.7 GMACs at 256 px"),
-    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, _NONE, "7.5 M parameters, 1.4 GMACs at 256 px"),
-    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _NONE, "9.5 M parameters, 1.8 GMACs at 256 px"),
-    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _LAST, "11.6 M parameters, 1.9 GMACs at 256 px"),
-    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, "21.5 M parameters, 3.8 GMACs at 256 px"),
+    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, _NONE, "4.0 M parameters, 0.7 GMACs"),
+    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, _NONE, "7.5 M parameters, 1.4 GMACs"),
+    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _NONE, "9.5 M parameters, 1.8 GMACs"),
+    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _LAST, "11.6 M parameters, 1.9 GMACs"),
+    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, "21.5 M parameters, 3.8 GMACs"),
     "fastvit_sa36": Variant(
-        (6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, "31.5 M parameters, 5.6 GMACs at 256 px", 1e-6, cfg=_APPLE_SA36
+        (6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, "31.5 M parameters, 5.6 GMACs", 1e-6, cfg=_CROP_95
     ),
-    "fastvit_ma36": Variant(
-        (6, 6, 18, 6), (76, 152, 304, 608), 4, _LAST, "44.1 M parameters, 7.8 GMACs at 256 px", 1e-6
-    ),
-    "fastvit_mci0": Variant((2, 6, 10, 2), (64, 128, 256, 512), 3, _LAST, "", **_MCI, cfg=_MOBILECLIP),
-    "fastvit_mci1": Variant((4, 12, 20, 4), (64, 128, 256, 512), 3, _LAST, "", **_MCI, cfg=_MOBILECLIP),
-    "fastvit_mci2": Variant((4, 12, 24, 4), (80, 160, 320, 640), 3, _LAST, "", **_MCI, cfg=_MOBILECLIP),
-    "fastvit_mci3": Variant((2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), 4, _LAST_2, "", **_MCI_5, cfg=_MOBILECLIP),
-    "fastvit_mci4": Variant((2, 12, 24, 4, 4), (128, 256, 512, 1024, 2048), 4, _LAST_2, "", **_MCI_5, cfg=_MOBILECLIP),
-    "fastvithd": Variant((2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), 4, _LAST_2, "", **_MCI_5, cfg=_FASTVLM),
+    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, _LAST, "44.1 M parameters, 7.8 GMACs", 1e-6),
+    "fastvit_mci0": _mci((2, 6, 10, 2), (64, 128, 256, 512), size="11.4 M parameters, 2.4 GMACs"),
+    "fastvit_mci1": _mci((4, 12, 20, 4), (64, 128, 256, 512), size="21.5 M parameters, 4.7 GMACs"),
+    "fastvit_mci2": _mci((4, 12, 24, 4), (80, 160, 320, 640), size="35.8 M parameters, 7.8 GMACs"),
+    "fastvit_mci3": _mci_5((2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), size="125 M parameters, 14.8 GMACs"),
+    "fastvit_mci4": _mci_5((2, 12, 24, 4, 4), (128, 256, 512, 1024, 2048), size="322 M parameters, 27.8 GMACs"),
+    "fastvithd": _mci_5((2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), size="125 M parameters, 243 GMACs", cfg=_FASTVLM),
 }
