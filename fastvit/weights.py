@@ -63,10 +63,14 @@ def load_checkpoint(
     """
     label = "the state dict" if isinstance(source, Mapping) else str(source)
     state = _of_network(source if isinstance(source, Mapping) else _read(Path(source)), label)
-    own_names = _plain_names(model.state_dict())
-    if len(own_names) < len(model.state_dict()):
-        raise CheckpointError("the model is not a FastViT classifier or features_only backbone: pass its backbone")
-    target = {plain: model.state_dict()[name] for plain, name in own_names.items()}
+    own = model.state_dict()
+    own_names = _plain_names(own)
+    if not own_names:
+        raise CheckpointError("the model is not a FastViT")
+    if len(own_names) < len(own):
+        part = next(iter(own_names.values())).removesuffix(next(iter(own_names))).rstrip(".")
+        raise CheckpointError(f"the model is more than a FastViT: pass its part {part}")
+    target = {plain: own[name] for plain, name in own_names.items()}
     _require_same_network(state, target, label)
     state = _to_form_of(target, state)
 

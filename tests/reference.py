@@ -65,8 +65,11 @@ def golden_weights(variant: str, form: str) -> dict[str, Tensor]:
 
     Each tensor depends on its name and shape only. `form` is "unfused" or "fused".
     """
-    manifest = json.loads((GOLDEN / f"{variant}.json").read_text())[form]
-    return {name: torch.from_numpy(_fill(name, tuple(shape))) for name, shape in manifest.items()}
+    return {name: torch.from_numpy(_fill(name, shape)) for name, shape in golden_shapes(variant, form).items()}
+
+
+def golden_shapes(variant: str, form: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in json.loads((GOLDEN / f"{variant}.json").read_text())[form].items()}
 
 
 def golden_outputs(variant: str) -> dict[str, np.ndarray]:
