@@ -57,6 +57,8 @@ def _adopt(module: nn.Module) -> None:
     ours, parts = _SAME[type(module)]
     children = dict(module.named_children())
     if unknown := children.keys() - parts - {"reparam_conv"}:
+        if ours in (FastViT, Stage):  # with nothing to fuse of their own: enough that what is inside becomes ours
+            return
         raise CannotFuse(f"it has parts of which fastvit knows nothing: {', '.join(sorted(unknown))}")
     for name, child in children.items():
         if isinstance(child, nn.Dropout):
