@@ -13,9 +13,10 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from fastvit import layers
 from fastvit.fastvit import FastViT, Stage
-from fastvit.reparam import ADOPTED, CannotFuse, adopt
+from fastvit.published import FusedConv
+from fastvit.reparam import ADOPTERS, CannotFuse, Problems, called
 
-# timm's class: ours, and its parts (in train form; fused, `reparam_conv` takes the place of some)
+# timm's class: ours, and the parts of both
 _SAME = {
     builtin.FastVit: (FastViT, {"stem", "stages", "final_conv", "head"}),
     builtin.FastVitStage: (Stage, {"downsample", "pos_emb", "blocks"}),
@@ -26,15 +27,15 @@ _SAME = {
         {"norm", "token_mixer", "layer_scale_1", "drop_path1", "mlp", "layer_scale_2", "drop_path2"},
     ),
     builtin.RepMixer: (layers.RepMixer, {"norm", "mixer", "layer_scale"}),
-    builtin.Attention: (layers.Attention, {"qkv", "proj", "attn_drop", "proj_drop"}),
-    builtin.ConvMlp: (layers.ConvFFN, {"conv", "fc1", "act", "fc2", "drop"}),
+    builtin.Attention: (layers.Attention, {"qkv", "proj"}),
+    builtin.ConvMlp: (layers.ConvFFN, {"conv", "fc1", "act", "fc2"}),
     builtin.RepConditionalPosEnc: (layers.ConditionalPositionalEncoding, {"pos_enc"}),
     builtin.LayerScale2d: (layers.LayerScale, set()),
     builtin.MobileOneBlock: (layers.RepConv, {"se", "identity", "conv_kxk", "conv_scale", "act"}),
     builtin.ReparamLargeKernelConv: (layers.LargeKernelConv, {"large_conv", "small_conv", "se", "act"}),
 }
 
-_WITHOUT_ACT = {
+_BATCH_NORMS = {  # with a place for an activation, which is empty in FastViT: without
     BatchNormAct2d: nn.BatchNorm2d,
     SyncBatchNormAct: nn.SyncBatchNorm,
     FrozenBatchNormAct2d: FrozenBatchNorm2d,
@@ -45,46 +46,53 @@ def from_timm(model: nn.Module) -> nn.Module:
     """A copy of `model` in which the modules of timm's built-in FastViT are ours, with the same weights.
 
     Works on the network, alone or inside another model, whether made before the import of fastvit, unpickled or fused.
-    Raises ValueError for a module that was changed so that ours is not its equal.
+    Raises ValueError for a module that was changed so that none of ours is its equal.
     """
     model = copy.deepcopy(model)
-    for where, reason in adopt(model).items():
+    for where, reason in _adopt_all(model).items():
         raise ValueError(f"{where} cannot be made fastvit's: {reason}")
     return model
+
+
+def _adopt_all(model: nn.Module) -> Problems:
+    problems = {}
+    for name, module in list(model.named_modules()):
+        if type(module) in _SAME:
+            try:
+                _adopt(module)
+            except CannotFuse as reason:
+                problems[called(module, name)] = str(reason)
+    return problems
 
 
 def _adopt(module: nn.Module) -> None:
     ours, parts = _SAME[type(module)]
     children = dict(module.named_children())
-    if unknown := children.keys() - parts - {"reparam_conv"}:
-        if ours in (FastViT, Stage):  # with nothing to fuse of their own: enough that what is inside becomes ours
+    dropouts = {name for name, child in children.items() if isinstance(child, nn.Dropout) and child.p == 0}
+    if unknown := children.keys() - parts - dropouts - {"reparam_conv"}:
+        if ours in (FastViT, Stage):  # with nothing to fuse of their own: it is enough that what is inside becomes ours
             return
-        raise CannotFuse(f"it has parts of which fastvit knows nothing: {', '.join(sorted(unknown))}")
-    for name, child in children.items():
-        if isinstance(child, nn.Dropout):
-            if child.p:
-                raise CannotFuse(f"its {name} is a dropout of {child.p}, which fastvit's does not have")
-            delattr(module, name)
-    for part in list(module.modules()):
+        raise CannotFuse(f"it has parts that fastvit's {ours.__name__} has not: {', '.join(sorted(unknown))}")
+    for name in dropouts:
+        delattr(module, name)
+    for part in module.modules():
         if type(part) is ConvNormAct:
             _adopt_conv_bn(part)
     if "reparam_conv" in children:
         module.se, module.act = children.get("se", nn.Identity()), children.get("act", nn.Identity())
-        ours = layers.FusedConv
-    elif ours is layers.RepConv and module.conv_kxk is None:  # the skip alone, in RepMixer
+        ours = FusedConv
+    elif ours is layers.RepConv and module.conv_kxk is None:  # the norm of RepMixer
         ours = nn.Sequential
     module.__class__ = ours
 
 
 def _adopt_conv_bn(module: ConvNormAct) -> None:
-    bn, conv = module.bn, module.conv
-    if any(not isinstance(part, nn.Identity) for part in bn.children()) or len(list(module.children())) > 2:
+    if len(list(module.children())) > 2 or any(not isinstance(part, nn.Identity) for part in module.bn.children()):
         return  # it has an activation, for example
-    if type(bn) in _WITHOUT_ACT:
-        bn.__class__ = _WITHOUT_ACT[type(bn)]
-    if type(conv) is nn.Conv2d and conv.kernel_size == (1, 1) and conv.stride != (1, 1):
-        conv.__class__ = layers.SubsampledConv2d
+    module.bn.__class__ = _BATCH_NORMS.get(type(module.bn), type(module.bn))
+    if type(module.conv) is nn.Conv2d and module.conv.kernel_size == (1, 1) and module.conv.stride != (1, 1):
+        module.conv.__class__ = layers.SubsampledConv2d
     module.__class__ = layers.ConvBN
 
 
-ADOPTED.update(dict.fromkeys(_SAME, _adopt))
+ADOPTERS.append(_adopt_all)

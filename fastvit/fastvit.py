@@ -17,9 +17,10 @@ from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import Tensor, nn
 
 from fastvit.layers import AttentionBlock, ConditionalPositionalEncoding, PatchEmbed, RepConv, RepMixerBlock
+from fastvit.published import fuse_as_published
 from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS, PatchEmbeds
-from fastvit.weights import convert_published, fuse_as_published
+from fastvit.weights import convert_published
 
 
 class Stage(nn.Module):

@@ -2,10 +2,9 @@
 
 All take and return (batch, channels, height, width). A layer that computes one convolution in eval mode is
 `Reparameterizable`: its `equivalent` stands under its `forward` and says the same with `x` erased. A block is
-`Foldable`: its norm and layer scales fold into the layers beside them.
+`Foldable`: its norm and layer scales fold into the layers beside them. Kernels must be of odd size.
 
-`act`, `se` and `norm` of a constructor are what makes the module: a class, or a partial of one. `act` is called
-without arguments, the others with the number of channels.
+The arguments `se` and `norm` make a module for a number of channels, `act` makes one of no arguments: classes, mostly.
 """
 
 from collections import OrderedDict
@@ -16,9 +15,9 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from fastvit.reparam import Affine, Foldable, Reparameterizable, collapse, fold_norm, require
+from fastvit.reparam import Affine, Foldable, Reparameterizable, collapse, fold_norm, require_plain
 
-MakeModule = Callable[..., nn.Module]
+Make = Callable[..., nn.Module]
 
 
 class LayerScale(nn.Module):
@@ -40,9 +39,9 @@ class LayerScale(nn.Module):
 
 
 class SubsampledConv2d(nn.Conv2d):
-    """A strided 1x1 convolution, which first takes the pixels that it sees.
+    """A strided 1x1 convolution that first takes the pixels it sees.
 
-    It gives the same numbers as `nn.Conv2d`, whose backward corrupts memory on CPU in channels_last
+    The numbers are those of `nn.Conv2d`, whose backward corrupts memory on CPU in channels_last
     (uxlfoundation/oneDNN#6035).
     """
 
@@ -55,13 +54,13 @@ class SubsampledConv2d(nn.Conv2d):
 
 
 class ConvBN(Reparameterizable):
-    """Convolution without bias, then batch norm. `kernel_size` must be odd."""
+    """Convolution without bias, then batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1):
         super().__init__()
-        _require_odd(kernel_size)
-        kind = SubsampledConv2d if kernel_size == 1 < stride else nn.Conv2d
-        self.conv = kind(in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=False)
+        conv = SubsampledConv2d if kernel_size == 1 < stride else nn.Conv2d
+        padding = _same_padding(kernel_size)
+        self.conv = conv(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -76,8 +75,8 @@ class RepConv(Reparameterizable):
     MobileOne's block, arXiv 2206.04040).
 
     Args:
-        kernel_sizes: of the branches, odd, the largest first: (3, 1) is a convolution with a scale branch, (1,) a
-            pointwise convolution.
+        kernel_sizes: of the branches, the largest first: (3, 1) is a convolution with a scale branch, (1,) a pointwise
+            convolution.
     """
 
     def __init__(
@@ -88,18 +87,18 @@ class RepConv(Reparameterizable):
         *,
         stride: int = 1,
         groups: int = 1,
-        se: MakeModule = nn.Identity,
-        act: MakeModule = nn.Identity,
+        se: Make = nn.Identity,
+        act: Make = nn.Identity,
     ):
         super().__init__()
         if not isinstance(kernel_sizes, tuple) or not kernel_sizes:
             raise ValueError(f"kernel_sizes must be a tuple, such as (3, 1), not {kernel_sizes!r}")
-        has_scale = kernel_sizes[-1] == 1 < kernel_sizes[0]
-        sizes = kernel_sizes[:-1] if has_scale else kernel_sizes
+        *branches, smallest = [ConvBN(in_channels, out_channels, size, stride, groups) for size in kernel_sizes]
+        is_scale = kernel_sizes[-1] == 1 < kernel_sizes[0]
         self.se = se(out_channels)
         self.identity = nn.BatchNorm2d(in_channels) if in_channels == out_channels and stride == 1 else None
-        self.conv_kxk = nn.ModuleList(ConvBN(in_channels, out_channels, k, stride, groups) for k in sizes)
-        self.conv_scale = ConvBN(in_channels, out_channels, 1, stride, groups) if has_scale else None
+        self.conv_kxk = nn.ModuleList(branches if is_scale else [*branches, smallest])
+        self.conv_scale = smallest if is_scale else None
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,8 +119,8 @@ class RepConv(Reparameterizable):
 
 
 class LargeKernelConv(Reparameterizable):
-    """Sum of a 7x7 and a 3x3 conv-BN branch with stride 2, where each output channel sees one input channel; then `se`
-    and `act` (section 3.2.2; RepLKNet, arXiv 2203.06717)."""
+    """Sum of a large and a 3x3 conv-BN branch with stride 2, where each output channel sees one input channel; then
+    `se` and `act` (section 3.2.2; RepLKNet, arXiv 2203.06717)."""
 
     def __init__(
         self,
@@ -129,8 +128,8 @@ class LargeKernelConv(Reparameterizable):
         out_channels: int,
         kernel_size: int = 7,
         *,
-        se: MakeModule = nn.Identity,
-        act: MakeModule = nn.Identity,
+        se: Make = nn.Identity,
+        act: Make = nn.Identity,
     ):
         super().__init__()
         self.large_conv = ConvBN(in_channels, out_channels, kernel_size, stride=2, groups=in_channels)
@@ -163,9 +162,8 @@ class RepMixer(Reparameterizable):
         return x + self.layer_scale(self.mixer(x) - self.norm(x))
 
     def equivalent(self) -> Affine:
-        mixer = Affine.of(self.mixer)
-        x = mixer.identity()
-        return x + (mixer - Affine.of(self.norm)).then(self.layer_scale)
+        mixer, norm = Affine.of(self.mixer), Affine.of(self.norm)
+        return mixer.identity() + (mixer - norm).then(self.layer_scale)
 
 
 class ConditionalPositionalEncoding(Reparameterizable):
@@ -173,8 +171,7 @@ class ConditionalPositionalEncoding(Reparameterizable):
 
     def __init__(self, dim: int, kernel_size: int = 7):
         super().__init__()
-        _require_odd(kernel_size)
-        self.pos_enc = nn.Conv2d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
+        self.pos_enc = nn.Conv2d(dim, dim, kernel_size, padding=_same_padding(kernel_size), groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.pos_enc(x)
@@ -182,58 +179,6 @@ class ConditionalPositionalEncoding(Reparameterizable):
     def equivalent(self) -> Affine:
         pos_enc = Affine.of(self.pos_enc)
         return pos_enc.identity() + pos_enc
-
-
-class FusedConv(Reparameterizable):
-    """What timm's and Apple's pass make of one of the above: a convolution, then `se` and `act`."""
-
-    def __init__(self, reparam_conv: nn.Conv2d, se: nn.Module, act: nn.Module):
-        super().__init__()
-        self.se = se
-        self.reparam_conv = reparam_conv
-        self.act = act
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.se(self.reparam_conv(x)))
-
-    def equivalent(self) -> Affine:
-        return Affine.of(self.reparam_conv).then(self.se).then(self.act)
-
-
-class ConvFFN(nn.Module):
-    """The feed-forward network: large-kernel conv-BN, expand, GELU, project."""
-
-    def __init__(self, dim: int, expansion: float = 4, kernel_size: int = 7):
-        super().__init__()
-        hidden = int(expansion * dim)
-        self.conv = ConvBN(dim, dim, kernel_size, groups=dim)
-        self.fc1 = _trunc_normal(nn.Conv2d(dim, hidden, 1))
-        self.act = nn.GELU()
-        self.fc2 = _trunc_normal(nn.Conv2d(hidden, dim, 1))
-        _trunc_normal(self.conv.conv)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(self.conv(x))))
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over all positions. Raises ValueError if `dim` is not a multiple of `head_dim`."""
-
-    def __init__(self, dim: int, head_dim: int = 32):
-        super().__init__()
-        if dim % head_dim:
-            raise ValueError(f"dim {dim} must be a multiple of head_dim {head_dim}")
-        self.head_dim = head_dim
-        self.qkv = _trunc_normal(nn.Linear(dim, 3 * dim, bias=False))
-        self.proj = _trunc_normal(nn.Linear(dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, C, H, W = x.shape
-        tokens = x.flatten(2).transpose(1, 2)  # (B, H * W, C)
-        qkv = self.qkv(tokens).reshape(B, H * W, 3, C // self.head_dim, self.head_dim)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, H * W, head_dim)
-        tokens = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
-        return self.proj(tokens).transpose(1, 2).reshape(B, C, H, W)
 
 
 class PatchEmbed(nn.Module):
@@ -249,8 +194,8 @@ class PatchEmbed(nn.Module):
         out_channels: int,
         kernel_size: int = 7,
         *,
-        se: MakeModule = nn.Identity,
-        act: MakeModule = nn.Identity,
+        se: Make = nn.Identity,
+        act: Make = nn.Identity,
     ):
         super().__init__()
         self.proj = nn.Sequential(
@@ -260,6 +205,43 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(x)
+
+
+class ConvFFN(nn.Module):
+    """The feed-forward network: large-kernel conv-BN, expand, GELU, project."""
+
+    def __init__(self, dim: int, expansion: float = 4, kernel_size: int = 7):
+        super().__init__()
+        hidden = int(expansion * dim)
+        self.conv = ConvBN(dim, dim, kernel_size, groups=dim)
+        self.fc1 = nn.Conv2d(dim, hidden, 1)
+        self.act = nn.GELU()
+        self.fc2 = nn.Conv2d(hidden, dim, 1)
+        _trunc_normal(self.conv.conv, self.fc1, self.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(self.conv(x))))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over all positions. Raises ValueError if `dim` is not a multiple of `head_dim`."""
+
+    def __init__(self, dim: int, head_dim: int = 32):
+        super().__init__()
+        if dim % head_dim:
+            raise ValueError(f"dim {dim} must be a multiple of head_dim {head_dim}")
+        self.head_dim = head_dim
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        _trunc_normal(self.qkv, self.proj)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C, H, W = x.shape
+        tokens = x.flatten(2).transpose(1, 2)  # (B, H * W, C)
+        qkv = self.qkv(tokens).reshape(B, H * W, 3, C // self.head_dim, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, H * W, head_dim)
+        tokens = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, H * W, C)
+        return self.proj(tokens).transpose(1, 2).reshape(B, C, H, W)
 
 
 class RepMixerBlock(Foldable):
@@ -277,7 +259,7 @@ class RepMixerBlock(Foldable):
         return x + self.drop_path(self.layer_scale(self.mlp(x)))
 
     def folded(self) -> dict[str, nn.Module]:
-        require(ConvFFN, self.mlp)
+        require_plain(self.mlp, ConvFFN)
         return {"mlp.fc2": collapse(self.mlp.fc2, self.layer_scale), "layer_scale": nn.Identity()}
 
 
@@ -291,7 +273,7 @@ class AttentionBlock(Foldable):
         layer_scale: float = 1e-5,
         drop_path: float = 0.0,
         *,
-        norm: MakeModule = nn.BatchNorm2d,
+        norm: Make = nn.BatchNorm2d,
     ):
         super().__init__()
         self.norm = norm(dim)
@@ -307,35 +289,33 @@ class AttentionBlock(Foldable):
         return x + self.drop_path2(self.layer_scale_2(self.mlp(x)))
 
     def folded(self) -> dict[str, nn.Module]:
-        require(Attention, self.token_mixer)
-        require(ConvFFN, self.mlp)
+        require_plain(self.token_mixer, Attention)
+        require_plain(self.mlp, ConvFFN)
         norm, qkv = fold_norm(self.norm, self.token_mixer.qkv)
-        return {
-            "norm": norm,
-            "token_mixer.qkv": qkv,
-            "token_mixer.proj": collapse(self.token_mixer.proj, self.layer_scale_1),
-            "layer_scale_1": nn.Identity(),
-            "mlp.fc2": collapse(self.mlp.fc2, self.layer_scale_2),
-            "layer_scale_2": nn.Identity(),
-        }
+        proj = collapse(self.token_mixer.proj, self.layer_scale_1)
+        fc2 = collapse(self.mlp.fc2, self.layer_scale_2)
+        gone = {"layer_scale_1": nn.Identity(), "layer_scale_2": nn.Identity()}
+        return {"norm": norm, "token_mixer.qkv": qkv, "token_mixer.proj": proj, "mlp.fc2": fc2, **gone}
+
+
+def _same_padding(kernel_size: int) -> int:
+    """The padding that keeps the size of an image. Raises ValueError where there is none."""
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"a kernel must be of odd size, which keeps the size of the image, not {kernel_size}")
+    return kernel_size // 2
 
 
 def _sum(terms: list[Tensor]) -> Tensor:
-    """Of tensors, or of anything else that can be added; TorchScript's own `sum` is for numbers."""
+    """Also of anything else that can be added. TorchScript's own `sum` is for numbers."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term
     return total
 
 
-def _trunc_normal(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+def _trunc_normal(*layers: nn.Conv2d | nn.Linear) -> None:
     """The initialisation of linear layers and of the FFN; every other convolution keeps torch's default."""
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _require_odd(kernel_size: int) -> None:
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"a kernel must be of odd size, which keeps the size of the image, not {kernel_size}")
+    for layer in layers:
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -53,28 +53,28 @@ class Affine:
         one, or whatever has an `equivalent`. Raises `NotAffine` for another, `CannotFuse` for an unusual one of these.
         """
         if hasattr(module, "equivalent"):
-            _require_own_forward(module, "equivalent")
+            require_plain(module, _definer(module, "equivalent"))
             return module.equivalent()
-        if isinstance(module, nn.Sequential) and len(module):
-            require(nn.Sequential, module)
-            first, *rest = [part for part in module if not isinstance(part, nn.Identity)] or [nn.Identity()]
-            return reduce(cls.then, rest, cls.of(first))
+        if isinstance(module, nn.Sequential) and (parts := [p for p in module if not isinstance(p, nn.Identity)]):
+            require_plain(module, nn.Sequential)
+            return reduce(cls.then, parts[1:], cls.of(parts[0]))
         if isinstance(module, nn.Linear):
-            require(nn.Linear, module)
+            require_plain(module, nn.Linear)
             return cls.of_weights(module.weight[..., None, None], module.bias)
         if isinstance(module, nn.Conv2d):
             _require_same_padding(module)
             return cls.of_weights(module.weight, module.bias, module.stride[0], module.groups)
-        if isinstance(module, _BatchNorm) or type(module).__name__ == "FrozenBatchNorm2d":
+        if isinstance(module, _BatchNorm) or type(module).__name__ == "FrozenBatchNorm2d":  # torchvision's, timm's
             return cls.per_channel(*_scale_and_shift(module))
         raise NotAffine(f"{type(module).__name__} is no convolution, linear layer or batch norm")
 
     @classmethod
     def of_weights(cls, weight: Tensor, bias: Tensor | None, stride: int = 1, groups: int = 1) -> "Affine":
         """A convolution, with its weight of shape (out_channels, in_channels / groups, k, k)."""
-        kernel = _for_folding(weight)
-        bias = kernel.new_zeros(len(kernel)) if bias is None else _for_folding(bias)
-        return cls(kernel, bias, weight.dtype, stride, groups)
+        kernel = _exact(weight)
+        return cls(
+            kernel, kernel.new_zeros(len(kernel)) if bias is None else _exact(bias), weight.dtype, stride, groups
+        )
 
     @classmethod
     def per_channel(cls, scale: Tensor, shift: Tensor | None = None) -> "Affine":
@@ -83,8 +83,7 @@ class Affine:
 
     def identity(self) -> "Affine":
         """x -> x, for the channels of this map. Raises `CannotFuse` if it changes the shape."""
-        channels = self.kernel.shape[1] * self.groups
-        if (self.stride, len(self.kernel)) != (1, channels):
+        if (self.stride, len(self.kernel)) != (1, self.kernel.shape[1] * self.groups):
             raise CannotFuse("a skip connection goes around a convolution that changes the shape")
         return replace(Affine.per_channel(torch.ones_like(self.bias)), dtype=self.dtype)
 
@@ -95,7 +94,8 @@ class Affine:
         if a.tail or b.tail:
             raise CannotFuse(f"{type((a.tail + b.tail)[0]).__name__} stands between two convolutions and their sum")
         size = max(a.kernel.shape[-1], b.kernel.shape[-1])
-        return replace(a, kernel=_pad_to(a.kernel, size) + _pad_to(b.kernel, size), bias=a.bias + b.bias)
+        kernel, other_kernel = (F.pad(each.kernel, [(size - each.kernel.shape[-1]) // 2] * 4) for each in (a, b))
+        return replace(a, kernel=kernel + other_kernel, bias=a.bias + b.bias)
 
     def __sub__(self, other: "Affine") -> "Affine":
         return self + replace(other, kernel=-other.kernel, bias=-other.bias)
@@ -121,8 +121,7 @@ class Affine:
             return replace(inner, kernel=kernel, bias=bias, tail=self.tail)
         if not inner._is_per_channel or self.kernel.shape[-1] > 1:  # which would also have to pad with the shift
             raise CannotFuse("one convolution after another is not one convolution")
-        # each group of output channels sees its own input channels
-        shape = (self.groups, -1, self.kernel.shape[1])
+        shape = (self.groups, -1, self.kernel.shape[1])  # the output channels of a group see its input channels
         kernel, scale, shift = self.kernel.reshape(shape), inner.kernel.reshape(shape), inner.bias.reshape(shape)
         bias = self.bias + (kernel * shift).sum(-1).flatten()
         return replace(self, kernel=(kernel * scale).reshape(self.kernel.shape), bias=bias)
@@ -141,14 +140,12 @@ class Affine:
     def to_layer(self, *, linear: bool = False) -> nn.Conv2d | nn.Linear:
         """The convolution that computes this map without its tail, or the linear layer over channels that does, in the
         dtype of the original weights."""
-        out_channels, width, size, _ = self.kernel.shape
-        # Made on the meta device: no memory, no initialisation, and torch's random state stays as it was.
-        if linear:
-            layer = nn.Linear(width, out_channels, device="meta")
-        else:
-            layer = nn.Conv2d(
-                width * self.groups, out_channels, size, self.stride, size // 2, groups=self.groups, device="meta"
-            )
+        channels, width, size, _ = self.kernel.shape
+        with torch.device("meta"):  # no memory, no initialisation, and torch's random state stays as it was
+            if linear:
+                layer = nn.Linear(width, channels)
+            else:
+                layer = nn.Conv2d(width * self.groups, channels, size, self.stride, size // 2, groups=self.groups)
         layer.weight = nn.Parameter(self.kernel.reshape(layer.weight.shape).to(self.dtype).contiguous())
         layer.bias = nn.Parameter(self.bias.to(self.dtype))
         return layer
@@ -178,7 +175,7 @@ class Foldable(nn.Module):
 
     def reparameterize(self) -> None:
         """Fold the parts, in place; also the hook of timm's own pass. Raises `CannotFuse` and then changes nothing."""
-        _require_own_forward(self, "folded")
+        _require_forward(self, _definer(self, "folded"))
         for name, part in self.folded().items():
             self.set_submodule(name, part.train(self.training))
 
@@ -202,7 +199,7 @@ def fold_norm(norm: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     """
     if not isinstance(norm, nn.LayerNorm):
         return nn.Identity(), collapse(norm, layer)
-    _require_untouched(norm)
+    require_plain(norm, type(norm))
     if norm.weight is None:
         return norm, layer
     rest = copy.deepcopy(norm)
@@ -210,21 +207,10 @@ def fold_norm(norm: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
     return rest, _make_layer(Affine.per_channel(norm.weight, norm.bias).then(layer), norm, layer)
 
 
-# Modules of other libraries that can be made ours: their class -> what does it to an instance, in place.
-ADOPTED: dict[type[nn.Module], Callable[[nn.Module], None]] = {}
+Problems = dict[str, str]  # where in the model: why it cannot be fused
 
-Problems = dict[str, CannotFuse]  # by the module they are about
-
-
-def adopt(model: nn.Module) -> Problems:
-    """Make the modules in `ADOPTED` ours, in place. Returns why some cannot be."""
-    problems = {}
-    for name, module in list(model.named_modules()):
-        try:
-            ADOPTED.get(type(module), lambda _: None)(module)
-        except CannotFuse as reason:
-            problems[_called(module, name)] = reason
-    return problems
+# Functions that make modules of other libraries ours, in the copy of the model.
+ADOPTERS: list[Callable[[nn.Module], Problems]] = []
 
 
 @torch.inference_mode(False)  # parameters made in inference mode could never train
@@ -242,7 +228,7 @@ def reparameterize_model(model: nn.Module) -> nn.Module:
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise TypeError("the model is wrapped in DistributedDataParallel: fuse what is inside, model.module")
     model = copy.deepcopy(model).eval()
-    problems = adopt(model)
+    problems = {where: reason for adopt in ADOPTERS for where, reason in adopt(model).items()}
     fused = _fuse_tree(model, name="", done={}, problems=problems)
     for where, reason in problems.items():
         warnings.warn(f"{where} is left unfused: {reason}", stacklevel=3)  # 2 is the decorator
@@ -259,7 +245,7 @@ def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], p
         elif isinstance(module, Foldable):
             module.reparameterize()
     except CannotFuse as reason:
-        problems[_called(module, name)] = reason
+        problems[called(module, name)] = str(reason)
     if not isinstance(module, Reparameterizable):
         for child_name, child in module._modules.items():
             if child is not None:
@@ -267,8 +253,50 @@ def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], p
     return done[module]
 
 
-def _called(module: nn.Module, name: str) -> str:
+def called(module: nn.Module, name: str) -> str:
     return f"{name or 'the model'} ({type(module).__name__})"
+
+
+def require_plain(module: nn.Module, kind: type[nn.Module]) -> None:
+    """Raises `CannotFuse` unless `module` computes what the class `kind` says, with nothing hooked to it."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise CannotFuse("it has forward hooks, which fusing would drop")
+    _require_forward(module, kind)
+
+
+def _require_forward(module: nn.Module, kind: type[nn.Module]) -> None:
+    if "forward" in vars(module) or type(module).forward is not kind.forward:
+        raise CannotFuse(f"{type(module).__name__} has a forward of its own, unlike a plain {kind.__name__}")
+
+
+def _definer(module: nn.Module, method: str) -> type[nn.Module]:
+    return next(kind for kind in type(module).__mro__ if method in vars(kind))
+
+
+def _require_same_padding(conv: nn.Conv2d) -> None:
+    require_plain(conv, nn.Conv2d)
+    size = conv.kernel_size[0]
+    same = conv.padding in ("same", (size // 2, size // 2)) and size % 2 == 1 and conv.padding_mode == "zeros"
+    square = conv.kernel_size == (size, size) and conv.stride[0] == conv.stride[1]
+    if not (same and square and conv.dilation == (1, 1)):
+        raise CannotFuse(f"{conv} is not a square convolution with zero padding of half its kernel and no dilation")
+
+
+def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """A batch norm in eval mode is x -> scale * x + shift for each channel."""
+    kinds = (nn.SyncBatchNorm, _BatchNorm, type(norm))
+    require_plain(norm, next(kind for kind in kinds if isinstance(norm, kind)))
+    if norm.running_mean is None:
+        raise CannotFuse("its batch norm keeps no running statistics")
+    scale = (_exact(norm.running_var) + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * _exact(norm.weight)
+    shift = -_exact(norm.running_mean) * scale
+    return scale, shift if norm.bias is None else shift + _exact(norm.bias)
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
 
 
 def _make_layer(affine: Affine, *sources: nn.Module) -> nn.Module:
@@ -286,58 +314,3 @@ def _make_layer(affine: Affine, *sources: nn.Module) -> nn.Module:
 def _is_channels_last(tensor: Tensor) -> bool:
     last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return last and not tensor.is_contiguous()
-
-
-def _for_folding(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float32 if tensor.device.type == "mps" else torch.float64)
-
-
-def _pad_to(kernel: Tensor, size: int) -> Tensor:
-    return F.pad(kernel, [(size - kernel.shape[-1]) // 2] * 4)
-
-
-def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A batch norm in eval mode is x -> scale * x + shift for each channel."""
-    _require_untouched(norm)
-    # torchvision's and timm's frozen batch norms are recognised by name: this file needs torch only.
-    plain = type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-    if not plain and type(norm).__name__ != "FrozenBatchNorm2d":
-        raise CannotFuse(f"{type(norm).__name__} is not a plain batch norm")
-    if norm.running_mean is None:
-        raise CannotFuse("its batch norm keeps no running statistics")
-    scale = (_for_folding(norm.running_var) + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * _for_folding(norm.weight)
-    shift = -_for_folding(norm.running_mean) * scale
-    return scale, shift if norm.bias is None else shift + _for_folding(norm.bias)
-
-
-def require(kind: type[nn.Module], module: nn.Module) -> None:
-    """Raises `CannotFuse` unless `module` computes what a `kind` does."""
-    _require_untouched(module)
-    if not isinstance(module, kind) or type(module).forward is not kind.forward:
-        raise CannotFuse(f"{type(module).__name__} is not a plain {kind.__name__}")
-
-
-def _require_same_padding(conv: nn.Conv2d) -> None:
-    require(nn.Conv2d, conv)
-    size = conv.kernel_size[0]
-    same = conv.padding in ("same", (size // 2, size // 2)) and size % 2 == 1 and conv.padding_mode == "zeros"
-    square = conv.kernel_size == (size, size) and conv.stride[0] == conv.stride[1]
-    if not (same and square and conv.dilation == (1, 1)):
-        raise CannotFuse(f"{conv} is not a square convolution with zero padding of half its kernel and no dilation")
-
-
-def _require_own_forward(module: nn.Module, method: str) -> None:
-    """`method` must speak of the `forward` that runs: no subclass has written another."""
-    _require_untouched(module)
-    definers = [next(c for c in type(module).__mro__ if name in vars(c)) for name in ("forward", method)]
-    if not issubclass(definers[1], definers[0]):
-        raise CannotFuse(f"{type(module).__name__} has a forward of its own, but no {method} to it")
-
-
-def _require_untouched(module: nn.Module) -> None:
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise CannotFuse("it has forward hooks, which fusing would drop")
-    if "forward" in vars(module):
-        raise CannotFuse(f"the forward of this {type(module).__name__} was written over")

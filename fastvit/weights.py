@@ -1,7 +1,7 @@
 """Checkpoints of Apple, timm, open_clip, llava and fastvit, in train form and fused, into our networks.
 
 In train form our names are timm's; `_APPLE` translates Apple's. Fused networks come in two forms: the published one, in
-which timm's and Apple's pass leave the batch norms and layer scales of the blocks (`fuse_as_published`), and ours,
+which timm's and Apple's pass leave the batch norms and layer scales of the blocks (`fastvit.published`), and ours,
 completely fused. This file knows names and tensors, not the network.
 """
 
@@ -22,15 +22,7 @@ from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from fastvit.errors import UserError
-from fastvit.layers import (
-    AttentionBlock,
-    ConditionalPositionalEncoding,
-    FusedConv,
-    LargeKernelConv,
-    RepConv,
-    RepMixer,
-    RepMixerBlock,
-)
+from fastvit.layers import AttentionBlock, RepMixerBlock
 from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS
 
@@ -93,20 +85,6 @@ def convert_published(state: Mapping[str, Any], model: nn.Module) -> StateDict:
     return _to_form_of(model.state_dict(), _of_network(state, "the checkpoint"))
 
 
-def fuse_as_published(model: nn.Module) -> nn.Module:
-    """Fuse a model in place as timm's and Apple's pass do: one `FusedConv` for each `RepConv`, `LargeKernelConv`,
-    `RepMixer` and positional encoding, and nothing else. Returns it, in eval mode."""
-    kinds = (RepConv, LargeKernelConv, RepMixer, ConditionalPositionalEncoding)
-    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-    for name, module in found.items():
-        if name.rpartition(".")[0] not in found:  # not within a RepMixer
-            fused = module.fuse()
-            conv = fused[0] if isinstance(fused, nn.Sequential) else fused
-            parts = dict(module.named_children())
-            model.set_submodule(name, FusedConv(conv, parts.get("se", nn.Identity()), parts.get("act", nn.Identity())))
-    return model.eval()
-
-
 # ---- reading files ---------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +119,8 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 # ---- what a state dict is --------------------------------------------------------------------------------------------
 
-_FFN = re.compile(r"(.*?)(?:network\.|stages[._])(\d+)\.(?:blocks\.)?\d+\.(mlp|convffn)\.fc1\.weight")
+# The FFN of a block: what stands before the network's own names, the stage, and the FFN without its first layer.
+_FFN = re.compile(r"(.*?)((?:network\.|stages[._])(\d+)\.(?:blocks\.)?\d+\.(?:mlp|convffn)\.)conv\.(?:conv\.)?weight")
 
 
 def _of_network(source: Any, label: str) -> StateDict:
@@ -160,37 +139,33 @@ def _of_network(source: Any, label: str) -> StateDict:
 
 
 def _plain_names(names: Iterable[str]) -> dict[str, str]:
-    """{name within the network: name} of those in the network: without what models around it put in front, and without
-    what timm's `features_only` makes of the names of stages."""
-    names = list(names)
+    """{name within the network: name}, without what models around it put in front, and without what `features_only`
+    makes of the names of stages."""
     prefix = next((match[1] for match in map(_FFN.fullmatch, names) if match), None)
-    if prefix is None:
-        return {}
     return {
         re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name.removeprefix(prefix)): name
         for name in names
-        if name.startswith(prefix)
+        if prefix is not None and name.startswith(prefix)
     }
 
 
 def _form(names: Iterable[str]) -> str:
-    """ "in train form", "fused" completely, or "fused the published way"."""
-    kinds = {kind for name in names for kind in name.split(".")}
-    if kinds & {"conv_kxk", "large_conv", "identity"}:
+    parts = {part for name in names for part in name.split(".")}
+    if parts & {"conv_kxk", "large_conv", "identity"}:
         return "in train form"
-    return "fused the published way" if "reparam_conv" in kinds else "fused"
+    return "fused the published way" if "reparam_conv" in parts else "fused"
 
 
 def _stages(state: Mapping[str, Tensor]) -> list[tuple[int, int, int, bool]]:
     """(depth, dim, expansion, attends) of each stage."""
     blocks: dict[int, list[str]] = {}
-    for name in state:
-        if match := _FFN.fullmatch(name):
-            blocks.setdefault(int(match[2]), []).append(name)
+    for match in filter(None, map(_FFN.fullmatch, state)):
+        if f"{match[2]}fc1.weight" in state:
+            blocks.setdefault(int(match[3]), []).append(match[2])
     stages = []
-    for _, names in sorted(blocks.items()):
-        hidden, dim = state[names[0]].shape[:2]
-        stages.append((len(names), dim, hidden // dim, names[0].replace("mlp.fc1", "token_mixer.qkv") in state))
+    for _, ffns in sorted(blocks.items()):
+        hidden, dim = state[f"{ffns[0]}fc1.weight"].shape[:2]
+        stages.append((len(ffns), dim, hidden // dim, f"{ffns[0].removesuffix('mlp.')}token_mixer.qkv.weight" in state))
     return stages
 
 
@@ -199,8 +174,7 @@ def _describe(stages: list[tuple[int, int, int, bool]]) -> str:
     depths, dims, expansions, attention = zip(*stages, strict=True)
     looks = depths, dims, expansions[0], attention
     known = [name for name, row in VARIANTS.items() if looks == (row.depths, row.dims, row.expansion, row.attention)]
-    text = "FastViT with depths {}, dims {}, expansion {}, attention {}".format(*looks)
-    return " or ".join(known) or text
+    return " or ".join(known) or "FastViT with depths {}, dims {}, expansion {}, attention {}".format(*looks)
 
 
 def _part(name: str) -> str:

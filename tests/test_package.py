@@ -36,7 +36,7 @@ EXTRAS = (
 FLOORS = (
     ("errors", "reparam", "compare", "shipped"),
     ("layers",),
-    ("variants",),
+    ("variants", "published"),
     ("weights",),
     ("fastvit",),
     ("builtin",),

@@ -242,6 +242,8 @@ def _write(kind, path, state):
         torch.save(torch.zeros(3), path)
     elif kind == "resnet":
         torch.save({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, path)
+    elif kind == "convnext":  # has stages and blocks, too
+        torch.save({"stages.0.blocks.0.mlp.fc1.weight": torch.zeros(4, 1)}, path)
     elif kind == "truncated":
         torch.save(state, path)
         path.write_bytes(path.read_bytes()[:-5000])
@@ -266,6 +268,7 @@ def _write(kind, path, state):
         ("script", "is a TorchScript program"),
         ("tensor", "is not a FastViT checkpoint: it holds a Tensor"),
         ("resnet", "is not a FastViT checkpoint: it holds conv1.weight, fc.weight"),
+        ("convnext", "is not a FastViT checkpoint: it holds stages.0.blocks"),
         ("truncated", "truncated: download or copy it again"),
         ("truncated old", "truncated.*: download or copy it again"),
         ("truncated.safetensors", "damaged or truncated"),
