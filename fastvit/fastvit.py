@@ -10,7 +10,7 @@ from typing import Any
 
 import timm.models.fastvit as builtin
 import torch
-from timm.layers import ClassifierHead, SqueezeExcite
+from timm.layers import ClassifierHead, SqueezeExcite, calculate_drop_path_rates, get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint_seq, register_model
 from timm.models._features import feature_take_indices
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
@@ -41,7 +41,7 @@ class Stage(nn.Module):
 
 
 class FastViT(nn.Module):
-    """FastViT classifier with timm's model interface. Takes images of any size from 32x32 up (64x64 with five stages).
+    """FastViT classifier with timm's model interface. Takes images of any size from 32x32 up.
 
     Args:
         depths, dims, expansion, attention, layer_scale, patch_embeds, stem_kernel_sizes, norm: see
@@ -84,16 +84,15 @@ class FastViT(nn.Module):
             RepConv(dims[0], dims[0], stem_kernel_sizes, stride=2, groups=dims[0], act=nn.GELU),
             RepConv(dims[0], dims[0], (1,), act=nn.GELU),
         )
-        stages = []
-        self.feature_info = []
-        rates = iter(drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
-        for i, (depth, dim, attends) in enumerate(zip(depths, dims, attention, strict=True)):
+        stages, self.feature_info = [], []
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        for i, (dim, attends) in enumerate(zip(dims, attention, strict=True)):
             block = partial(AttentionBlock, norm=norm) if attends else RepMixerBlock
             stages.append(
                 Stage(
                     patch_embeds[i - 1](dims[i - 1], dim) if i else nn.Identity(),
                     ConditionalPositionalEncoding(dim) if attends else nn.Identity(),
-                    [block(dim, expansion, layer_scale, next(rates)) for _ in range(depth)],
+                    [block(dim, expansion, layer_scale, rate) for rate in rates[i]],
                 )
             )
             self.feature_info.append({"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"})
@@ -158,10 +157,7 @@ class FastViT(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
-        parameter = next(self.parameters())
-        self.head.reset(
-            num_classes, global_pool, in_features=self.num_features, device=parameter.device, dtype=parameter.dtype
-        )
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
         self._init_classifier()
 
     def _init_classifier(self) -> None:
@@ -190,7 +186,7 @@ class FastViT(nn.Module):
 
 
 def _create(
-    variant: str,
+    name: str,
     pretrained: bool,
     *,
     fused: bool = False,
@@ -200,26 +196,22 @@ def _create(
     dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> nn.Module:
-    """Args: of timm, of `FastViT`, and
-    fused: the network as `reparameterize_model` makes it.
-    inference_mode: the network as timm and Apple fuse it, under timm's names, for files of that form.
+    """A network of `VARIANTS`, as timm's `create_model` asks for it.
+
+    Args:
+        fused: as `reparameterize_model` makes it.
+        inference_mode: timm's: fused the published way, under timm's names, for files of that form.
+        out_indices: which stages `features_only` gives; all by default.
+        **kwargs: of `FastViT`, in place of the variant's.
     """
-    arguments = {**VARIANTS[variant].arguments(), **kwargs}
+    arguments = {**VARIANTS[name].arguments(), **kwargs}
+    features = {"flatten_sequential": True, "out_indices": out_indices or tuple(range(len(arguments["depths"])))}
     with torch.device(device) if device else nullcontext():
         model = build_model_with_cfg(
-            FastViT,
-            variant,
-            pretrained,
-            pretrained_filter_fn=convert_published,
-            feature_cfg={
-                "flatten_sequential": True,
-                "out_indices": out_indices or tuple(range(len(arguments["depths"]))),
-            },
-            **arguments,
+            FastViT, name, pretrained, pretrained_filter_fn=convert_published, feature_cfg=features, **arguments
         )
     model = model.to(dtype=dtype)
-    if inference_mode:
-        model = fuse_as_published(model)
+    model = fuse_as_published(model) if inference_mode else model
     return reparameterize_model(model) if fused else model
 
 

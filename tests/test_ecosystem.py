@@ -1,5 +1,6 @@
 """What loads timm's networks by their names: with fastvit imported, ours load the same; without, timm's load ours."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import timm
 import torch
 from timm.models import save_for_hf
+from torch import nn
 from transformers import FastVlmForConditionalGeneration, TimmWrapperConfig, TimmWrapperForImageClassification
 
 import fastvit
@@ -107,3 +109,13 @@ def test_transformers_fastvlm(folder, images):
         assert relative_error(logits, torch.load(folder / "answer.pt")) < 1e-5
     rest = {name: p for name, p in model.state_dict().items() if "vision_tower" not in name}
     assert all(torch.equal(fused.state_dict()[name], tensor) for name, tensor in rest.items())
+
+
+def test_the_page_s_code_runs():
+    page = (Path(__file__).parents[1] / "docs" / "mobileclip.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/mobileclip.md", "exec"), names)
+    assert names["embedding"].shape == (2, 512)
+    assert names["stages"].feature_info.reduction() == [4, 8, 16, 32]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in names["clip"].modules())

@@ -21,7 +21,7 @@ import timm.models
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from fastvit import AttentionBlock, ConvFFN, LayerScale, PatchEmbed, RepConv, RepMixerBlock
+from fastvit import ConvFFN, LayerScale, PatchEmbed, RepConv, RepMixerBlock
 from fastvit.layers import LargeKernelConv
 from fastvit.models.pyramid import NormedConv
 
