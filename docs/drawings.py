@@ -27,8 +27,7 @@ def box(axes: Axes, x: float, y: float, text: str, color: str, width: float = 1.
 
 def arrow(axes: Axes, *points: tuple[float, float]) -> None:
     """A line through the points, with a head at its end."""
-    for start, end in zip(points[:-2], points[1:-1], strict=True):
-        axes.plot(*zip(start, end, strict=True), color=INK, linewidth=1)
+    axes.plot(*zip(*points[:-1], strict=True), color=INK, linewidth=1)
     axes.add_patch(FancyArrowPatch(*points[-2:], arrowstyle="-|>", mutation_scale=8, color=INK, shrinkA=0, shrinkB=0))
 
 

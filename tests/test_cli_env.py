@@ -1,13 +1,9 @@
 """What `fastvit env` says for a bug report."""
 
 import platform
-import tomllib
-from importlib.metadata import version
-from pathlib import Path
+from importlib.metadata import metadata, version
 
 from fastvit.cli.main import main
-
-PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
 
 def test_it_tells_versions_and_every_extra(capsys):
@@ -16,7 +12,9 @@ def test_it_tells_versions_and_every_extra(capsys):
     assert rows["python"] == platform.python_version()
     for package in ("torch", "pydantic", "pytest"):
         assert rows[package].split("+")[0] == version(package).split("+")[0]
-    assert {name.strip("[]") for name in rows if name.startswith("[")} == set(PROJECT["optional-dependencies"])
+    assert {name.strip("[]") for name in rows if name.startswith("[")} == set(
+        metadata("fastvit").get_all("Provides-Extra")
+    )
     assert rows["[train]"] == "complete"
 
 
