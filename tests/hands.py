@@ -50,13 +50,14 @@ def toolbox_joints(vertices: np.ndarray, regressor: np.ndarray, tips: tuple[int,
 def mano_like(seed: int = 0, vertices: int = 778) -> dict[str, np.ndarray]:
     """Random arrays under the names of MANO's file."""
     rng = np.random.default_rng(seed)
+    regressor = rng.dirichlet(np.full(vertices, 0.1), 16) * (rng.random((16, vertices)) < 0.1)  # as sparse as MANO's
     return {
         "v_template": 0.1 * rng.standard_normal((vertices, 3)),
         "f": rng.integers(0, vertices, (1538, 3)),
         "weights": rng.dirichlet(np.full(16, 0.3), vertices),
         "shapedirs": 0.01 * rng.standard_normal((vertices, 3, 10)),
         "posedirs": 0.01 * rng.standard_normal((vertices, 3, 135)),
-        "J_regressor": rng.dirichlet(np.full(vertices, 0.1), 16),
+        "J_regressor": regressor / regressor.sum(1, keepdims=True),
         "kintree_table": np.stack([np.array(PARENTS) % 2**32, np.arange(16)]),
         "hands_mean": 0.3 * rng.standard_normal(45),
         "hands_components": np.eye(45),
