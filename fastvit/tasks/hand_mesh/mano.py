@@ -31,26 +31,8 @@ def read_mano(path: Path) -> HandArrays:
     Raises:
         DataError: there is no such file, or it is not a MANO hand.
     """
-    if not path.is_file():
-        raise DataError(f"there is no MANO file {path}; {REGISTER}, and give its path in model.mano")
-    try:
-        data = dict(np.load(path)) if path.suffix == ".npz" else _unpickle(path)
-        arrays = {name: _dense(data[name]) for name in SHAPE_OF}
-    except KeyError as error:
-        raise DataError(f"{path} cannot be read as a MANO hand (it has no {error}); {REGISTER}") from error
-    except Exception as error:  # whatever reading a file of another kind may raise
-        raise DataError(
-            f"{path} cannot be read as a MANO hand ({type(error).__name__}: {error}); {REGISTER}"
-        ) from error
-    wrong = [
-        f"{name} is {arrays[name].shape}, not {shape}"
-        for name, shape in SHAPE_OF.items()
-        if arrays[name].shape != shape
-    ]
-    if not wrong and tuple(arrays["kintree_table"][0, 1:]) != PARENTS[1:]:
-        wrong = [f"its joints hang on {arrays['kintree_table'][0].tolist()}, not on {list(PARENTS)}"]
-    if wrong:
-        raise DataError(f"{path} is no MANO hand ({wrong[0]}); {REGISTER}")
+    arrays = _arrays(path)
+    _require_mano(arrays, path)
     return HandArrays(
         vertices=arrays["v_template"].astype(np.float32),
         faces=arrays["f"].astype(np.int64),
@@ -61,6 +43,26 @@ def read_mano(path: Path) -> HandArrays:
         joint_regressor=arrays["J_regressor"].astype(np.float32),
         tips=TIPS,
     )
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(f"there is no MANO file {path}; {REGISTER}, and give its path in model.mano")
+    try:
+        data = dict(np.load(path)) if path.suffix == ".npz" else _unpickle(path)
+        return {name: _dense(data[name]) for name in SHAPE_OF}
+    except Exception as error:  # whatever reading a file of another kind may raise
+        reason = f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} cannot be read as a MANO hand ({reason}); {REGISTER}") from error
+
+
+def _require_mano(arrays: dict[str, np.ndarray], path: Path) -> None:
+    shapes = {name: array.shape for name, array in arrays.items()}
+    wrong = [f"{name} is {shapes[name]}, not {shape}" for name, shape in SHAPE_OF.items() if shapes[name] != shape]
+    if not wrong and tuple(arrays["kintree_table"][0, 1:]) != PARENTS[1:]:  # the first is no number, for the wrist
+        wrong = [f"its joints hang on {arrays['kintree_table'][0].tolist()}, not on {list(PARENTS)}"]
+    if wrong:
+        raise DataError(f"{path} is no MANO hand ({wrong[0]}); {REGISTER}")
 
 
 # What numpy's arrays are pickled with.
