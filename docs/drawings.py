@@ -110,8 +110,9 @@ def branch_kernels(block: fastvit.RepConv) -> list[np.ndarray]:
     impulse = torch.zeros(1, 1, 5, 5)
     impulse[..., 2, 2] = 1
     dark = torch.zeros(1, 1, 5, 5)
+    branches = (*block.conv_kxk, block.conv_scale, block.identity)
     with torch.no_grad():
-        answers = [branch(impulse) - branch(dark) for branch in block.branches]
+        answers = [branch(impulse) - branch(dark) for branch in branches]
     return [answer[0, 0, 1:4, 1:4].flip(0, 1).numpy() for answer in answers]  # a convolution mirrors
 
 

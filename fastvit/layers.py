@@ -93,12 +93,12 @@ class RepConv(Reparameterizable):
         super().__init__()
         if not isinstance(kernel_sizes, tuple) or not kernel_sizes:
             raise ValueError(f"kernel_sizes must be a tuple, such as (3, 1), not {kernel_sizes!r}")
-        *branches, smallest = [ConvBN(in_channels, out_channels, size, stride, groups) for size in kernel_sizes]
-        is_scale = kernel_sizes[-1] == 1 < kernel_sizes[0]
+        branches = [ConvBN(in_channels, out_channels, size, stride, groups) for size in kernel_sizes]
+        scale = branches.pop() if kernel_sizes[-1] == 1 < kernel_sizes[0] else None
         self.se = se(out_channels)
         self.identity = nn.BatchNorm2d(in_channels) if in_channels == out_channels and stride == 1 else None
-        self.conv_kxk = nn.ModuleList(branches if is_scale else [*branches, smallest])
-        self.conv_scale = smallest if is_scale else None
+        self.conv_kxk = nn.ModuleList(branches)
+        self.conv_scale = scale
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -197,7 +197,7 @@ def fold_norm(norm: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
 
     Nothing is left of a batch norm, and of a layer norm over channels its normalization, without scale and shift.
     """
-    if not isinstance(norm, nn.LayerNorm):
+    if type(norm).__name__ != "LayerNorm2d":  # torchvision's, timm's; torch's own is not over channels
         return nn.Identity(), collapse(norm, layer)
     require_plain(norm, type(norm))
     if norm.weight is None:

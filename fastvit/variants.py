@@ -80,10 +80,10 @@ _mci_5 = partial(
 
 VARIANTS = {
     "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, _NONE, "4.0 M parameters, 0.7 GMACs"),
-    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, _NONE, "7.5 M parameters, 1.4 GMACs"),
+    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, _NONE, "7.6 M parameters, 1.4 GMACs"),
     "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _NONE, "9.5 M parameters, 1.8 GMACs"),
     "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _LAST, "11.6 M parameters, 1.9 GMACs"),
-    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, "21.5 M parameters, 3.8 GMACs"),
+    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, "21.6 M parameters, 3.8 GMACs"),
     "fastvit_sa36": Variant(
         (6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, "31.5 M parameters, 5.6 GMACs", 1e-6, cfg=_CROP_95
     ),

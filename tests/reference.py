@@ -5,6 +5,7 @@ A fresh FastViT is almost blind to fusion bugs: its layer scales are 1e-5 and it
 
 import json
 import zlib
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from fastvit.variants import VARIANTS as ROWS
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("fastvit_t8", "fastvit_t12", "fastvit_s12", "fastvit_sa12", "fastvit_sa24", "fastvit_sa36", "fastvit_ma36")
+# One of each kind: without attention, with it, with squeeze-and-excitation in between, with layer norm and five stages.
+KINDS = ("fastvit_t8", "fastvit_sa12", "fastvit_mci0", "fastvit_mci3")
 ENCODERS = ("fastvit_mci0", "fastvit_mci1", "fastvit_mci2", "fastvit_mci3", "fastvit_mci4", "fastvithd")
 
 
@@ -65,6 +68,11 @@ def golden_weights(variant: str, form: str) -> dict[str, Tensor]:
 
     Each tensor depends on its name and shape only. `form` is "unfused" or "fused".
     """
+    return dict(_golden_weights(variant, form))
+
+
+@lru_cache(4)  # half a second for a small one
+def _golden_weights(variant: str, form: str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(_fill(name, shape)) for name, shape in golden_shapes(variant, form).items()}
 
 

@@ -30,7 +30,7 @@ from fastvit import (
 from fastvit.compare import without_tf32
 from fastvit.layers import LargeKernelConv
 from fastvit.reparam import collapse
-from reference import ENCODERS, VARIANTS, randomize, relative_error, small
+from reference import KINDS, randomize, relative_error, small
 
 LEAVES = {
     "conv_bn": lambda: ConvBN(6, 12, 3),
@@ -120,7 +120,7 @@ def test_forgetting_the_running_mean_would_be_seen():
     assert fusion_error(randomized, without_mean(randomized), (8, 16, 16)) > 0.05
 
 
-@pytest.mark.parametrize("variant", VARIANTS + ENCODERS)
+@pytest.mark.parametrize("variant", KINDS)
 def test_fused_variant_equals_the_original(variant):
     model = randomize(timm.create_model(variant, **small(variant))).eval()
     fused = reparameterize_model(model)
@@ -135,9 +135,9 @@ def test_a_whole_network_equals_the_original(variant):
     assert fusion_error(model, reparameterize_model(model), (3, 64, 64)) < 1e-5
 
 
-@pytest.mark.parametrize("variant", ["fastvit_sa12", "fastvit_mci2", "fastvithd"])
+@pytest.mark.parametrize("variant", ["fastvit_sa12", "fastvit_mci0", "fastvithd"])
 def test_nothing_of_the_train_form_is_left(variant):
-    fused = reparameterize_model(timm.create_model(variant, device="meta"))
+    fused = reparameterize_model(timm.create_model(variant, device="meta", **small(variant)))
     kinds = {type(module) for module in fused.modules()}
     assert not any(issubclass(kind, (_BatchNorm, LayerScale, fastvit.Reparameterizable)) for kind in kinds)
     assert all(type(block.token_mixer) is nn.Conv2d for stage in fused.stages[:3] for block in stage.blocks)
@@ -219,15 +219,14 @@ def test_fuses_after_batch_norm_conversion(convert):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
-def test_half_precision_is_not_worse_than_unfused(variant, dtype):
+def test_half_precision_is_not_worse_than_unfused(dtype):
     """Against float32, over some networks: one rounding is luck, and the two forms round in different places. Over
     ten it is 8 % better; folding in half precision would be two to three times as bad."""
     errors = []
     for seed in range(3):
-        model = randomize(timm.create_model(variant), seed).eval()
+        model = randomize(timm.create_model("fastvit_sa12"), seed).eval()
         unfused, fused = copy.deepcopy(model).to(dtype), reparameterize_model(model).to(dtype)
-        x = torch.randn(2, 3, 64, 64)
+        x = torch.randn(1, 3, 64, 64)
         with torch.no_grad():
             errors.append([relative_error(form(x.to(dtype)), model(x)) for form in (unfused, fused)])
     unfused_error, fused_error = torch.tensor(errors).mean(0)
@@ -390,6 +389,19 @@ def _other_norm(block):
     block.norm = nn.GroupNorm(2, 32)
 
 
+def _norm_over_columns(block):
+    """Torch's own takes the last axis: where images are as wide as there are channels, it runs unnoticed."""
+    block.norm = nn.LayerNorm(32)
+
+
+def _own_forward_of_the_norm(block):
+    class Doubled(LayerNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block.norm = Doubled(32)
+
+
 def _hook_on_attention(block):
     block.token_mixer.register_forward_hook(lambda module, args, output: 2 * output)
 
@@ -407,18 +419,21 @@ def _own_forward_of_the_block(block):
     [
         (_own_forward_of_the_ffn, "Doubled has a forward of its own, unlike a plain ConvFFN"),
         (_other_norm, "GroupNorm is no convolution"),
+        (_norm_over_columns, "LayerNorm is no convolution"),
+        (_own_forward_of_the_norm, "Doubled is no convolution"),
         (_hook_on_attention, "forward hooks"),
         (_own_forward_of_the_block, "Doubled has a forward of its own, unlike a plain AttentionBlock"),
     ],
 )
 def test_a_block_that_cannot_fold_keeps_its_norm_and_layer_scales(change, reason):
-    block = randomize(AttentionBlock(32, 2)).eval()
+    block = AttentionBlock(32, 2)
     change(block)
+    randomize(block).eval()
     with pytest.warns(UserWarning, match=rf"the model \(\w+\) is left unfused: .*{reason}"):
         fused = reparameterize_model(block)
     assert type(fused.layer_scale_1) is type(fused.layer_scale_2) is LayerScale
     assert type(fused.mlp.conv) is nn.Conv2d, "the rest fuses"
-    assert fusion_error(block, fused, (32, 8, 8)) < 1e-5
+    assert fusion_error(block, fused, (32, 32, 32)) < 1e-5
 
 
 def test_replaced_parts_that_still_fit_fuse():
