@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_tools
 
+from fastvit.tasks.detection.coco import CocoImages
+
 HEIGHT, WIDTH = 60, 80
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "bird"}]  # labels 2, 1, 3
 
@@ -73,3 +75,7 @@ def save_coco(root: Path, data: dict[str, Any] | None = None) -> None:
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
         for image in content()["images"]:
             Image.new("RGB", (WIDTH, HEIGHT), "gray").save(root / split / image["file_name"])
+
+
+def open_coco(root: Path, *, masks: bool = True) -> CocoImages:
+    return CocoImages(root / "train2017", root / "annotations" / "instances_train2017.json", masks=masks)
