@@ -93,3 +93,44 @@ def test_images_are_normalised_as_the_network_was_pretrained():
     assert detector.transform.image_mean == [0.485, 0.456, 0.406]
     inception = PyramidRetinaNet(timm.create_model("resnetv2_50.a1h_in1k", num_classes=0), 3)
     assert inception.transform.image_mean == [0.5, 0.5, 0.5]
+
+
+class Given(nn.Module):
+    """A backbone whose features are given."""
+
+    def __init__(self, features: dict[str, Tensor]):
+        super().__init__()
+        self.features = {name: level.float() for name, level in features.items()}
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return self.features
+
+
+@DETECTORS
+@pytest.mark.parametrize("training", [False, True], ids=["detections", "losses"])
+def test_autocast_is_for_the_features_only(build, training: bool):
+    """All the rest is what heads in float32 make of the features that were computed in bfloat16.
+
+    The image is large, for there boxes in bfloat16 are off by pixels.
+    """
+    detector = randomize(build()).train(training)
+    detector.transform.min_size, detector.transform.max_size, detector.score_thresh = (576,), 800, 0.0
+    if isinstance(detector, PyramidMaskRCNN):
+        detector.roi_heads.detections_per_img = 30
+    boxes, masks = torch.tensor([[100.0, 50.0, 300.0, 250.0], [500.0, 300.0, 777.0, 570.0]]), torch.zeros(2, 576, 800)
+    target = {"boxes": boxes, "labels": torch.tensor([1, 3]), "masks": masks.byte()}
+    inputs = ([torch.rand(3, 576, 800)], [target] if training else None)
+    features = []
+    detector.backbone.register_forward_hook(lambda module, images, levels: features.append(levels))
+
+    torch.manual_seed(1)  # which proposals are learned from
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        mixed = detector(*inputs)
+        in_half = detector.backbone.body.stem(torch.rand(1, 3, 64, 64))
+    assert in_half.dtype == torch.bfloat16
+    detector.backbone = Given(features[0])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        precise = detector(*inputs)
+    assert training or len(precise[0]["boxes"]) >= 30
+    torch.testing.assert_close(mixed, precise, rtol=0, atol=1e-5)

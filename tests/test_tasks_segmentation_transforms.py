@@ -73,6 +73,21 @@ def test_the_box_bounds_both_sides(size: tuple[int, int], expected: tuple[int, i
     assert ResizeBox(512, 2048)(size) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((683, 512), (704, 512)),  # 683 is between 21 and 22 times 32
+        ((500, 375), (704, 512)),  # 375 becomes 512, 500 becomes 682.7; 704 is the next multiple
+        ((640, 480), (704, 512)),
+        ((2000, 300), (2048, 320)),  # the longer side is at its bound: 2000 becomes 2048, 300 becomes 307.2
+        ((512, 512), (512, 512)),  # multiples stay
+    ],
+)
+def test_validation_images_are_aligned_as_by_align_resize(size: tuple[int, int], expected: tuple[int, int]):
+    """Worked out by hand: keep the ratio within (2048, 512), then round both sides up to multiples of 32."""
+    assert ResizeBox(512, 2048, divisor=32)(size) == expected
+
+
 def test_a_crop_of_one_class_is_drawn_again():
     labels = np.zeros((64, 160), dtype=np.uint8)
     labels[:, 120:] = 1

@@ -49,6 +49,7 @@ class Segmentation(Task):
         super().__init__(recipe)
         pretraining = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
         self.normalization = Normalization(pretraining["mean"], pretraining["std"])
+        self.box = ResizeBox(recipe.data.short_side, recipe.data.long_side, recipe.data.size_divisor)
         window, stride = recipe.evaluation.window, recipe.evaluation.stride
         self.window = Window(window, stride) if window else None
 
@@ -64,13 +65,12 @@ class Segmentation(Task):
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         data, augmentation = self.recipe.data, self.recipe.augmentation
-        box = ResizeBox(data.short_side, data.long_side)
-        transform = ValTransform(self.normalization, box)
+        transform = ValTransform(self.normalization, self.box)
         if part == "train":
             transform = TrainTransform(
                 self.normalization,
                 crop=data.crop_size,
-                box=box,
+                box=self.box._replace(divisor=1),
                 scale=augmentation.scale,
                 hflip=augmentation.hflip,
                 photometric=augmentation.photometric,

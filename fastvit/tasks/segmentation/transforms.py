@@ -1,5 +1,6 @@
 """From an image and its mask to tensors: what MMSegmentation does for ADE20K, with torchvision's operations."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -35,17 +36,20 @@ class Normalization(NamedTuple):
 class ResizeBox(NamedTuple):
     """The size of images: as large as fits when the shorter side is at most `short` and the longer at most `long`.
 
-    With `short` None images keep their own size.
+    With `short` None images keep their own size. Then each side is rounded up to a multiple of `divisor`: the stages of
+    a network halve the size with a rounding of their own, which shifts features of an image whose sides do not divide.
     """
 
     short: int | None
     long: int
+    divisor: int = 1
 
     def __call__(self, size: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
         """(width, height) of an image of `size` (width, height) in the box, all multiplied by `factor`."""
         if self.short is not None:
             factor *= min(self.short / min(size), self.long / max(size))
-        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        width, height = (max(math.ceil(round(side * factor) / self.divisor), 1) * self.divisor for side in size)
+        return width, height
 
 
 class TrainTransform:
