@@ -4,8 +4,8 @@ Both take a list of images (3, H, W) of any sizes, colors from 0 to 1, which the
 train mode they also take targets and return their losses; in eval mode they return a dict for each image: boxes (N, 4),
 labels (N,) from 1, scores (N,), and with Mask R-CNN masks (N, 1, H, W) from 0 to 1.
 
-Under autocast the backbone and the pyramid compute in half precision, and all that follows in float32: the eight bits of
-a bfloat16 place a box at 800 pixels to within four.
+Under autocast the backbone and the pyramid compute in half precision, and all that follows in float32: a bfloat16 has
+eight bits, which place an edge at 800 pixels to within four.
 """
 
 from collections import OrderedDict

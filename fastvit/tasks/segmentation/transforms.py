@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from fastvit.tasks.segmentation.masks import UNLABELLED
+from fastvit.tasks.segmentation.photometric import Distortion
 
 CROP_ATTEMPTS = 10
 
@@ -60,7 +60,7 @@ class TrainTransform:
         box: the size before scaling.
         scale: range of the random factor.
         hflip: probability of mirroring.
-        photometric: random brightness, contrast, saturation and hue, each with probability 1/2.
+        photometric: random brightness, contrast, saturation and hue, as `Distortion` draws them.
         max_class_share: a crop of which one class fills more is drawn again, up to ten times; 1 for any crop.
     """
 
@@ -77,8 +77,7 @@ class TrainTransform:
     ):
         self.normalization, self.crop, self.box, self.scale = normalization, crop, box, scale
         self.hflip, self.max_class_share = hflip, max_class_share
-        jitters = ({"brightness": 32 / 255}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.1})
-        self.colors = [v2.RandomApply([v2.ColorJitter(**jitter)], 0.5) for jitter in jitters] if photometric else []
+        self.photometric = photometric
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
         size = self.box(image.size, float(torch.empty(()).uniform_(*self.scale)))
@@ -88,8 +87,8 @@ class TrainTransform:
         image, mask = image.crop(area), mask.crop(area)
         if torch.rand(()) < self.hflip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-        for jitter in self.colors:
-            image = jitter(image)
+        if self.photometric:
+            image = Distortion.draw()(image)
         padding = (0, self.crop - image.width, 0, self.crop - image.height)
         return pad(self.normalization(image), padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
 
