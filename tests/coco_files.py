@@ -79,3 +79,13 @@ def save_coco(root: Path, data: dict[str, Any] | None = None) -> None:
 
 def open_coco(root: Path, *, masks: bool = True) -> CocoImages:
     return CocoImages(root / "train2017", root / "annotations" / "instances_train2017.json", masks=masks)
+
+
+def add_odd_objects(data: dict[str, Any]) -> None:
+    """To image 13: what an evaluation by the file must count, but of which only a part of one can be learned from."""
+    data["annotations"] += [
+        annotation(21, 13, 3, (10, 10, 10, 20), polygon(10, 10, 11, 20)),  # no width
+        annotation(22, 13, 3, (85, 10, 95, 20), polygon(85, 10, 95, 20)),  # beside the image
+        annotation(23, 13, 3, (10, 10, 20, 20), [[10, 10, 20, 20]]),  # a polygon of two points
+        annotation(24, 13, 3, (70, 50, 90, 70), polygon(70, 50, 90, 70)),  # partly outside
+    ]

@@ -12,7 +12,7 @@ from coco_files import HEIGHT, WIDTH, save_coco
 from fastvit.errors import DataError, RecipeError
 from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.detection.samples import decode_masks
+from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.task import Detection
 from fastvit.training.engine import train
 from fastvit.training.optimizer import build_optimizer
@@ -73,7 +73,7 @@ def test_the_results_file_is_what_coco_s_tools_read(tmp_path: Path):
     outputs = []
     for target in targets:
         boxes = torch.tensor([each["bbox"] for each in target["annotations"]])
-        masks = decode_masks(target["annotations"], HEIGHT, WIDTH)[:, None].float()
+        masks = decode_masks([each["segmentation"] for each in target["annotations"]], HEIGHT, WIDTH)[:, None].float()
         labels = torch.tensor([each["category_id"] for each in target["annotations"]])
         boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         outputs.append({"boxes": boxes, "labels": labels, "scores": torch.full((len(boxes),), 0.9), "masks": masks})
@@ -128,7 +128,7 @@ def test_the_picture_shows_truth_and_confident_detections():
     val = configured.open_data("val")
     samples = [val.samples[i] for i in range(3)]
     first = samples[0][1]["annotations"]
-    masks = decode_masks(first, 96, 96)[:, None].float()
+    masks = decode_masks([each["segmentation"] for each in first], 96, 96)[:, None].float()
     boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (each["bbox"] for each in first)])
     labels = torch.tensor([each["category_id"] for each in first])
     scores = torch.tensor([0.9] + [0.3] * (len(first) - 1))

@@ -11,11 +11,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from coco_files import CATEGORIES, HEIGHT, WIDTH, content, save_coco
+from coco_files import CATEGORIES, HEIGHT, WIDTH, add_odd_objects, content, save_coco
 from fastvit.errors import DataError
 from fastvit.tasks.detection.coco import CocoImages
+from fastvit.tasks.detection.masks import encode_masks
 from fastvit.tasks.detection.metrics import DetectionMetrics
-from fastvit.tasks.detection.samples import ValSamples, encode_masks
+from fastvit.tasks.detection.samples import ValSamples
 
 
 def square(left: float, top: float, side: float = 10) -> list[float]:
@@ -80,8 +81,21 @@ def test_perfect_detections_are_perfect_and_none_are_worth_nothing():
     perfect = [detections([square(0, 0)], [1], [0.9]), detections([], [], []), detections([square(9, 9)], [2], [0.9])]
     report = measure(perfect, targets).report()
     assert (report["box_ap"], report["mask_ap"], report["samples"]) == (pytest.approx(100), pytest.approx(100), 3)
-    nothing = measure([detections([], [], [])] * 3, targets).report()
-    assert (nothing["box_ap"], nothing["mask_ap"]) == (0, 0)
+
+
+@pytest.mark.parametrize("backend", ["pycocotools", "faster-coco-eval"])
+def test_an_epoch_without_detections_has_the_same_figures_all_zero(backend: str):
+    """The log is a table. There are small and medium objects, and no large one."""
+    if backend != "pycocotools":
+        pytest.importorskip("faster_coco_eval")
+    targets = [truth(1, [square(0, 0)], [1]), truth(2, [], []), truth(3, [square(9, 9, 40)], [2])]
+    found = [detections([square(0, 0)], [1], [0.9]), *[detections([], [], [])] * 2]
+    some, nothing = (measure(each, targets, backend=backend).report() for each in (found, found[1:2] * 3))
+    assert nothing.keys() == some.keys()
+    assert not [name for name in some if name.endswith("_large")]
+    assert some["box_ap_small"] == pytest.approx(100)
+    assert nothing.pop("samples") == 3
+    assert set(nothing.values()) == {0}
 
 
 def test_a_detection_in_a_crowd_is_neither_right_nor_wrong():
@@ -108,8 +122,13 @@ def random_scenes(count: int) -> tuple[list[dict[str, Tensor]], list[dict[str, A
 
 
 def test_precision_is_what_cocoeval_says_of_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """The way of COCO's own scripts: annotations and results as JSON files, with the file's category ids."""
-    save_coco(tmp_path)
+    """The way of COCO's own scripts: annotations and results as JSON files, with the file's category ids.
+
+    Objects that are tiny or partly outside of their image count as the file has them.
+    """
+    data = content()
+    add_odd_objects(data)
+    save_coco(tmp_path, data)
     file = tmp_path / "annotations" / "instances_val2017.json"
     val = ValSamples(CocoImages(tmp_path / "val2017", file, masks=True))
     samples = [val[i] for i in range(3)]
@@ -139,7 +158,8 @@ def test_precision_is_what_cocoeval_says_of_files(tmp_path: Path, capsys: pytest
     report = metrics.report()
     assert capsys.readouterr().out == ""
     assert 0 < report["box_ap"] < 100
-    assert [report["box_ap"], report["box_ap50"], report["box_ap75"]] == pytest.approx(100 * expected.stats[:3])
+    figures = [report[f"box_{name}"] for name in ("ap", "ap50", "ap75", "ap_small", "ap_medium")]
+    assert figures == pytest.approx(100 * expected.stats[:5])
 
 
 def test_both_backends_give_the_same_numbers():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
-from coco_files import HEIGHT, WIDTH, open_coco, rectangle, save_coco
-from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks, encode_masks
+from coco_files import HEIGHT, WIDTH, add_odd_objects, content, open_coco, rectangle, save_coco
+from fastvit.tasks.detection.masks import decode_masks, encode_masks
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def test_an_image_without_objects_is_background(root: Path):
     assert any("1 of 3 images have no objects" in notice for notice in images.notices)
 
 
+def test_learned_from_is_what_is_within_the_image(tmp_path: Path):
+    data = content()
+    add_odd_objects(data)
+    save_coco(tmp_path, data)
+    _, target = TrainSamples(open_coco(tmp_path), hflip=0.0, masks=True)[2]
+    assert target["boxes"].tolist() == [[70, 50, 80, 60]]
+    assert target["masks"].sum() == 100
+    _, target = TrainSamples(open_coco(tmp_path, masks=False), hflip=0.0, masks=False)[2]
+    assert len(target["boxes"]) == 2  # without masks, nobody asks for the polygon
+
+
 def test_mirroring_moves_boxes_and_masks_with_the_image(root: Path):
     plain, mirrored = (TrainSamples(open_coco(root), hflip=p, masks=True)[0] for p in (0.0, 1.0))
     assert torch.equal(mirrored[0], plain[0].flip(-1))
@@ -59,12 +71,11 @@ def test_validation_samples_keep_crowds_and_carry_their_annotations(root: Path):
     _, target = ValSamples(open_coco(root))[1]
     assert target["image_id"] == 2
     assert [each["iscrowd"] for each in target["annotations"]] == [0, 1]
-    masks = decode_masks(target["annotations"], HEIGHT, WIDTH)
+    masks = decode_masks([each["segmentation"] for each in target["annotations"]], HEIGHT, WIDTH)
     assert np.array_equal(masks[1].numpy(), rectangle(50, 10, 75, 55))
 
 
 def test_masks_survive_coding():
     masks = torch.rand(3, 20, 30) > 0.5
-    coded = [{"segmentation": code} for code in encode_masks(masks)]
-    assert torch.equal(decode_masks(coded, 20, 30).bool(), masks)
+    assert torch.equal(decode_masks(encode_masks(masks), 20, 30).bool(), masks)
     assert encode_masks(masks[:0]) == []

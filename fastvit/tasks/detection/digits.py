@@ -7,7 +7,7 @@ from torchvision.ops import box_convert, masks_to_boxes
 from fastvit.data.digit_scenes import DigitScenes
 from fastvit.data.digits import Digits
 from fastvit.tasks.detection.coco import Annotation
-from fastvit.tasks.detection.samples import encode_masks
+from fastvit.tasks.detection.masks import encode_masks
 
 
 class DigitObjects(DigitScenes):

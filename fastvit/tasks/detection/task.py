@@ -15,10 +15,11 @@ from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body
 from fastvit.tasks.detection.coco import CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
+from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
-from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples
 from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ class Detection(Task):
             "boxes": box_convert(boxes, "xywh", "xyxy"),
             "labels": torch.tensor([each["category_id"] for each in annotations], dtype=torch.long),
         }
-        return objects | ({"masks": decode_masks(annotations, *image.shape[1:])} if self.masks else {})
+        if self.masks:
+            objects["masks"] = decode_masks([each["segmentation"] for each in annotations], *image.shape[1:])
+        return objects
 
 
 def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:
