@@ -53,6 +53,14 @@ def test_annotations_stay_as_they_are_and_what_is_special_is_said(root: Path):
     )
 
 
+def test_groups_are_wide_images_and_all_others_as_in_mmdetection(root: Path):
+    def resize(data: dict[str, Any]) -> None:
+        data["images"][1].update(width=59)
+        data["images"][2].update(width=60)  # square
+
+    assert open_coco(changed(root, resize), masks=False).groups.tolist() == [1, 0, 0]
+
+
 def replace(part: str, index: int, **values: Any) -> Callable[[dict[str, Any]], None]:
     return lambda data: data[part][index].update(values)
 

@@ -29,12 +29,15 @@ class Part:
         class_names: in the order of the labels; None where there are no classes.
         name_of: the name of a sample, such as its file, by its index; None where samples have no names.
         notices: what the user should know about the data so far, such as files that were skipped.
+        groups: (N,), the group of each sample; those of one group are to share training batches, such as images of like
+            shape, which then need little padding. None where any may share one.
     """
 
     samples: Dataset
     class_names: tuple[str, ...] | None = None
     name_of: Callable[[int], str] | None = None
     notices: Callable[[], list[str]] = list  # which makes an empty one
+    groups: Tensor | None = None
 
 
 class Metrics(ABC):

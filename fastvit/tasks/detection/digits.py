@@ -14,6 +14,8 @@ class DigitObjects(DigitScenes):
     """Pairs of an image and its digits as COCO annotations; label d + 1 is digit d."""
 
     classes = Digits.classes
+    groups = None  # all are square
+    notices = ()
 
     def __getitem__(self, index: int) -> tuple[Image.Image, list[Annotation]]:
         scene = super().__getitem__(index)

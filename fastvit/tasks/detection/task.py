@@ -77,7 +77,7 @@ class Detection(Task):
         samples = ValSamples(source)
         if part == "train":
             samples = TrainSamples(source, hflip=self.recipe.augmentation.hflip, masks=self.masks)
-        return Part(samples, source.classes, notices=lambda: getattr(source, "notices", []))
+        return Part(samples, source.classes, notices=lambda: source.notices, groups=source.groups)
 
     def _open(self, split: str) -> Dataset:
         data = self.recipe.data
