@@ -147,7 +147,7 @@ class Trainer:
         self.losses = LossMeter()
         self._save_if_best()
         self._save()
-        for line in (describe(self.history[-1], self.recipe.total_epochs), *self._notices()):
+        for line in (describe(self.history[-1], self.recipe.total_epochs, self.task.headline), *self._notices()):
             self._say(line)
         if log:
             log.write(self.history)

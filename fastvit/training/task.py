@@ -72,6 +72,7 @@ class Task(ABC):
 
     best_metric: str  # the name in `Metrics.report()` that chooses the best epoch
     higher_is_better: bool = True
+    headline: tuple[str, ...] = ()  # the metrics that the line about an epoch tells; all if it is empty
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe

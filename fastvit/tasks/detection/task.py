@@ -33,6 +33,7 @@ class Detection(Task):
 
     recipe: DetectionRecipe
     best_metric = "box_ap"
+    headline = ("box_ap", "mask_ap")
 
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
