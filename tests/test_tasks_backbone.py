@@ -9,7 +9,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from fastvit import fusion_error, reparameterize_model
 from fastvit.errors import RecipeError
 from fastvit.models.pyramid import FeaturePyramid
-from fastvit.tasks.backbone import BackboneConfig, build_body
+from fastvit.tasks.backbone import BackboneConfig, build_body, synchronize_batch_norm
 from reference import randomize
 
 
@@ -45,3 +45,22 @@ def test_weights_of_another_network_are_refused(tmp_path):
     config = BackboneConfig(name="fastvit_t12", checkpoint=tmp_path / "t8.pt")
     with pytest.raises(RecipeError, match=r"model\.checkpoint: .*holds a fastvit_t8, but the model is a fastvit_t12"):
         build_body(config, initial_weights=True)
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = FeaturePyramid(timm.create_model("fastvit_t8", num_classes=0), 8)
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+
+
+@pytest.mark.parametrize(("batch_norm", "of_backbone"), [("train", {nn.SyncBatchNorm}), ("local", {nn.BatchNorm2d})])
+def test_a_local_backbone_has_statistics_of_its_own(batch_norm: str, of_backbone: set[type]):
+    """As in MMSegmentation's Semantic FPN, whose norm_cfg of SyncBN reaches the head only."""
+    config = BackboneConfig(name="fastvit_t8", batch_norm=batch_norm)
+    network = synchronize_batch_norm(config, Network())
+    kinds = {
+        name: {type(module) for module in part.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+        for name, part in network.named_children()
+    }
+    assert kinds == {"backbone": of_backbone, "head": {nn.SyncBatchNorm}}

@@ -101,6 +101,10 @@ class Task(ABC):
     def prepare_training(self, device: torch.device) -> None:  # noqa: B027 - most tasks have nothing to prepare
         """Load what only training needs, such as a teacher; called once, after `build_model`."""
 
+    def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
+        """The model with batch norms whose statistics are those of all processes, as `loop.sync_batch_norm` asks."""
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
     @abstractmethod
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
         """The named terms of the loss of a training batch; the engine minimises their sum, and logs each."""

@@ -12,7 +12,7 @@ from torchvision.ops import box_convert
 
 from fastvit.errors import DataError
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
-from fastvit.tasks.backbone import build_body
+from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.detection.coco import CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
@@ -97,6 +97,9 @@ class Detection(Task):
     def collate(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> Batch:
         images, targets = zip(*samples, strict=True)
         return list(images), list(targets)
+
+    def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
+        return synchronize_batch_norm(self.recipe.model, model)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, targets = batch

@@ -17,7 +17,7 @@ from fastvit.data.digit_scenes import CLASSES
 from fastvit.errors import RecipeError
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
-from fastvit.tasks.backbone import build_body
+from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.segmentation.digits import DigitLabelMaps
 from fastvit.tasks.segmentation.inference import Window, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
@@ -112,6 +112,9 @@ class Segmentation(Task):
         if len({image.shape for image in images}) == len({label.shape for label in labels}) == 1:
             return torch.stack(images), torch.stack(labels)
         return images, labels
+
+    def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
+        return synchronize_batch_norm(self.recipe.model, model)
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
