@@ -1,11 +1,13 @@
 """Logits of whole images, and of windows."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fastvit.models import semantic_fpn
-from fastvit.tasks.segmentation.inference import Window, predict
+from fastvit.tasks.segmentation import inference
+from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 
 
 class Mean(nn.Module):
@@ -17,7 +19,7 @@ class Mean(nn.Module):
 
 def test_windows_are_averaged_where_they_overlap():
     images = torch.randn(2, 3, 10, 7)
-    logits = predict(Mean(), images, (10, 7), Window(4, 3))
+    logits = predict(Mean(), images, Window(4, 3))
     tops, lefts = (0, 3, 6), (0, 3)
     for y, x in ((0, 0), (3, 3), (5, 6), (9, 0)):
         covering = [
@@ -32,10 +34,15 @@ def test_windows_are_averaged_where_they_overlap():
 def test_one_window_is_the_whole_image():
     model = semantic_fpn("fastvit_t8", num_classes=5).eval()
     image = torch.randn(1, 3, 64, 80)
-    torch.testing.assert_close(predict(model, image, (64, 80), Window(96, 32)), model(image))
+    torch.testing.assert_close(predict(model, image, Window(96, 32)), model(image))
 
 
-def test_logits_are_resized_to_the_original():
-    image = torch.randn(1, 3, 12, 8)
-    resized = predict(nn.Identity(), image, (30, 20))
-    torch.testing.assert_close(resized, F.interpolate(image, (30, 20), mode="bilinear", align_corners=False))
+@pytest.mark.parametrize("at_once", [1, 3 * 2 * 30 * 20, 2**26], ids=["one class", "three classes", "all classes"])
+def test_labels_are_of_the_logits_in_the_size_of_the_original(monkeypatch: pytest.MonkeyPatch, at_once: int):
+    monkeypatch.setattr(inference, "NUMBERS_AT_ONCE", at_once)
+    logits = torch.randn(2, 7, 12, 8)
+    logits[:, 5] = logits[:, 2]  # of equal ones the first
+    resized = F.interpolate(logits, (30, 20), mode="bilinear", align_corners=False)
+    labels = label_maps(logits, (30, 20))
+    assert labels.dtype == torch.uint8
+    assert torch.equal(labels.long(), resized.argmax(1))

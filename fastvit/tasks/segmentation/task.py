@@ -19,10 +19,11 @@ from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.segmentation.digits import DigitLabelMaps
-from fastvit.tasks.segmentation.inference import Window, predict
+from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
 from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_sizes
 from fastvit.tasks.segmentation.picture import overlay_grid
+from fastvit.tasks.segmentation.prediction import Segmenter
 from fastvit.tasks.segmentation.recipe import SegmentationRecipe
 from fastvit.tasks.segmentation.transforms import (
     Normalization,
@@ -128,8 +129,14 @@ class Segmentation(Task):
     def predict(self, model: Network, batch: Batch) -> list[Tensor]:
         """Label maps (B, H, W) in the size of the labels, of the samples that are of one size."""
         return [
-            predict(model, images, labels.shape[-2:], self.window).argmax(1) for images, labels in same_sizes(batch)
+            label_maps(predict(model, images, self.window), labels.shape[-2:]) for images, labels in same_sizes(batch)
         ]
+
+    def predictor(
+        self, network: Network, class_names: Sequence[str], *, device: torch.device | str = "cpu"
+    ) -> Segmenter:
+        """To predict about any image as in validation, by a network in eval mode on the device."""
+        return Segmenter(network, self.normalization, self.box, tuple(class_names), self.window, device)
 
     def new_metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.recipe.data.num_classes)
@@ -149,7 +156,7 @@ class Segmentation(Task):
         images, predicted = [], []
         with torch.no_grad():
             for image, labels in samples:
-                predicted.append(predict(model, image[None], labels.shape, self.window)[0].argmax(0))
+                predicted.append(label_maps(predict(model, image[None], self.window), labels.shape)[0])
                 shown = F.interpolate(image[None], labels.shape, mode="bilinear", align_corners=False)[0]
                 images.append(self.normalization.undo(shown))
         return overlay_grid(images, predicted, [labels for _, labels in samples], class_names)

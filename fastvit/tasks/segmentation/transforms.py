@@ -51,6 +51,10 @@ class ResizeBox(NamedTuple):
         width, height = (max(math.ceil(round(side * factor) / self.divisor), 1) * self.divisor for side in size)
         return width, height
 
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The image in the box."""
+        return image.resize(self(image.size), Image.Resampling.BILINEAR)
+
 
 class TrainTransform:
     """Random scale, crop, mirror image and colors. Everything random comes from torch's generator.
@@ -112,8 +116,7 @@ class ValTransform:
         self.normalization, self.box = normalization, box
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        resized = image.resize(self.box(image.size), Image.Resampling.BILINEAR)
-        return self.normalization(resized), _to_tensor(mask)
+        return self.normalization(self.box.resize(image)), _to_tensor(mask)
 
 
 class TransformedMaskedImages(Dataset):
