@@ -8,8 +8,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
+from fastvit.predictor import Shown
 from fastvit.tasks.detection.masks import decode_masks
-from fastvit.tasks.detection.prediction import Detector, Objects, sure_only
+from fastvit.tasks.detection.prediction import Detector, Objects
 from fastvit.tasks.drawing import distinct_colors
 from reference import randomize
 
@@ -39,66 +40,85 @@ def retinanet() -> PyramidRetinaNet:
     return network
 
 
+def detector(network: PyramidMaskRCNN | PyramidRetinaNet) -> Detector:
+    return Detector(network, device=torch.device("cpu"), preprocessing=None, labels=NAMES)
+
+
+def found(by: Detector, image: Image.Image) -> Objects:
+    (objects,) = by.predict([by.prepare(image)])
+    return objects
+
+
 @pytest.mark.parametrize("kind", ["mask_rcnn", "retinanet"])
-def test_found_is_what_the_network_finds_with_such_a_score(
-    kind: str, photo: Image.Image, request: pytest.FixtureRequest
-):
+def test_found_is_what_the_network_finds(kind: str, photo: Image.Image, request: pytest.FixtureRequest):
+    """Boxes and masks in the pixels of an image of another size than the network's."""
     network = request.getfixturevalue(kind)
     image = photo.resize((170, 120))
-    with torch.inference_mode():
-        (all_found,) = network([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255])
-    least_score = float(all_found["scores"].quantile(0.6))
-    kept = all_found["scores"] > least_score
-    assert 0 < kept.sum() < len(kept)
-    objects = Detector(sure_only(network, least_score), NAMES)(image)
-    torch.testing.assert_close(objects.boxes, all_found["boxes"][kept], rtol=1e-3, atol=1e-2)
-    torch.testing.assert_close(objects.scores, all_found["scores"][kept], rtol=1e-3, atol=1e-3)
-    assert torch.equal(objects.labels, all_found["labels"][kept])
-    if kind == "mask_rcnn":
-        assert (objects.masks == (all_found["masks"][kept, 0] > 0.5)).float().mean() > 0.999
-    else:
-        assert objects.masks is None
-        assert "mask" not in objects.rows()[0]
-    assert network.training is False
-    with torch.inference_mode():
-        (again,) = network([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255])
-    assert len(again["scores"]) == len(kept)  # the network itself is as it was
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    for _ in range(2):  # the network is as it was
+        with torch.inference_mode():
+            (expected,) = network([pixels])
+        objects = found(detector(network), image)
+        assert len(objects.boxes) > 3
+        for name in ("boxes", "labels", "scores"):
+            torch.testing.assert_close(getattr(objects, name), expected[name], rtol=1e-3, atol=1e-2)
+        if kind == "mask_rcnn":
+            assert objects.small_masks.shape[1:] == (1, 28, 28)
+            assert (objects.masks() == (expected["masks"][:, 0] > 0.5)).float().mean() > 0.999
+        else:
+            assert objects.masks() is None
+            assert "mask" not in objects.to_dict(Shown(score=0.0))["objects"][0]
 
 
 def test_neighbours_of_other_sizes_do_not_matter(mask_rcnn: PyramidMaskRCNN, photo: Image.Image):
-    detector = Detector(sure_only(mask_rcnn, 0.2), NAMES)
-    images = [photo.resize((170, 120)), photo.resize((90, 150)).convert("L"), photo.resize((90, 150)).convert("RGBA")]
-    together = detector.predict([detector.prepare(image) for image in images])
-    for image, objects in zip(images, together, strict=True):
-        alone = detector(image)
+    images = [photo.resize(size) for size in ((170, 120), (90, 150), (90, 150))]
+    images[2] = images[2].transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    several = detector(mask_rcnn)
+    for image, objects in zip(images, several.predict([several.prepare(image) for image in images]), strict=True):
+        alone = found(several, image)
         assert len(alone.boxes) > 0
         torch.testing.assert_close(objects.boxes, alone.boxes, rtol=1e-3, atol=1e-2)
-        assert objects.masks.shape[1:] == (image.height, image.width)
-    assert detector.predict([]) == []
+        assert objects.masks().shape[1:] == (image.height, image.width)
+    assert several.predict([]) == []
 
 
-def objects(height: int, width: int) -> Objects:
-    masks = torch.zeros(2, height, width, dtype=torch.bool)
-    masks[0, 10:20, 10:30] = masks[1, 15:40, 40:60] = True
+def two_objects(height: int, width: int) -> Objects:
+    """A bird with a full mask, and a cat of whose box the left half is its mask."""
+    masks = torch.ones(2, 1, 28, 28)
+    masks[1, :, :, 14:] = 0
     boxes = torch.tensor([[10.004, 10.0, 30.0, 20.0], [40.0, 15.0, 60.0, 40.0]])
-    return Objects(boxes, torch.tensor([3, 1]), torch.tensor([0.91236, 0.5]), masks, NAMES)
+    return Objects(NAMES, (height, width), boxes, torch.tensor([3, 1]), torch.tensor([0.91236, 0.5]), masks)
 
 
-def test_a_row_tells_the_object_in_plain_values():
-    found = objects(50, 80)
-    first, second = found.rows()
-    mask = first.pop("mask")
-    assert first == {"label": "bird", "score": 0.9124, "left": 10.0, "top": 10.0, "right": 30.0, "bottom": 20.0}
-    assert second["label"] == "cat"
-    assert torch.equal(decode_masks([mask], 50, 80)[0].bool(), found.masks[0])
+def test_only_what_is_sure_is_told():
+    objects = two_objects(50, 80)
+    assert objects.rows(Shown(score=0.6)) == [("bird", "0.9124", "10.00", "10.00", "30.00", "20.00")]
+    assert [row[0] for row in objects.rows(Shown(score=0.5))] == ["bird", "cat"]
+    assert objects.summary(Shown(score=0.5)) == "bird 0.91, cat 0.50"
+    assert objects.summary(Shown(score=0.95)) == "no objects"
+    assert objects.to_dict(Shown(score=0.95)) == {"objects": []}
+    (bird,) = objects.to_dict(Shown(score=0.6))["objects"]
+    mask = bird.pop("mask")
+    assert bird == {"label": "bird", "score": 0.9124, "box": [10.0, 10.0, 30.0, 20.0]}
+    assert torch.equal(decode_masks([mask], 50, 80).bool(), objects.masks()[:1])
+    assert len(Detector.columns(None, Shown())) == len(objects.rows(Shown())[0])
+
+
+def test_masks_are_where_the_objects_are():
+    """But for a pixel on each side, as edges lie between pixels."""
+    bird, cat = two_objects(50, 80).masks()
+    for mask, (left, top, right, bottom) in ((bird, (10, 10, 30, 20)), (cat, (40, 15, 50, 40))):
+        assert mask[top + 1 : bottom - 1, left + 1 : right - 1].all()
+        mask[top - 1 : bottom + 1, left - 1 : right + 1] = False
+        assert not mask.any()
 
 
 def test_the_picture_has_a_frame_and_a_mask_for_each_object():
     image = Image.new("RGB", (80, 50), (100, 100, 100))
-    picture = objects(50, 80).draw(image)
+    picture = two_objects(50, 80).draw(image, Shown())
     factor = 6  # to 256 pixels at least
     assert picture.size == (factor * 80, factor * 50)
-    for i, (x, y) in enumerate(((12, 18), (50, 35))):
+    for i, (x, y) in enumerate(((12, 18), (44, 35))):
         color = np.array(distinct_colors(2)[i])
         assert np.abs(np.array(picture.getpixel((factor * x, factor * y))) - (color + 100) / 2).max() <= 1
     assert picture.getpixel((factor * 70, factor * 45)) == (100, 100, 100)
@@ -106,7 +126,5 @@ def test_the_picture_has_a_frame_and_a_mask_for_each_object():
     assert image.getpixel((12, 18)) == (100, 100, 100)  # the image itself is as it was
 
 
-def test_without_objects_the_picture_is_the_image(photo: Image.Image):
-    nothing = Objects(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0), torch.zeros(0, 427, 640).bool(), NAMES)
-    assert nothing.draw(photo).tobytes() == photo.tobytes()
-    assert nothing.rows() == []
+def test_without_sure_objects_the_picture_is_the_image(photo: Image.Image):
+    assert two_objects(427, 640).draw(photo, Shown(score=0.95)).tobytes() == photo.tobytes()

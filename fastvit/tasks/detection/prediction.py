@@ -1,110 +1,163 @@
-"""The objects in any image, and a picture of them."""
+"""What a detector says about single images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.models.detection.roi_heads import paste_masks_in_image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
 
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
+from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.reparam import reparameterize_model
 from fastvit.tasks.detection.masks import encode_masks
-from fastvit.tasks.detection.metrics import CONFIDENT
 from fastvit.tasks.drawing import distinct_colors, draw_boxes, enlarged
-from fastvit.tasks.predictor import Predictor
 
 SIDES = ("left", "top", "right", "bottom")
 OPAQUENESS = 128  # of masks on the image, of 255
 
 
 @dataclass(frozen=True)
-class Objects:
+class Objects(Prediction):
     """What was found in an image, the surest first; all on the CPU.
 
     Attributes:
-        boxes: (N, 4), left, top, right and bottom in pixels of the image.
+        names: of all classes; label i is `names[i - 1]`.
+        size: (height, width) of the image.
+        boxes: (N, 4), left, top, right and bottom in pixels.
         labels: (N,), from 1.
         scores: (N,), from 0 to 1.
-        masks: (N, H, W) bool, in the size of the image; None by a detector of boxes only.
-        class_names: of the labels from 1 on.
+        small_masks: (N, 1, 28, 28), from 0 to 1 within each box; None by a detector of boxes only.
     """
 
+    names: tuple[str, ...]
+    size: tuple[int, int]
     boxes: Tensor
     labels: Tensor
     scores: Tensor
-    masks: Tensor | None
-    class_names: tuple[str, ...]
+    small_masks: Tensor | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """Of the classes of the objects."""
-        return [self.class_names[label - 1] for label in self.labels.tolist()]
+    def sure(self, score: float) -> "Objects":
+        """Those with at least this score."""
+        kept = self.scores >= score
+        masks = None if self.small_masks is None else self.small_masks[kept]
+        return Objects(self.names, self.size, self.boxes[kept], self.labels[kept], self.scores[kept], masks)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Each object: its label, score and box, and its mask in COCO's run-length encoding if it has one."""
-        parts = zip(self.names, self.scores.tolist(), self.boxes.tolist(), strict=True)
-        rows: list[dict[str, Any]] = [
-            {"label": name, "score": round(score, 4)} | dict(zip(SIDES, (round(side, 2) for side in box), strict=True))
-            for name, score, box in parts
+    def masks(self) -> Tensor | None:
+        """(N, H, W) bool: where the objects are in the image."""
+        if self.small_masks is None:
+            return None
+        parts = zip(self.small_masks.split(1), self.boxes.split(1), strict=True)  # one at a time takes a fifth of it
+        masks = [paste_masks_in_image(mask, box, self.size)[:, 0] > 0.5 for mask, box in parts]
+        return torch.cat([torch.zeros(0, *self.size, dtype=torch.bool), *masks])
+
+    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+        sure = self.sure(shown.score)
+        return [
+            (name, f"{score:.4f}", *(f"{side:.2f}" for side in box))
+            for name, score, box in zip(sure.classes(), sure.scores.tolist(), sure.boxes.tolist(), strict=True)
         ]
-        if self.masks is not None:
-            for row, code in zip(rows, encode_masks(self.masks), strict=True):
-                row["mask"] = {"size": code["size"], "counts": code["counts"].decode()}
-        return rows
 
-    def draw(self, image: Image.Image) -> Image.Image:
+    def to_dict(self, shown: Shown) -> dict[str, Any]:
+        """Masks are in COCO's compressed run-length encoding."""
+        sure = self.sure(shown.score)
+        objects: list[dict[str, Any]] = [
+            {"label": name, "score": round(score, 4), "box": [round(side, 2) for side in box]}
+            for name, score, box in zip(sure.classes(), sure.scores.tolist(), sure.boxes.tolist(), strict=True)
+        ]
+        if (masks := sure.masks()) is not None:
+            for each, code in zip(objects, encode_masks(masks), strict=True):
+                each["mask"] = {"size": code["size"], "counts": code["counts"].decode()}
+        return {"objects": objects}
+
+    def summary(self, shown: Shown) -> str:
+        return ", ".join(self.sure(shown.score)._texts()) or "no objects"
+
+    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
         """The image with a frame around each object, its class and score, and under the color of its mask."""
-        picture, colors = image.convert("RGB"), distinct_colors(len(self.boxes))
-        if self.masks is not None:
-            for mask, color in zip(self.masks, colors, strict=True):
+        sure = self.sure(shown.score)
+        picture, colors = image.convert("RGB"), distinct_colors(len(sure.boxes))
+        if (masks := sure.masks()) is not None:
+            for mask, color in zip(masks, colors, strict=True):
                 picture.paste(color, mask=Image.fromarray(OPAQUENESS * mask.byte().numpy()))
         picture, factor = enlarged(picture)
-        texts = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist(), strict=True)]
-        draw_boxes(picture, (factor * self.boxes).tolist(), texts, colors)
+        draw_boxes(picture, (factor * sure.boxes).tolist(), sure._texts(), colors)
         return picture
 
+    def classes(self) -> list[str]:
+        """The class of each object."""
+        return [self.names[label - 1] for label in self.labels.tolist()]
 
-@dataclass(frozen=True)
-class Detector(Predictor):
-    """Objects by a network as `sure_only` makes it.
+    def _texts(self) -> list[str]:
+        return [f"{name} {score:.2f}" for name, score in zip(self.classes(), self.scores.tolist(), strict=True)]
 
-    Attributes:
-        network: takes images of any sizes, as torchvision's detectors do.
-        class_names: of the labels from 1 on.
-        device: where the network is.
+
+class SmallMasks(GeneralizedRCNNTransform):
+    """As torchvision's, but masks stay as the head gives them.
+
+    A hundred in the size of an image of 12 million pixels take 5 GB, and most of them belong to unsure objects.
     """
 
-    network: nn.Module
-    class_names: tuple[str, ...]
-    device: torch.device | str = "cpu"
+    def postprocess(self, result: list[dict[str, Tensor]], *sizes: Any) -> list[dict[str, Tensor]]:
+        masks = [each.pop("masks", None) for each in result]
+        for each, small in zip(super().postprocess(result, *sizes), masks, strict=True):
+            if small is not None:
+                each["masks"] = small
+        return result
+
+
+def with_small_masks(detector: PyramidMaskRCNN | PyramidRetinaNet) -> nn.Module:
+    """A fused copy in eval mode, whose masks are of 28x28 pixels within each box."""
+    fused = reparameterize_model(detector)
+    own = fused.transform
+    fused.transform = SmallMasks(own.min_size, own.max_size, own.image_mean, own.image_std).eval()
+    return fused
+
+
+@torch.inference_mode()
+def detect(
+    network: nn.Module, images: Sequence[Tensor], names: Sequence[str], *, device: torch.device | str = "cpu"
+) -> list[Objects]:
+    """The objects in images of any sizes, in each one's own pixels.
+
+    Args:
+        network: as `with_small_masks` makes it, on the device.
+        images: (3, H, W) uint8 each.
+        names: of the classes.
+    """
+    found = []
+    # Images of different sizes would be padded to one, which changes features near the edges.
+    for _, alike in groupby(images, key=lambda image: image.shape):
+        found += network([image.to(device) / 255 for image in alike])
+    on_cpu = [{name: value.cpu() for name, value in each.items()} for each in found]
+    return [
+        Objects(tuple(names), tuple(image.shape[1:]), each["boxes"], each["labels"], each["scores"], each.get("masks"))
+        for image, each in zip(images, on_cpu, strict=True)
+    ]
+
+
+class Detector(Predictor):
+    """Objects, by a copy of the network."""
+
+    network: PyramidMaskRCNN | PyramidRetinaNet
+    labels: tuple[str, ...]
+
+    @cached_property
+    def finder(self) -> nn.Module:
+        """The copy that is asked."""
+        return with_small_masks(self.network)
+
+    def columns(self, shown: Shown) -> tuple[str, ...]:
+        return ("label", "score", *SIDES)
 
     def prepare(self, image: Image.Image) -> Tensor:
-        return F.pil_to_tensor(image.convert("RGB"))  # (3, H, W) uint8: the network resizes and normalises
+        return F.pil_to_tensor(image)  # (3, H, W) uint8: the network resizes and normalises
 
-    @torch.inference_mode()
     def predict(self, prepared: Sequence[Tensor]) -> list[Objects]:
-        found = []
-        # Images of other sizes would be padded to one, which changes features near the edges.
-        for _, images in groupby(prepared, key=lambda image: image.shape):
-            found += self.network([image.to(self.device) / 255 for image in images])
-        return [self._objects(each) for each in found]
-
-    def _objects(self, found: dict[str, Tensor]) -> Objects:
-        masks = (found["masks"][:, 0] > 0.5).cpu() if "masks" in found else None
-        boxes, labels, scores = (found[name].cpu() for name in ("boxes", "labels", "scores"))
-        return Objects(boxes, labels, scores, masks, self.class_names)
-
-
-def sure_only(detector: PyramidMaskRCNN | PyramidRetinaNet, least_score: float = CONFIDENT) -> nn.Module:
-    """A fused copy in eval mode that finds only what has a higher score than this: the same objects and masks.
-
-    Masks in the size of the image are then made for those alone. A hundred of 12 million pixels would take 5 GB.
-    """
-    copy = reparameterize_model(detector)
-    scorer = copy.roi_heads if isinstance(copy, PyramidMaskRCNN) else copy
-    scorer.score_thresh = least_score
-    return copy
+        return detect(self.finder, prepared, self.labels, device=self.device)

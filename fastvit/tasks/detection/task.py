@@ -18,7 +18,6 @@ from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
 from fastvit.tasks.detection.picture import Objects, detection_grid
-from fastvit.tasks.detection.prediction import Detector, sure_only
 from fastvit.tasks.detection.recipe import DetectionRecipe
 from fastvit.tasks.detection.samples import TrainSamples, ValSamples
 from fastvit.training.task import Network, Part, Task
@@ -112,17 +111,6 @@ class Detection(Task):
         for padded, image in zip(images, batch[0], strict=True):
             padded[:, : image.shape[1], : image.shape[2]] = image
         return images
-
-    def predictor(
-        self,
-        network: PyramidMaskRCNN | PyramidRetinaNet,
-        class_names: Sequence[str],
-        *,
-        device: torch.device | str = "cpu",
-        least_score: float = CONFIDENT,
-    ) -> Detector:
-        """To find objects in any image, by a fused copy of a network on the device."""
-        return Detector(sure_only(network, least_score), tuple(class_names), device)
 
     def new_metrics(self) -> DetectionMetrics:
         kinds = ("bbox", "segm") if self.masks else ("bbox",)

@@ -23,7 +23,6 @@ from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
 from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_sizes
 from fastvit.tasks.segmentation.picture import overlay_grid
-from fastvit.tasks.segmentation.prediction import Segmenter
 from fastvit.tasks.segmentation.recipe import SegmentationRecipe
 from fastvit.tasks.segmentation.transforms import (
     Normalization,
@@ -131,12 +130,6 @@ class Segmentation(Task):
         return [
             label_maps(predict(model, images, self.window), labels.shape[-2:]) for images, labels in same_sizes(batch)
         ]
-
-    def predictor(
-        self, network: Network, class_names: Sequence[str], *, device: torch.device | str = "cpu"
-    ) -> Segmenter:
-        """To predict about any image as in validation, by a network in eval mode on the device."""
-        return Segmenter(network, self.normalization, self.box, tuple(class_names), self.window, device)
 
     def new_metrics(self) -> SegmentationMetrics:
         return SegmentationMetrics(self.recipe.data.num_classes)
