@@ -4,16 +4,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torchvision.ops import box_iou
 
 from coco_files import HEIGHT, WIDTH, save_coco
 from fastvit.errors import DataError, RecipeError
 from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks import load_recipe, make_task
+from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
+from fastvit.tasks.detection.prediction import Detector
 from fastvit.tasks.detection.task import Detection
 from fastvit.training.engine import train
 from fastvit.training.optimizer import build_optimizer
@@ -162,11 +166,22 @@ def test_recipes_build_their_networks(path: Path):
 
 
 @pytest.mark.slow
-def test_the_demo_learns(tmp_path: Path):
+def test_the_demo_learns_and_predicts_about_pictures_of_another_size(tmp_path: Path):
     """Its first 120 steps: where the digits are. Which is which takes the whole demo."""
     recipe = load_recipe(
         DEMO, [f"output={tmp_path}", "data.train_scenes=320", "data.val_scenes=40", "schedule.epochs=3"]
     )
-    history = train(make_task(recipe), recipe).history
+    configured = make_task(recipe)
+    trainer = train(configured, recipe)
+    history = trainer.history
     assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]  # 1.93 from 2.32
     assert history[-1]["val_box_ap50"] > 5  # 17, where chance is near 0
+
+    options = {"device": torch.device("cpu"), "preprocessing": None, "labels": tuple("0123456789"), "task": configured}
+    detector = Detector(trainer.learner.eval_model.eval(), **options)
+    overlaps = []
+    for image, _ in DigitObjects(train=False, count=40, size=64):
+        own, enlarged = (detector.predict([detector.prepare(each)])[0] for each in (image, image.resize((320, 320))))
+        assert enlarged.masks().shape[1:] == (320, 320)
+        overlaps.append(box_iou(5 * own.boxes[:1], enlarged.boxes[:1]).item())  # of the surest objects
+    assert np.median(overlaps) > 0.8
