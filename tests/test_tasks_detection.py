@@ -19,8 +19,9 @@ from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.prediction import Detector
 from fastvit.tasks.detection.task import Detection
-from fastvit.training.engine import train
+from fastvit.training.engine import Trainer, train
 from fastvit.training.optimizer import build_optimizer
+from fastvit.training.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "configs" / "quickstart" / "detection_digits.yaml"
@@ -72,6 +73,14 @@ def test_coco_files_are_trained_on_resumed_and_evaluated(
     assert {each["image_id"] for each in results} <= {11, 12, 13}
     assert {each["category_id"] for each in results} <= {3, 7, 90}
     assert "category ids 3 to 90 become the labels 1 to 3" in capsys.readouterr().out
+
+
+def test_training_batches_are_of_images_of_like_shape(tmp_path: Path):
+    save_coco(tmp_path)
+    data = {"dataset": "coco", "root": str(tmp_path), "num_classes": 3, "workers": 0}
+    recipe = load_recipe(DEMO, [f"data={json.dumps(data)}", "loop.batch_size=3", f"output={tmp_path / 'run'}"])
+    trainer = Trainer(make_task(recipe), recipe, RunFolder(recipe.output))
+    assert trainer.batches.sampler.groups.tolist() == [1, 1, 1]
 
 
 def test_the_results_file_is_what_coco_s_tools_read(tmp_path: Path):

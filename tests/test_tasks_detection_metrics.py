@@ -137,8 +137,8 @@ def test_precision_is_what_cocoeval_says_of_files(tmp_path: Path, capsys: pytest
     original = sorted(category["id"] for category in CATEGORIES)
     for (_, target), image in zip(samples, content()["images"], strict=True):
         boxes = [[v + int(rng.integers(-3, 4)) for v in each["bbox"]] for each in target["annotations"]]
-        boxes += [[20, 20, 15, 15]]
-        labels = [each["category_id"] for each in target["annotations"]] + [1]
+        boxes += [[20, 20, 15, 15], [70, 50, 10, 10]]  # the second is what of annotation 24 is within its image
+        labels = [each["category_id"] for each in target["annotations"]] + [1, 1]
         scores = rng.random(len(boxes)).round(3).tolist()
         corners = [[float(x), float(y), float(x + w), float(y + h)] for x, y, w, h in boxes]
         outputs.append(detections(corners, labels, scores))

@@ -37,6 +37,14 @@ def test_crops_take_the_same_part_of_image_and_mask():
     assert len({top for _, top, _ in corners}) > 5
 
 
+@pytest.mark.parametrize("photometric", [True, False])
+def test_colors_change_where_the_recipe_says_so(photometric: bool):
+    image = Image.new("RGB", (64, 64), (180, 90, 60))
+    transform = train_transform(64, photometric=photometric)
+    seen = {tuple(transform(image, Image.new("L", image.size))[0][:, 5, 5].tolist()) for _ in range(40)}
+    assert (len(seen) > 20) == photometric
+
+
 def test_what_a_crop_does_not_fill_has_no_label_and_the_mean_color():
     transform = TrainTransform(
         Normalization((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)),
