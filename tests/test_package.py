@@ -89,19 +89,23 @@ def run(program):
     return done.stdout
 
 
-@pytest.mark.parametrize(
-    ("needed", "statement"),
-    [
-        ((), "import fastvit, timm; timm.create_model('fastvit_t8', device='meta')"),
-        ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
-        (("pydantic",), "import fastvit.tasks.classification, fastvit.benchmark.measure, fastvit.robustness"),
-        (("pydantic", "roma"), "import fastvit.tasks.hand_mesh.inference"),
-    ],
-)
-def test_importing_needs_no_other_extra(needed, statement):
-    blocked = [name for name in EXTRAS if name not in needed]
-    program = f"import sys; sys.modules.update(dict.fromkeys({blocked}))  # importing None raises ImportError"
-    assert run(f"{program}\n{statement}") == ""
+def test_importing_needs_no_other_extra():
+    """In one process, as each takes seconds: what every install can import, then with pydantic, then with roma."""
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys({EXTRAS}))  # importing None raises ImportError
+import fastvit, timm
+timm.create_model("fastvit_t8", device="meta")
+from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel
+import fastvit.deploy
+
+del sys.modules["pydantic"]
+import fastvit.tasks.classification, fastvit.benchmark.measure, fastvit.robustness
+
+del sys.modules["roma"]
+import fastvit.tasks.hand_mesh.inference
+"""
+    assert run(program) == ""
 
 
 def test_help_comes_without_torch():
@@ -125,9 +129,9 @@ for name in COMMANDS:
 
 
 def test_importing_is_quick():
-    """Less than 0.3 s on top of timm; the best of three, for other work on the machine only adds."""
+    """Less than 0.3 s on top of timm. Other work on the machine only adds, so one of three will do."""
     program = "import timm, time; start = time.perf_counter(); import fastvit; print(time.perf_counter() - start)"
-    assert min(float(run(program)) for _ in range(3)) < 0.3
+    assert any(float(run(program)) < 0.3 for _ in range(3))
 
 
 @pytest.mark.slow

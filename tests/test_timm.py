@@ -227,7 +227,7 @@ def test_gradient_checkpointing_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12", "fastvit_mci2", "fastvit_mci3"])
+@pytest.mark.parametrize("variant", ["fastvit_sa12", "fastvit_mci0", "fastvit_mci3"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_scripts_and_traces(variant, fused):
     model = randomize(timm.create_model(variant, num_classes=5, **small(variant))).eval()

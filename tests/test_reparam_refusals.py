@@ -1,0 +1,223 @@
+"""What cannot be fused exactly stays as it is, and is named; what can be fused in spite of a change is fused."""
+
+import warnings
+
+import pytest
+import torch
+from timm.layers import LayerNorm2d
+from torch import nn
+
+import fastvit
+from fastvit import (
+    Affine,
+    AttentionBlock,
+    CannotFuse,
+    ConvBN,
+    ConvFFN,
+    LayerScale,
+    RepMixer,
+    RepMixerBlock,
+    fusion_error,
+    reparameterize_model,
+)
+from reference import randomize
+
+
+def _gelu_in_between(mixer):
+    mixer.mixer.conv_scale.bn = nn.Sequential(mixer.mixer.conv_scale.bn, nn.GELU())
+
+
+def _no_statistics(mixer):
+    mixer.norm.identity = nn.BatchNorm2d(8, track_running_stats=False)
+
+
+def _reflect(mixer):
+    mixer.mixer.conv_kxk[0].conv.padding_mode = "reflect"
+
+
+def _hook(mixer):
+    mixer.mixer.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+class _Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _subclass(mixer):
+    mixer.mixer.conv_kxk[0].conv = _Doubled(8, 8, 3, padding=1, groups=8, bias=False)
+
+
+class _Twice(RepMixer):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def _forward_of_a_subclass(mixer):
+    mixer.__class__ = _Twice
+
+
+def _forward_of_the_instance(mixer):
+    mixer.mixer.forward = lambda x: 2 * x
+
+
+def _dense_branch(mixer):
+    mixer.mixer.conv_scale = ConvBN(8, 8, 1)
+
+
+def _strided_branch(mixer):
+    """With padding that keeps the size, so that the forward works."""
+    mixer.mixer.identity = nn.MaxPool2d(3, stride=1, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_forward_of_a_subclass, "_Twice has a forward of its own"),
+        (_forward_of_the_instance, "RepConv has a forward of its own"),
+        (_gelu_in_between, "GELU stands between"),
+        (_no_statistics, "no running statistics"),
+        (_reflect, "zero padding"),
+        (_hook, "forward hooks"),
+        (_subclass, "_Doubled has a forward of its own, unlike a plain Conv2d"),
+        (_dense_branch, "convolutions of different channels, groups or strides"),
+        (_strided_branch, "MaxPool2d is no convolution"),
+    ],
+)
+def test_what_cannot_be_fused_is_left_and_reported(change, reason):
+    model = nn.Sequential(randomize(RepMixer(8)), nn.Sequential(nn.GELU(), randomize(RepMixer(8)))).eval()
+    change(model[1][1])
+    with pytest.warns(UserWarning, match=rf"1\.1 \((?:RepMixer|_Twice)\) is left unfused: .*{reason}") as caught:
+        fused = reparameterize_model(model)
+    assert {warning.filename for warning in caught} == {__file__}, "it points to the caller"
+    assert type(fused[0]) is nn.Conv2d
+    assert isinstance(fused[1][1], RepMixer)
+    assert fusion_error(model, fused, (8, 8, 8)) < 1e-5
+    with pytest.raises(CannotFuse, match=reason):
+        model[1][1].fuse()
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, 3),
+        nn.Conv2d(4, 4, 2, padding=1),
+        nn.Conv2d(4, 4, (3, 1), padding=(1, 0)),
+        nn.Conv2d(4, 4, 3, padding=1, stride=(1, 2)),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+    ],
+    ids=str,
+)
+def test_unusual_convolutions_are_refused(conv):
+    with pytest.raises(CannotFuse, match="is not a square convolution with zero padding"):
+        Affine.of(conv)
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(4, 8, 1), nn.Conv2d(4, 4, 3, padding=1, stride=2)], ids=str)
+def test_no_skip_connection_goes_around_what_changes_the_shape(conv):
+    with pytest.raises(CannotFuse, match="a skip connection goes around a convolution that changes the shape"):
+        Affine.of(conv).identity()
+
+
+def _own_forward_of_the_ffn(block):
+    class Doubled(ConvFFN):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block.mlp.__class__ = Doubled
+
+
+def _other_norm(block):
+    block.norm = nn.GroupNorm(2, 32)
+
+
+def _norm_over_columns(block):
+    """Torch's own takes the last axis: where images are as wide as there are channels, it runs unnoticed."""
+    block.norm = nn.LayerNorm(32)
+
+
+def _own_forward_of_the_norm(block):
+    class Doubled(LayerNorm2d):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block.norm = Doubled(32)
+
+
+def _hook_on_attention(block):
+    block.token_mixer.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def _own_forward_of_the_block(block):
+    class Doubled(AttentionBlock):
+        def forward(self, x):
+            return super().forward(self.norm(x))
+
+    block.__class__ = Doubled
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_own_forward_of_the_ffn, "Doubled has a forward of its own, unlike a plain ConvFFN"),
+        (_other_norm, "GroupNorm is no convolution"),
+        (_norm_over_columns, "LayerNorm is no convolution"),
+        (_own_forward_of_the_norm, "Doubled is no convolution"),
+        (_hook_on_attention, "forward hooks"),
+        (_own_forward_of_the_block, "Doubled has a forward of its own, unlike a plain AttentionBlock"),
+    ],
+)
+def test_a_block_that_cannot_fold_keeps_its_norm_and_layer_scales(change, reason):
+    block = AttentionBlock(32, 2)
+    change(block)
+    randomize(block).eval()
+    with pytest.warns(UserWarning, match=rf"the model \(\w+\) is left unfused: .*{reason}"):
+        fused = reparameterize_model(block)
+    assert type(fused.layer_scale_1) is type(fused.layer_scale_2) is LayerScale
+    assert type(fused.mlp.conv) is nn.Conv2d, "the rest fuses"
+    assert fusion_error(block, fused, (32, 32, 32)) < 1e-5
+
+
+def test_replaced_parts_that_still_fit_fuse():
+    mixer, block = randomize(RepMixer(8)).eval(), randomize(RepMixerBlock(8)).eval()
+    mixer.layer_scale = block.layer_scale = nn.Identity()
+    mixer.mixer.conv_scale = None
+    for module in (mixer, block):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fused = reparameterize_model(module)
+        assert fusion_error(module, fused, (8, 8, 8)) < 1e-5
+
+
+def test_a_bug_in_an_equivalent_is_not_hidden():
+    class Broken(fastvit.Reparameterizable):
+        def forward(self, x):
+            return x
+
+        def equivalent(self):
+            return Affine.of(self.convolution)
+
+    with pytest.raises(AttributeError, match="convolution"):
+        reparameterize_model(Broken())
+
+
+def test_parametrized_convolutions_fuse():
+    """The weight is computed from other parameters, the convolution itself is plain."""
+    mixer = randomize(RepMixer(8)).eval()
+    torch.nn.utils.parametrizations.weight_norm(mixer.mixer.conv_kxk[0].conv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fused = reparameterize_model(mixer)
+    assert fusion_error(mixer, fused, (8, 8, 8)) < 1e-5
+
+
+def test_ddp_is_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(RepMixer(8))
+        with pytest.raises(TypeError, match=r"fuse what is inside, model\.module"):
+            reparameterize_model(wrapped)
+        assert type(reparameterize_model(wrapped.module)) is nn.Conv2d
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,168 @@
+"""What does not load: one sentence says why, and the model is as it was before."""
+
+import copy
+import pickle
+
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import nn
+
+from checkpoints import equal, fresh
+from fastvit import CheckpointError, load_checkpoint
+from reference import golden_weights, randomize, small
+
+
+@pytest.fixture(scope="module")
+def source():
+    """In train form, of every kind of layer."""
+    torch.manual_seed(0)
+    return randomize(fresh())
+
+
+class _Code:
+    def __reduce__(self):
+        return print, ("this would have run",)
+
+
+def _write(kind, path, state):
+    if kind == "text":
+        path.write_text("<html>404 not found</html>")
+    elif kind == "empty":
+        path.write_bytes(b"")
+    elif kind == "code":
+        torch.save({"state_dict": state, "extra": _Code()}, path)
+    elif kind == "pickled model":
+        torch.save(nn.Linear(2, 2), path)
+    elif kind == "plain pickle":
+        path.write_bytes(pickle.dumps({"state_dict": [1, 2]}))
+    elif kind == "tensor":
+        torch.save(torch.zeros(3), path)
+    elif kind == "resnet":
+        torch.save({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, path)
+    elif kind == "convnext":  # has stages and blocks, too
+        torch.save({"stages.0.blocks.0.mlp.fc1.weight": torch.zeros(4, 1)}, path)
+    elif kind == "truncated":
+        torch.save(state, path)
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif kind == "truncated old":
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes()[:-5000])
+    elif kind == "script":
+        torch.jit.script(nn.Linear(2, 2)).save(path)
+    elif kind == "truncated.safetensors":
+        safetensors.torch.save_file(state, path)
+        path.write_bytes(path.read_bytes()[:-5000])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", "is not a checkpoint"),
+        ("empty", "is not a checkpoint"),
+        ("code", "which could run code and are not loaded"),
+        ("pickled model", "which could run code and are not loaded"),
+        ("plain pickle", "which could run code and are not loaded"),
+        ("script", "is a TorchScript program"),
+        ("tensor", "is not a FastViT checkpoint: it holds a Tensor"),
+        ("resnet", "is not a FastViT checkpoint: it holds conv1.weight, fc.weight"),
+        ("convnext", "is not a FastViT checkpoint: it holds stages.0.blocks"),
+        ("truncated", "truncated: download or copy it again"),
+        ("truncated old", "truncated.*: download or copy it again"),
+        ("truncated.safetensors", "damaged or truncated"),
+    ],
+)
+def test_files_that_are_no_checkpoint(source, tmp_path, capsys, kind, message):
+    path = tmp_path / f"file{'.safetensors' if kind.endswith('.safetensors') else '.pt'}"
+    _write(kind, path, source.state_dict())
+    model = fresh()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_checkpoint(model, path)
+    assert str(path) in str(error.value)
+    assert equal(model.state_dict(), before)
+    assert "this would have run" not in capsys.readouterr().out
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint file"):
+        load_checkpoint(fresh(), tmp_path / "nothing.pt")
+
+
+def _without_a_tensor(state):
+    return {name: tensor for name, tensor in state.items() if name != "stem.0.conv_kxk.0.conv.weight"}
+
+
+def _with_a_foreign_tensor(state):
+    return {**state, "stem.9.weight": torch.zeros(1)}
+
+
+def _of_another_shape(state):
+    return {**state, "stem.0.conv_kxk.0.conv.weight": torch.zeros(64, 1, 3, 3)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_without_a_tensor, r"lacks stem\.0\.conv_kxk\.0\.conv\.weight"),
+        (_with_a_foreign_tensor, r"has an unknown stem\.9\.weight"),
+        (
+            _of_another_shape,
+            r"stem\.0\.conv_kxk\.0\.conv\.weight of shape \(64, 1, 3, 3\) where the model has \(64, 3, 3, 3\)",
+        ),
+    ],
+)
+def test_never_a_partial_load(source, change, message):
+    model = fresh()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(model, change(source.state_dict()))
+    assert equal(model.state_dict(), before)
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "fused", "message"),
+    [
+        ("fused", "fastvit_t8", False, r"holds a fastvit_t8 fused.*, but the model is in train form: .*fused=True"),
+        ("unfused", "fastvit_t8", True, r"holds a fastvit_t8 in train form, but the model is fused: .*reparameterize"),
+        ("unfused", "fastvit_sa24", False, r"holds a fastvit_t8, but the model is a fastvit_sa24"),
+        ("fused", "fastvit_t12", True, r"holds a fastvit_t8, but the model is a fastvit_t12"),
+    ],
+)
+@pytest.mark.parametrize("writer", ["Apple", "fastvit"])
+def test_files_for_another_model(form, name, fused, message, writer):
+    state = golden_weights("fastvit_t8", form)
+    if writer == "fastvit":
+        model = timm.create_model("fastvit_t8", fused=form == "fused")
+        load_checkpoint(model, state)
+        state = model.state_dict()
+    model = timm.create_model(name, fused=fused)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(model, state)
+    assert equal(model.state_dict(), before)
+
+
+def test_a_model_that_is_no_fastvit(source):
+    with pytest.raises(CheckpointError, match="the model is not a FastViT"):
+        load_checkpoint(nn.Linear(2, 2), source.state_dict())
+
+
+def test_forms_that_do_not_fit():
+    """Completely fused, nothing is left of what the published form keeps apart."""
+    fused, published = (fresh(**{form: True}) for form in ("fused", "inference_mode"))
+    with pytest.raises(CheckpointError, match=r"fused, but the model is fused the published way: .*fused=True"):
+        load_checkpoint(published, fused.state_dict())
+
+
+def test_a_model_around_a_network():
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = nn.ModuleDict({"trunk": fresh("fastvit_t8", **small("fastvit_t8"))})
+            self.text = nn.Linear(2, 2)
+
+    clip = Clip()
+    with pytest.raises(CheckpointError, match=r"the model is more than a FastViT: pass its part visual\.trunk"):
+        load_checkpoint(clip, clip.visual["trunk"].state_dict())
