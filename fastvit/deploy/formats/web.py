@@ -1,0 +1,152 @@
+"""A web page around a network, which runs on the visitor's own device by ONNX Runtime Web."""
+
+import json
+import shutil
+import subprocess
+import tarfile
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha384
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from PIL import Image
+
+from fastvit.deploy.formats.format import Format, Run
+from fastvit.deploy.formats.onnx import PACKAGES, Onnx, write_onnx
+from fastvit.deploy.request import Request
+from fastvit.errors import DataError, ExportError
+
+RUNTIME = "onnxruntime-web@1.30.0"
+CONTENT_NETWORK = f"https://cdn.jsdelivr.net/npm/{RUNTIME}/dist"
+# The module and the program of each device that a network can run on, and what their contents have to be.
+RUNTIME_FILES = {
+    "wasm": {
+        "ort.wasm.bundle.min.mjs": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
+        "ort-wasm-simd-threaded.wasm": "sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM",
+    },
+    "webgpu": {
+        "ort.webgpu.bundle.min.mjs": "sha384-1ntMeyj+z5diX6vBR5h+zlJBPc4iNvhCxE6nlammh8daBYcLBZkzrwDkuJjhwI+f",
+        "ort-wasm-simd-threaded.asyncify.wasm": "sha384-EPVDLTxuO663dkZO/pcKJF6vOyyfq/5z9FY1oksN0UWFX2ABH4wDDZQHeNoUleWR",
+    },
+}
+NETWORK, PREPROCESSING = "network.onnx", "preprocessing.onnx"
+BROWSERS_READ = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+
+
+class Web(Format):
+    """A folder for any web server: a page, the network and its preprocessing as ONNX, and `page.json` about them.
+
+    Args:
+        offline: the runtime lies beside the page, 41 MB that npm fetches now, in place of a public content network.
+        examples: pictures that a visitor can click on.
+    """
+
+    name = "web"
+    suffix = ".web"
+    runtime = "ONNX Runtime"
+    packages = {**PACKAGES, "onnxruntime": "onnxruntime"}  # noqa: RUF012
+    extra = "export"
+    axes = ()
+
+    def __init__(self, *, offline: bool = False, examples: Sequence[Path] = ()):
+        self.offline, self.examples = offline, tuple(examples)
+
+    def require(self) -> None:
+        super().require()
+        if self.offline and shutil.which("npm") is None:
+            raise ExportError(
+                f"--offline takes {RUNTIME} from npm, which is not installed: install Node.js, or leave --offline away "
+                "to have visitors load the runtime from a public content network"
+            )
+        for path in self.examples:
+            require_picture(path)
+
+    def convert(self, request: Request, path: Path) -> None:
+        from onnx import save
+
+        from fastvit.deploy.preprocessing_graph import preprocessing_graph
+
+        if request.preprocessing is None or request.labels is None:
+            raise ExportError("a page needs the preprocessing and the labels: this is no classifier")
+        path.mkdir()
+        for source in (resources.files("fastvit.deploy") / "web").iterdir():
+            (path / source.name).write_bytes(source.read_bytes())
+        write_onnx(request, path / NETWORK)
+        save(preprocessing_graph(request.preprocessing), path / PREPROCESSING)
+        page = describe_page(request, path.stem, examples=self._copy_examples(path))
+        if self.offline:
+            copy_runtime(path)
+        page["runtime"] = runtime_files("." if self.offline else CONTENT_NETWORK)
+        (path / "page.json").write_text(json.dumps(page, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _copy_examples(self, path: Path) -> list[str]:
+        names = [f"example-{i + 1}{example.suffix.lower()}" for i, example in enumerate(self.examples)]
+        for example, name in zip(self.examples, names, strict=True):
+            shutil.copyfile(example, path / name)
+        return names
+
+    def load(self, path: Path) -> Run:
+        return Onnx().load(path / NETWORK)
+
+
+def describe_page(request: Request, title: str, *, examples: Sequence[str]) -> dict[str, Any]:
+    """What the page says and shows."""
+    parameters = sum(parameter.numel() for parameter in request.network.parameters())
+    name = f"{request.architecture['name']}, " if request.architecture else ""
+    return {
+        "title": title,
+        "about": f"{name}{len(request.labels)} classes, {parameters / 1e6:.1f} million parameters",
+        "task": "classification",
+        "labels": list(request.labels),
+        "network": NETWORK,
+        "preprocessing": PREPROCESSING,
+        "examples": list(examples),
+    }
+
+
+def runtime_files(folder: str) -> dict[str, Any]:
+    """Where each device's runtime lies, for `page.json`."""
+    return {
+        device: {
+            kind: {"url": f"{folder}/{name}", "integrity": digest}
+            for kind, (name, digest) in zip(("module", "binary"), files.items(), strict=True)
+        }
+        for device, files in RUNTIME_FILES.items()
+    }
+
+
+def copy_runtime(folder: Path) -> None:
+    """Put the runtime's files beside the page, from its npm package.
+
+    Raises:
+        ExportError: npm cannot fetch it, or it is not what it was.
+    """
+    with TemporaryDirectory() as temporary:
+        command = ["npm", "pack", RUNTIME, "--pack-destination", temporary]
+        fetched = subprocess.run(command, capture_output=True, text=True, cwd=temporary)
+        archives = list(Path(temporary).glob("*.tgz"))
+        if fetched.returncode or not archives:
+            reason = next((line for line in fetched.stderr.splitlines() if "notice" not in line), "no reason given")
+            raise ExportError(
+                f"npm could not fetch {RUNTIME} ({reason}): export where there is a network, or without --offline"
+            )
+        with tarfile.open(archives[0]) as archive:
+            for name, expected in (pair for files in RUNTIME_FILES.values() for pair in files.items()):
+                content = archive.extractfile(f"package/dist/{name}").read()
+                if f"sha384-{b64encode(sha384(content).digest()).decode()}" != expected:
+                    raise ExportError(f"{name} of {RUNTIME} is not the file that this page was tested with")
+                (folder / name).write_bytes(content)
+
+
+def require_picture(path: Path) -> None:
+    """Raises DataError unless browsers and Pillow can read the file."""
+    if path.suffix.lower() not in BROWSERS_READ:
+        raise DataError(f"example {path} is none of {', '.join(BROWSERS_READ)}, which browsers can show")
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError) as error:
+        raise DataError(f"example {path} cannot be read ({error})") from error

@@ -1,0 +1,155 @@
+"""Preprocessing as an ONNX graph: from an RGB image of any size to a network's input, bit for bit as Pillow makes it.
+
+Pillow resizes one axis after the other. A pixel of the result is a sum of some pixels with weights in 22-bit fixed
+point, and is rounded to 8 bits. Here each axis is a product with the matrix of those weights, which the graph makes
+from the size of the image. All operations are ones that every runtime of ONNX has. ONNX's own `Resize` with
+antialiasing is not one: OpenVINO ignores the antialiasing, and WebGPU and TensorRT refuse it.
+
+A sum in fixed point takes 30 bits, and float32 has 24: the weights are split into upper and lower 11 bits, which leaves
+two sums that float32 holds without rounding.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx
+from onnx import ModelProto
+from onnxscript import FLOAT, UINT8, OnnxFunction, optimizer, script
+from onnxscript import opset20 as op
+
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.errors import ExportError
+
+IMAGE_NAME = "image"
+
+INT64, DOUBLE, FLOAT32 = onnx.TensorProto.INT64, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
+ONE = float(1 << 22)  # Pillow's PRECISION_BITS
+UPPER = float(1 << 11)  # what one of the upper bits is worth in lower ones
+HALF = float(1 << 10)  # added before bits are cut off, in upper ones
+
+
+@script(default_opset=op)
+def bicubic(t):
+    """Weight at the distance `t`, with a = -1/2."""
+    near = (1.5 * t - 2.5) * t * t + 1.0
+    far = ((2.5 - 0.5 * t) * t - 4.0) * t + 2.0
+    return op.Where(t < 1.0, near, op.Where(t < 2.0, far, 0.0 * t))
+
+
+@script(default_opset=op)
+def bilinear(t):
+    """Weight at the distance `t`."""
+    return op.Max(1.0 - t, 0.0 * t)
+
+
+KERNELS = {"bicubic": (bicubic, 2), "bilinear": (bilinear, 1)}  # and how far they reach to each side
+
+
+def resampling(kernel: OnnxFunction, support: int, block: int) -> OnnxFunction:
+    """Resizing of one axis.
+
+    A matrix for the whole axis would be nearly all zeros. `block` neighbours in the result share one small matrix, on
+    the part of the axis that they see.
+    """
+    width, last = 2.0 * support, block - 1.0
+
+    @script(default_opset=op)
+    def resample(pixels, length, resized, first, count):
+        """(length, n) in uint8 or float32 -> (count, n): of `resized` pixels those from `first` on, from 0 to 255."""
+        scale = op.Cast(length, to=DOUBLE) / op.Cast(resized, to=DOUBLE)
+        coarser = op.Max(length, resized)
+        spread = op.Cast(coarser, to=DOUBLE) / op.Cast(resized, to=DOUBLE)
+        seen = op.Cast(op.Ceil(last * scale + width * spread), to=INT64) + 1
+
+        rows = (count + (block - 1)) / block * block
+        row = first + op.Reshape(op.Range(0, rows, 1), op.Constant(value_ints=[-1, block, 1]))  # (blocks, block, 1)
+        center = (op.Cast(op.Slice(row, [0], [1], [1]), to=DOUBLE) + 0.5) * scale
+        begin = op.Cast(op.Floor(center - support * spread), to=INT64)
+        position = begin + op.Range(0, seen, 1)  # (blocks, 1, seen)
+        # The centers of both pixels on a grid as fine as both: integers, so that nothing is rounded before the division.
+        apart = op.Abs((2 * position + 1) * resized - (2 * row + 1) * length)
+        weight = kernel(op.Cast(apart, to=DOUBLE) / op.Cast(2 * coarser, to=DOUBLE))
+        weight = op.Where(op.And(position >= 0, position < length), weight, 0.0 * weight)
+        weight = op.Round(weight / op.ReduceSum(weight, [2]) * ONE)
+        upper = op.Round(weight / UPPER)
+        lower = weight - upper * UPPER
+        matrix = op.Cast(op.Concat(upper, lower, axis=1), to=FLOAT32)  # (blocks, 2 * block, seen)
+
+        index = op.Squeeze(op.Clip(position, 0, length - 1), [1])
+        values = op.Cast(op.Gather(pixels, index, axis=0), to=FLOAT32)  # (blocks, seen, n)
+        uppers, lowers = op.Split(op.MatMul(matrix, values), axis=1, num_outputs=2)
+        result = op.Floor((uppers + op.Floor(lowers / UPPER) + HALF) / UPPER)
+        result = op.Reshape(op.Clip(result, 0.0, 255.0), op.Concat(rows, [-1], axis=0))
+        return op.Slice(result, [0], count, [0])
+
+    return resample
+
+
+@script(default_opset=op)
+def centered(resized, crop):
+    """Where a centered crop begins, halves to the even side, as Python rounds."""
+    return op.Cast(op.Round(op.Cast(resized - crop, to=DOUBLE) / 2.0), to=INT64)
+
+
+def shorter_side_to(side: int) -> OnnxFunction:
+    """Both sides resized so that the shorter one is `side`, cut off to whole pixels: torchvision's `Resize`."""
+
+    @script(default_opset=op)
+    def resized(height, width):
+        shorter = op.Min(height, width)
+        return height * side / shorter, width * side / shorter
+
+    return resized
+
+
+def to_cover(target_height: int, target_width: int) -> OnnxFunction:
+    """Both sides resized so that they just cover the target, rounded: timm's `ResizeKeepRatio`."""
+    targets = float(target_height), float(target_width)
+    across, down = targets[1], targets[0]
+
+    @script(default_opset=op)
+    def resized(height, width):
+        height, width = op.Cast(height, to=DOUBLE), op.Cast(width, to=DOUBLE)
+        ratio = op.Min(height / down, width / across)
+        return op.Cast(op.Round(height / ratio), to=INT64), op.Cast(op.Round(width / ratio), to=INT64)
+
+    return resized
+
+
+def preprocessing_graph(preprocessing: Preprocessing) -> ModelProto:
+    """A model from `image`, uint8 (H, W, 3) of any size, to `pixels`, float32 (1, 3, height, width), normalized.
+
+    Raises:
+        ExportError: this preprocessing is not a resize by Pillow's bilinear or bicubic and a crop.
+    """
+    if preprocessing.interpolation not in KERNELS:
+        raise ExportError(
+            f"preprocessing inside needs images resized by {' or '.join(KERNELS)}, "
+            f"not {preprocessing.interpolation or 'in a way of the task'}"
+        )
+    high, wide = preprocessing.height, preprocessing.width
+    target = [math.floor(side / preprocessing.crop_pct) for side in (high, wide)]
+    new_size = shorter_side_to(target[0]) if target[0] == target[1] else to_cover(*target)
+    resample = resampling(*KERNELS[preprocessing.interpolation], block=16)
+    mean, std = (list(values) for values in (preprocessing.mean, preprocessing.std))
+    
+    @script(default_opset=op)
+    def graph(image: UINT8["height", "width", 3]) -> FLOAT[1, 3, high, wide]:
+        height, width = op.Shape(image, start=0, end=1), op.Shape(image, start=1, end=2)
+        new_height, new_width = new_size(height, width)
+        crop_height, crop_width = op.Constant(value_ints=[high]), op.Constant(value_ints=[wide])
+        # Transposing is quick as long as it is two-dimensional.
+        columns = op.Transpose(op.Reshape(image, [0, -1]), perm=[1, 0])  # (W * 3, H)
+        columns = op.Reshape(columns, op.Concat(width, [-1], axis=0))
+        columns = resample(columns, width, new_width, centered(new_width, crop_width), crop_width)
+        rows = op.Transpose(op.Reshape(columns, op.Concat([-1], height, axis=0)), perm=[1, 0])  # (H, width * 3)
+        rows = resample(rows, height, new_height, centered(new_height, crop_height), crop_height)
+        colors = op.Transpose(op.Reshape(rows, op.Constant(value_ints=[1, high, wide, 3])), perm=[0, 3, 1, 2])
+        each = op.Constant(value_ints=[1, 3, 1, 1])
+        shift = op.Reshape(op.Constant(value_floats=mean), each)
+        scale = op.Reshape(op.Constant(value_floats=std), each)
+        pixels = (colors / 255.0 - shift) / scale
+        return pixels
+
+    return optimizer.optimize(graph.to_model_proto())
