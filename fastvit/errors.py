@@ -46,6 +46,10 @@ class ExportError(UserError):
     """A network that cannot be exported as asked, or an exported file that cannot be used."""
 
 
+class EngineError(UserError):
+    """A network that an engine cannot compute as asked."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` for the end of a message, or nothing if nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=1)

@@ -64,12 +64,11 @@ def find_classifier(model: str) -> Classifier:
 
 
 def exported_classifier(path: Path, network: Exported) -> Classifier:
-    sidecar = network.sidecar
-    missing = [name for name in ("preprocessing", "labels") if sidecar[name] is None]
+    card = network.card
+    missing = [name for name in ("preprocessing", "labels") if getattr(card, name) is None]
     if missing:
         raise ExportError(f"{path} was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    preprocessing = Preprocessing.from_dict(sidecar["preprocessing"])
-    return Classifier(network, sidecar["input"]["batch"][0], preprocessing, tuple(sidecar["labels"]))
+    return Classifier(network, network.sidecar["input"]["batch"][0], card.preprocessing, card.labels)
 
 
 def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:

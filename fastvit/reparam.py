@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastvit.precision import exact_float32
+
 
 class CannotFuse(Exception):
     """A module has no exact single-convolution equivalent. The message says why."""
@@ -179,7 +181,8 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
     """
     parameter = next(model.parameters())
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
-    expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
+    with exact_float32():
+        expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
     return relative_error(actual, expected)
 
 

@@ -1,15 +1,16 @@
-"""What the tests of deployment share: a small trained-looking network, its labels and preprocessing."""
+"""What the tests of deployment share: a small trained-looking network, and what belongs to it."""
 
 import pytest
 import torch
 from torch import nn
 
 from fastvit import FastViT
-from fastvit.deploy import FORMATS, Preprocessing
+from fastvit.deploy import FORMATS, Card, Preprocessing
 from reference import randomize
 
 LABELS = tuple("abcdefg")
 PREPROCESSING = Preprocessing(64, 64, 0.9, "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CARD = Card(PREPROCESSING, LABELS)
 
 
 def small_network() -> nn.Module:

@@ -34,7 +34,8 @@ EXTRAS = (
 
 # From the ground up. A part imports from those on floors below its own, and never from one beside it.
 FLOORS = (
-    ("errors", "reparam", "variants", "shipped"),
+    ("errors", "precision", "variants", "shipped"),
+    ("reparam",),
     ("layers",),
     ("weights",),
     ("fastvit",),

@@ -72,23 +72,21 @@ def image_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
 def export_one(name: str, trained: "Trained", arguments: argparse.Namespace) -> "tuple[Path, Sidecar]":
     import torch
 
-    from fastvit.deploy import export
+    from fastvit.deploy import Card, export
     from fastvit.deploy.formats import get_format
 
     if arguments.batch < 1:
         raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
     size = trained.preprocessing
     path = arguments.output / f"{arguments.name or trained.name}{get_format(name).suffix}"
+    labels = tuple(read_labels(arguments.labels)) if arguments.labels else trained.labels
     sidecar = export(
         trained.model,
         path,
         torch.zeros(arguments.batch, 3, size.height, size.width),
         format=name,
         dynamic=arguments.dynamic,
-        preprocessing=trained.preprocessing,
-        labels=read_labels(arguments.labels) if arguments.labels else trained.labels,
-        weights=trained.weights,
-        architecture=trained.architecture,
+        card=Card(trained.preprocessing, labels, trained.weights, trained.architecture),
         opset=arguments.opset if "onnx" in get_format(name).packages else None,
         overwrite=arguments.overwrite,
     )

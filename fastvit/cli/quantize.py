@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from fastvit.deploy.card import Card
     from fastvit.deploy.formats import get_format
     from fastvit.deploy.int8 import QUANTIZERS, quantize, split
     from fastvit.trained import find_trained
@@ -55,12 +56,9 @@ def run(arguments: argparse.Namespace) -> None:
             calibration,
             validation,
             format=name,
-            labels=trained.labels,
-            preprocessing=trained.preprocessing,
+            card=Card(trained.preprocessing, trained.labels, trained.weights, trained.architecture),
             min_agreement=arguments.min_agreement,
             max_top1_loss=arguments.max_top1_loss,
-            weights=trained.weights,
-            architecture=trained.architecture,
             overwrite=arguments.overwrite,
         )
         print(f"{path}\n{table(sidecar)}", flush=True)

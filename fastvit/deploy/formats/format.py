@@ -1,19 +1,19 @@
 """What every format can do: be converted to, and be loaded in its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from fastvit.deploy.network import flat
 from fastvit.deploy.request import INPUT_NAME, Limits, Request
-from fastvit.errors import ExportError
-
-Run = Callable[[Tensor], tuple[Tensor, ...]]  # contiguous float32 images (B, C, H, W) -> outputs
+from fastvit.deploy.runtimes.run import Run, Settings, make_settings
+from fastvit.errors import ExportError, require_packages
 
 
 class Format(ABC):
@@ -28,6 +28,8 @@ class Format(ABC):
         axes: what can stay open.
         limits: how far.
         tolerance: largest relative L2 difference of the outputs from the eager network's.
+        depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
+        sets_threads: whether its runtime can be told how many threads and streams to take.
     """
 
     name: str
@@ -39,13 +41,15 @@ class Format(ABC):
     axes: tuple[str, ...] = ("batch", "size")
     limits: Limits = Limits()
     tolerance: float = 1e-4
+    depthwise: bool = False
+    sets_threads: bool = False
 
     @abstractmethod
     def convert(self, request: Request, path: Path) -> None:
         """Write `path` and its companions. May raise anything."""
 
     @abstractmethod
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path, settings: Settings) -> Run:
         """The file in its own runtime. What it is called with has a shape that was exported."""
 
     def verify(self, path: Path, request: Request) -> Run | None:
@@ -53,13 +57,24 @@ class Format(ABC):
 
         Raises ExportError if the file is not as it should be.
         """
-        return self.load(path)
+        return self.load(path, make_settings())
 
     def require(self) -> None:
-        """Raises ExportError, which names the extra, if a package is missing."""
-        missing = [name for name, module in self.packages.items() if find_spec(module) is None]
-        if missing:
-            raise ExportError(f'{self.name} needs {", ".join(missing)}: pip install "fastvit[{self.extra}]"')
+        """Raises MissingPackage, which names the extra, if a package is missing."""
+        if self.extra:
+            require_packages(self.name, *self.packages.values(), extra=self.extra)
+
+    def dtypes(self) -> Collection[torch.dtype]:
+        """What its runtime can compute in, here."""
+        return (torch.float32,)
+
+    def require_settings(self, settings: Settings) -> None:
+        """Raises ExportError if the runtime cannot compute so."""
+        if settings.dtype not in self.dtypes():
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes())
+            raise ExportError(f"{self.runtime} computes {self.name} files in {known} here, not in {settings.dtype}")
+        if not self.sets_threads and settings != make_settings(settings.dtype):
+            raise ExportError(f"{self.runtime} decides on its threads itself: leave out threads and streams")
 
     def versions(self) -> dict[str, str]:
         return {"torch": torch.__version__, **{name: version(name) for name in self.packages}}
@@ -67,6 +82,11 @@ class Format(ABC):
     def files(self, path: Path) -> list[Path]:
         """What belongs to the exported network `path`."""
         return [path, *(path.with_suffix(suffix) for suffix in self.companions)]
+
+
+def run_of(function: Callable[[Tensor], Any]) -> Run:
+    """A function of contiguous float32 images on the CPU as a `Run`."""
+    return lambda images: flat(function(images.to("cpu", torch.float32).contiguous()))
 
 
 def export_program(request: Request) -> ExportedProgram:
