@@ -19,7 +19,9 @@ FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-st
 @contextmanager
 def chromium():
     """A headless browser, for one test module; skips the tests where there is none."""
-    api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright: pip install playwright")
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="the browser is driven by playwright: pip install playwright"
+    )
     if CHROMIUM is None:
         pytest.skip("there is no browser: apt-get install chromium")
     with api.sync_playwright() as playwright:

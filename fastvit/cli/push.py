@@ -14,5 +14,7 @@ from tempfile import TemporaryDirectory
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder or checkpoint of a run")
     parser.add_argument("repository", metavar="owner/name", help="on the hub; made unless it is there")
-    parser.add_argument("--private", action="store_true", help="a repository that is made now is seen by its owner only")
+    parser.add_argument(
+        "--private", action="store_true", help="a repository that is made now is seen by its owner only"
+    )
     parser.add_argument("--message", default="Upload by fastvit", help="of the commit")

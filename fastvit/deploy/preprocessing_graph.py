@@ -10,11 +10,9 @@ two sums that float32 holds without rounding.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, compose
 from onnxscript import FLOAT, UINT8, OnnxFunction, optimizer, script
 from onnxscript import opset20 as op
 
@@ -67,7 +65,7 @@ def resampling(kernel: OnnxFunction, support: int, block: int) -> OnnxFunction:
         center = (op.Cast(op.Slice(row, [0], [1], [1]), to=DOUBLE) + 0.5) * scale
         begin = op.Cast(op.Floor(center - support * spread), to=INT64)
         position = begin + op.Range(0, seen, 1)  # (blocks, 1, seen)
-        # The centers of both pixels on a grid as fine as both: integers, so that nothing is rounded before the division.
+        # The distance of both pixels' centers on a grid as fine as both: integers, so that only the division rounds.
         apart = op.Abs((2 * position + 1) * resized - (2 * row + 1) * length)
         weight = kernel(op.Cast(apart, to=DOUBLE) / op.Cast(2 * coarser, to=DOUBLE))
         weight = op.Where(op.And(position >= 0, position < length), weight, 0.0 * weight)
@@ -133,9 +131,9 @@ def preprocessing_graph(preprocessing: Preprocessing) -> ModelProto:
     new_size = shorter_side_to(target[0]) if target[0] == target[1] else to_cover(*target)
     resample = resampling(*KERNELS[preprocessing.interpolation], block=16)
     mean, std = (list(values) for values in (preprocessing.mean, preprocessing.std))
-    
+
     @script(default_opset=op)
-    def graph(image: UINT8["height", "width", 3]) -> FLOAT[1, 3, high, wide]:
+    def graph(image: UINT8[None, None, 3]) -> FLOAT[1, 3, high, wide]:
         height, width = op.Shape(image, start=0, end=1), op.Shape(image, start=1, end=2)
         new_height, new_width = new_size(height, width)
         crop_height, crop_width = op.Constant(value_ints=[high]), op.Constant(value_ints=[wide])
@@ -150,6 +148,19 @@ def preprocessing_graph(preprocessing: Preprocessing) -> ModelProto:
         shift = op.Reshape(op.Constant(value_floats=mean), each)
         scale = op.Reshape(op.Constant(value_floats=std), each)
         pixels = (colors / 255.0 - shift) / scale
-        return pixels
+        return pixels  # noqa: RET504 - the name of the output
 
     return optimizer.optimize(graph.to_model_proto())
+
+
+def with_preprocessing(network: ModelProto, preprocessing: Preprocessing) -> ModelProto:
+    """A network whose input is an image as it is.
+
+    Args:
+        network: with one input, one image normalized as `preprocessing` says.
+    """
+    graph = preprocessing_graph(preprocessing)
+    graph.ir_version = network.ir_version
+    graph.opset_import[0].version = max(entry.version for entry in network.opset_import if entry.domain == "")
+    graph = compose.add_prefix(graph, "preprocessing/", rename_inputs=False)
+    return compose.merge_models(graph, network, [(graph.graph.output[0].name, network.graph.input[0].name)])

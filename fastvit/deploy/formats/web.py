@@ -21,15 +21,15 @@ from fastvit.errors import DataError, ExportError
 
 RUNTIME = "onnxruntime-web@1.30.0"
 CONTENT_NETWORK = f"https://cdn.jsdelivr.net/npm/{RUNTIME}/dist"
-# The module and the program of each device that a network can run on, and what their contents have to be.
+# The module and the program for each device that a network can run on, with the SHA-384 of their contents.
 RUNTIME_FILES = {
     "wasm": {
-        "ort.wasm.bundle.min.mjs": "sha384-PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
-        "ort-wasm-simd-threaded.wasm": "sha384-vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM",
+        "ort.wasm.bundle.min.mjs": "PLWz+nHEVHpjwBsO0YVdvQj6n5814Iv8E3b8FG0Rp/uIAtjFMCKOpP66iPzedrIG",
+        "ort-wasm-simd-threaded.wasm": "vjBJ1z7qrhkTyYsNqKeF6c7N+nOJSU94czEo+tvZcu8G75JparGq9kB+kTnEUNVM",
     },
     "webgpu": {
-        "ort.webgpu.bundle.min.mjs": "sha384-1ntMeyj+z5diX6vBR5h+zlJBPc4iNvhCxE6nlammh8daBYcLBZkzrwDkuJjhwI+f",
-        "ort-wasm-simd-threaded.asyncify.wasm": "sha384-EPVDLTxuO663dkZO/pcKJF6vOyyfq/5z9FY1oksN0UWFX2ABH4wDDZQHeNoUleWR",
+        "ort.webgpu.bundle.min.mjs": "1ntMeyj+z5diX6vBR5h+zlJBPc4iNvhCxE6nlammh8daBYcLBZkzrwDkuJjhwI+f",
+        "ort-wasm-simd-threaded.asyncify.wasm": "EPVDLTxuO663dkZO/pcKJF6vOyyfq/5z9FY1oksN0UWFX2ABH4wDDZQHeNoUleWR",
     },
 }
 NETWORK, PREPROCESSING = "network.onnx", "preprocessing.onnx"
@@ -111,7 +111,7 @@ def runtime_files(folder: str) -> dict[str, Any]:
     """Where each device's runtime lies, for `page.json`."""
     return {
         device: {
-            kind: {"url": f"{folder}/{name}", "integrity": digest}
+            kind: {"url": f"{folder}/{name}", "integrity": f"sha384-{digest}"}
             for kind, (name, digest) in zip(("module", "binary"), files.items(), strict=True)
         }
         for device, files in RUNTIME_FILES.items()
@@ -136,7 +136,7 @@ def copy_runtime(folder: Path) -> None:
         with tarfile.open(archives[0]) as archive:
             for name, expected in (pair for files in RUNTIME_FILES.values() for pair in files.items()):
                 content = archive.extractfile(f"package/dist/{name}").read()
-                if f"sha384-{b64encode(sha384(content).digest()).decode()}" != expected:
+                if b64encode(sha384(content).digest()).decode() != expected:
                     raise ExportError(f"{name} of {RUNTIME} is not the file that this page was tested with")
                 (folder / name).write_bytes(content)
 
