@@ -6,13 +6,14 @@ from fastvit.deploy.compile import Inference, compile_for_inference
 from fastvit.deploy.engines import ENGINES
 from fastvit.deploy.export import export
 from fastvit.deploy.formats import FORMATS
-from fastvit.deploy.load import Exported, load
+from fastvit.deploy.load import Exported, ExportedForImages, load
 
 __all__ = [
     "ENGINES",
     "FORMATS",
     "Card",
     "Exported",
+    "ExportedForImages",
     "Inference",
     "Preprocessing",
     "compile_for_inference",

@@ -1,23 +1,17 @@
 """Export a network, verified: the file is loaded in its own runtime and compared before it gets its place."""
 
-import copy
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import fastvit
 from fastvit.deploy.card import Card
 from fastvit.deploy.files import placed_when_done, require_free, require_space
 from fastvit.deploy.formats import Format, format_of, get_format
-from fastvit.deploy.request import INPUT_NAME, Request, make_request
-from fastvit.deploy.runtimes.run import Run, computed
+from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.sidecar import Sidecar, sha256, size_in_bytes, write_sidecar
 from fastvit.errors import ExportError
-from fastvit.precision import exact_float32
-from fastvit.reparam import relative_error
 
 
 def export(
@@ -72,8 +66,7 @@ def export(
         )
         require_space(draft.parent, request)
         _convert(kind, request, draft)
-        verification = _verify(kind, request, draft, model)
-        sidecar = describe(kind, request, draft) | {"verification": verification}
+        sidecar = describe(kind, request, draft) | {"verification": kind.check(draft, request)}
         write_sidecar(sidecar, draft)
     return sidecar
 
@@ -86,9 +79,7 @@ def describe(kind: Format, request: Request, draft: Path) -> Sidecar:
         "files": {file.name: sha256(file) for file in files},
         "bytes": size_in_bytes(files),
         "parameters": sum(parameter.numel() for parameter in request.network.parameters()),
-        "input": {"name": INPUT_NAME, "dtype": "float32", "layout": "NCHW", **request.ranges()},
-        "example": list(request.example.shape),
-        "outputs": {name: list(shape) for name, shape in request.outputs.items()},
+        **kind.interface(request),
         **request.card.to_dict(),
         "versions": {"fastvit": fastvit.__version__, **kind.versions()},
     }
@@ -103,33 +94,3 @@ def _convert(kind: Format, request: Request, draft: Path) -> None:
         require_space(draft.parent, request)  # they do not always say that the disk is full
         reason = (str(error).strip().splitlines() or [""])[0]
         raise ExportError(f"{kind.name} cannot convert this network ({type(error).__name__}: {reason})") from error
-
-
-def _verify(kind: Format, request: Request, draft: Path, model: nn.Module) -> dict[str, Any]:
-    """Compare with the eager network as it was given, unfused if it is, on each shape that `request` lists."""
-    run = kind.verify(draft, request)
-    if run is None:
-        return {"runtime": kind.runtime, "checked": "structure and constants of the program; its outputs were not run"}
-    errors = compare(run, request, model)
-    worst = max(each["relative_error"] for each in errors)
-    if not worst <= kind.tolerance:
-        raise ExportError(
-            f"what {kind.runtime} computes from the {kind.name} file differs from the network by {worst:.1e} (relative "
-            f"L2), more than {kind.tolerance:g}: nothing was written"
-        )
-    return {"runtime": kind.runtime, "tolerance": kind.tolerance, "outputs": errors}
-
-
-@torch.no_grad()
-def compare(run: Run, request: Request, model: nn.Module) -> list[dict[str, Any]]:
-    """The relative L2 error of all outputs on random images, for each shape."""
-    reference = copy.deepcopy(model).cpu().float().eval()
-    generator = torch.Generator().manual_seed(0)
-    errors = []
-    for shape in request.shapes():
-        images = torch.randn(shape, generator=generator)
-        with exact_float32():
-            expected = reference(images)
-        error = relative_error(list(computed(run, images)), expected)
-        errors.append({"shape": list(shape), "relative_error": error})
-    return errors

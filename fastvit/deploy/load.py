@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
+from fastvit.deploy.formats.image_input import ImageInput, ImageRun
 from fastvit.deploy.runtimes.run import Run, computed, make_settings
 from fastvit.deploy.sidecar import Sidecar, read_sidecar
 from fastvit.errors import ExportError
@@ -49,13 +51,34 @@ class Exported:
                 raise ExportError(f"the network was exported for {name} {allowed}, not {size}: export it for that")
 
 
+class ExportedForImages:
+    """A loaded classifier with its preprocessing inside.
+
+    Call it with an RGB image of any size, Pillow's or uint8 (H, W, 3); it returns the probabilities (classes,). Several
+    threads may call it at a time.
+
+    Attributes:
+        engine, sidecar, card: as those of `Exported`.
+    """
+
+    def __init__(self, run: ImageRun, sidecar: Sidecar, engine: str):
+        self._run, self.sidecar, self.engine = run, sidecar, engine
+        self.card = Card.from_dict(sidecar)
+
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+        pixels = np.ascontiguousarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ExportError(f"an image must be RGB, uint8 (H, W, 3), not {pixels.dtype} of {pixels.shape}")
+        return torch.from_numpy(self._run(pixels))
+
+
 def load(
     path: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     streams: int | None = None,
-) -> Exported:
+) -> Exported | ExportedForImages:
     """Load what `export` or the quantisation wrote.
 
     Args:
@@ -72,4 +95,6 @@ def load(
     kind.require()
     settings = make_settings(dtype, threads, streams)
     kind.require_settings(settings)
+    if isinstance(kind, ImageInput):
+        return ExportedForImages(kind.run_on_images(path, settings), sidecar, kind.runtime)
     return Exported(kind.load(path, settings), sidecar, kind.runtime, dtype)

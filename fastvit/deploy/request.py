@@ -27,6 +27,7 @@ class Request:
     """One export.
 
     Attributes:
+        original: the network as it was given, to compare with.
         network: fused, in eval mode, in float32, on the CPU.
         example: (B, C, H, W), float32, on the CPU: the shape that is exported.
         dynamic: which of `AXES` stay open.
@@ -36,6 +37,7 @@ class Request:
         opset: of ONNX; None for the format's own.
     """
 
+    original: nn.Module
     network: Network
     example: Tensor
     dynamic: frozenset[str]
@@ -96,15 +98,16 @@ def make_request(
     _require_shapes(example, dynamic, limits)
     network = make_network(model, stacklevel=3).cpu().float()
     example = example.detach().cpu().float().contiguous()
-    outputs, _ = outputs_of(network, example)
-    shapes = [tuple(output.shape) for output in outputs]
+    tensors, _ = outputs_of(network, example)
+    shapes = [tuple(tensor.shape) for tensor in tensors]
     labels = card.labels
     if labels is not None and (len(shapes) > 1 or len(shapes[0]) < 2 or shapes[0][1] != len(labels)):
         raise ExportError(f"there are {len(labels)} labels for an output of shape {shapes[0]}")
     if depthwise:
         split_depthwise(network)
     names = ("output",) if len(shapes) == 1 else tuple(f"output_{i}" for i in range(len(shapes)))
-    return Request(network, example, frozenset(dynamic), limits, dict(zip(names, shapes, strict=True)), card, opset)
+    outputs = dict(zip(names, shapes, strict=True))
+    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset)
 
 
 def _require_shapes(example: Tensor, dynamic: Collection[str], limits: Limits) -> None:

@@ -34,6 +34,7 @@ class CoreMl(Format):
     extra = "coreml"
     axes = ("size",)
     tolerance = 0.01
+    inside = "coreml"
 
     def convert(self, request: Request, path: Path) -> None:
         if request.card.preprocessing is None:

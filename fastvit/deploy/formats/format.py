@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from fastvit.deploy.comparison import compare
 from fastvit.deploy.network import flat
 from fastvit.deploy.request import INPUT_NAME, Limits, Request
 from fastvit.deploy.runtimes.run import Run, Settings, make_settings
@@ -30,6 +31,7 @@ class Format(ABC):
         tolerance: largest relative L2 difference of the outputs from the eager network's.
         depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
         sets_threads: whether its runtime can be told how many threads and streams to take.
+        inside: the name of the format whose files have the preprocessing inside; None if there is none.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Format(ABC):
     tolerance: float = 1e-4
     depthwise: bool = False
     sets_threads: bool = False
+    inside: str | None = None
 
     @abstractmethod
     def convert(self, request: Request, path: Path) -> None:
@@ -58,6 +61,32 @@ class Format(ABC):
         Raises ExportError if the file is not as it should be.
         """
         return self.load(path, make_settings())
+
+    def check(self, path: Path, request: Request) -> dict[str, Any]:
+        """Compare with the network that was given, on each shape that `request` lists. Returns what was found.
+
+        Raises ExportError if it differs.
+        """
+        run = self.verify(path, request)
+        if run is None:
+            checked = "structure and constants of the program; its outputs were not run"
+            return {"runtime": self.runtime, "checked": checked}
+        errors = compare(run, request)
+        worst = max(each["relative_error"] for each in errors)
+        if not worst <= self.tolerance:
+            raise ExportError(
+                f"what {self.runtime} computes from the {self.name} file differs from the network by {worst:.1e} "
+                f"(relative L2), more than {self.tolerance:g}: nothing was written"
+            )
+        return {"runtime": self.runtime, "tolerance": self.tolerance, "outputs": errors}
+
+    def interface(self, request: Request) -> dict[str, Any]:
+        """What the file takes and returns, for the JSON file beside it."""
+        return {
+            "input": {"name": INPUT_NAME, "dtype": "float32", "layout": "NCHW", **request.ranges()},
+            "example": list(request.example.shape),
+            "outputs": {name: list(shape) for name, shape in request.outputs.items()},
+        }
 
     def require(self) -> None:
         """Raises MissingPackage, which names the extra, if a package is missing."""

@@ -32,6 +32,7 @@ class Onnx(Format):
     extra = "export"
     depthwise = True
     sets_threads = True
+    inside = "onnx_image"
 
     def convert(self, request: Request, path: Path) -> None:
         path.write_bytes(onnx_of(request).content)

@@ -24,6 +24,7 @@ class OpenVino(Format):
     extra = "openvino"
     depthwise = True
     sets_threads = True
+    inside = "openvino_image"
 
     def convert(self, request: Request, path: Path) -> None:
         import openvino

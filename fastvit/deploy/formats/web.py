@@ -14,9 +14,12 @@ from typing import Any
 
 from PIL import Image
 
-from fastvit.deploy.formats.format import Format, Run
-from fastvit.deploy.formats.onnx import PACKAGES, Onnx, write_onnx
+from fastvit.deploy.comparison import compare_pixels
+from fastvit.deploy.formats.format import Format
+from fastvit.deploy.formats.image_input import OnnxImage
+from fastvit.deploy.formats.onnx import PACKAGES, Onnx, onnx_of
 from fastvit.deploy.request import Request
+from fastvit.deploy.runtimes.run import Run, Settings, make_settings
 from fastvit.errors import DataError, ExportError
 
 RUNTIME = "onnxruntime-web@1.30.0"
@@ -50,6 +53,7 @@ class Web(Format):
     packages = {**PACKAGES, "onnxruntime": "onnxruntime"}  # noqa: RUF012
     extra = "export"
     axes = ()
+    sets_threads = True
 
     def __init__(self, *, offline: bool = False, examples: Sequence[Path] = ()):
         self.offline, self.examples = offline, tuple(examples)
@@ -69,13 +73,13 @@ class Web(Format):
 
         from fastvit.deploy.preprocessing_graph import preprocessing_graph
 
-        if request.preprocessing is None or request.labels is None:
-            raise ExportError("a page needs the preprocessing and the labels: this is no classifier")
+        if request.card.preprocessing is None or request.card.labels is None:
+            raise ExportError("a page is for classifiers: this network has no labels or no preprocessing")
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
-        write_onnx(request, path / NETWORK)
-        save(preprocessing_graph(request.preprocessing), path / PREPROCESSING)
+        (path / NETWORK).write_bytes(onnx_of(request).content)
+        save(preprocessing_graph(request.card.preprocessing), path / PREPROCESSING)
         page = describe_page(request, path.stem, examples=self._copy_examples(path))
         if self.offline:
             copy_runtime(path)
@@ -88,19 +92,24 @@ class Web(Format):
             shutil.copyfile(example, path / name)
         return names
 
-    def load(self, path: Path) -> Run:
-        return Onnx().load(path / NETWORK)
+    def load(self, path: Path, settings: Settings) -> Run:
+        return Onnx().load(path / NETWORK, settings)
+
+    def check(self, path: Path, request: Request) -> dict[str, Any]:
+        prepare = OnnxImage().run_on_images(path / PREPROCESSING, make_settings())
+        return super().check(path, request) | {"pictures": compare_pixels(prepare, request)}
 
 
 def describe_page(request: Request, title: str, *, examples: Sequence[str]) -> dict[str, Any]:
     """What the page says and shows."""
     parameters = sum(parameter.numel() for parameter in request.network.parameters())
-    name = f"{request.architecture['name']}, " if request.architecture else ""
+    card = request.card
+    name = f"{card.architecture['name']}, " if card.architecture else ""
     return {
         "title": title,
-        "about": f"{name}{len(request.labels)} classes, {parameters / 1e6:.1f} million parameters",
+        "about": f"{name}{len(card.labels)} classes, {parameters / 1e6:.1f} million parameters",
         "task": "classification",
-        "labels": list(request.labels),
+        "labels": list(card.labels),
         "network": NETWORK,
         "preprocessing": PREPROCESSING,
         "examples": list(examples),
