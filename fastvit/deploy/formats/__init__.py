@@ -11,6 +11,7 @@ from fastvit.deploy.formats.litert import LiteRt
 from fastvit.deploy.formats.onnx import Onnx
 from fastvit.deploy.formats.openvino import OpenVino
 from fastvit.deploy.formats.safetensors import SafeTensors
+from fastvit.deploy.formats.timm_folder import TimmFolder
 from fastvit.deploy.formats.torch_export import TorchExport
 from fastvit.deploy.formats.web import Web
 from fastvit.errors import ExportError, nearest
@@ -29,6 +30,7 @@ FORMATS: dict[str, Format] = {
         CoreMl(),
         LiteRt(),
         Web(),
+        TimmFolder(),
     )
 }
 
