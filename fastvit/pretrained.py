@@ -1,6 +1,5 @@
 """A network of timm's with trained weights: the hub's, or those of a file. What fails is said in one sentence."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def create_pretrained(name: str, *, advice: str, **options: Any) -> nn.Module:
     """`timm.create_model(name, pretrained=True, **options)`; without a network it fails in seconds, not in a minute.
 
     Args:
-        name: with a tag or without, or one of `SCHEMES` and where it is.
+        name: that timm knows, with a tag or without; or one of `SCHEMES` and where it is.
         advice: what to do where nothing can be downloaded; the end of the sentence.
 
     Raises:
@@ -46,22 +45,22 @@ def create_pretrained(name: str, *, advice: str, **options: Any) -> nn.Module:
 
 
 def read_config(name: str, *, advice: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """What timm knows of a network before its weights: its pretrained configuration, architecture and options.
+    """What is known of a network before its weights: timm's pretrained configuration, the architecture and its options.
+
+    Args:
+        name: as for `create_pretrained`.
 
     Raises:
-        WeightsError: as `create_pretrained`; or timm knows no such network.
+        WeightsError: as there; or timm knows no such architecture.
     """
-    source, place = parse_model_name(name)
+    if not name.startswith(SCHEMES):
+        return get_pretrained_cfg(name).to_dict(), name.partition(".")[0], {}
+    found, _ = _where(name, advice)
+    source, place = parse_model_name(found)
+    read: Callable[..., Any] = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
     try:
-        if source is None:
-            return get_pretrained_cfg(name).to_dict(), name.partition(".")[0], {}
-        found, _ = _where(name, advice)
-        source, place = parse_model_name(found)
-        read: Callable[..., Any] = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
         config, architecture, options = read(place)
-    except UserError:
-        raise
-    except Exception as error:
+    except Exception as error:  # of the hub's client, or of files that are something else
         raise WeightsError(f"{name} is no network that timm can read ({_reason(error)})") from error
     if not timm.is_model(architecture):
         raise WeightsError(f"{name} is a {architecture}, which timm does not know")
@@ -97,12 +96,6 @@ def load_weights(model: nn.Module, path: Path, *, reset_head: bool = False) -> N
     if problems := _differences(state, own):
         raise WeightsError(f"{path} does not fit {type(model).__name__}: it {some(problems, 3)}")
     model.load_state_dict(state)
-
-
-def sha256(path: Path) -> str:
-    """Of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
