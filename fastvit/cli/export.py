@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastvit.cli.source import SOURCE, add_weights, image_size, options
 from fastvit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ FORMATS = ("onnx", "openvino", "coreml", "executorch", "aot_inductor", "torch_ex
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="folder or checkpoint of a run, or a network such as fastvit_t8.apple_in1k")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what a run's recipe says")
+    parser.add_argument("source", help=SOURCE)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--format", nargs="+", required=True, choices=FORMATS, help="one or more")
     parser.add_argument("--output", type=Path, default=Path("exports"), help="folder (exports)")
     parser.add_argument("--name", help="of the files, without suffix; that of the run or of the network by default")
@@ -35,53 +36,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--opset", type=int, help="of onnx and openvino")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one in each line")
-    weights = parser.add_argument_group("for the name of a network without a tag")
-    weights.add_argument("--checkpoint", type=Path, help="weights: a file that load_checkpoint reads")
-    weights.add_argument("--random-weights", action="store_true", help="none, to try things out")
-    weights.add_argument("--num-classes", type=int, help="of these weights (1000)")
-    weights.add_argument("--features", action="store_true", help="the outputs of the four stages, not the classifier's")
+    parser.add_argument("--features", action="store_true", help="the outputs of the stages of a classifier")
+    add_weights(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.deploy.formats import get_format
+    from fastvit.cli.formats import targets, write_each
     from fastvit.trained import find_trained
 
-    for name in arguments.format:
-        get_format(name).require()  # all of them, before any work
-    trained = find_trained(
-        arguments.source,
-        checkpoint=arguments.checkpoint,
-        random_weights=arguments.random_weights,
-        num_classes=arguments.num_classes,
-        image_size=image_size(arguments),
-        features_only=arguments.features,
-        overrides=arguments.overrides,
-    )
-    for name in arguments.format:
-        path, sidecar = export_one(name, trained, arguments)
-        print(summary(path, sidecar), flush=True)
+    if arguments.batch < 1:
+        raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
+    size = image_size(arguments.image_size)
+    trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
+    labels = labels_of(trained, arguments.labels)
+    paths = targets(arguments.format, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
+    require_known_to_safetensors(trained, arguments.format)
+    write_each(paths, lambda name, path: export_one(name, path, trained, labels, arguments))
 
 
-def image_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
-    size = arguments.image_size
-    if size and (len(size) > 2 or min(size) < 32):
-        raise ExportError("--image-size is one side or height and width, of at least 32 pixels")
-    return (size[0], size[-1]) if size else None
+def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:
+    """The names of a classifier's classes: its own, or those in a file. Raises ExportError."""
+    own = trained.labels if trained.does == "classification" else None
+    if file is None:
+        return own
+    if own is None:
+        raise ExportError(f"--labels is for classifiers: {trained.source} is for {trained.does or 'features'}")
+    labels = read_labels(file)
+    if len(labels) != len(own):
+        raise ExportError(f"{file} has {len(labels)} names, and {trained.source} has {len(own)} classes")
+    return labels
 
 
-def export_one(name: str, trained: "Trained", arguments: argparse.Namespace) -> "tuple[Path, Sidecar]":
+def require_known_to_safetensors(trained: "Trained", formats: list[str]) -> None:
+    """Weights alone are of use where the fused network can be built without them: in our own."""
+    from fastvit.reparam import Reparameterizable
+
+    is_ours = any(isinstance(module, Reparameterizable) for module in trained.module.modules())
+    if "safetensors" in formats and not is_ours:
+        raise ExportError(f"safetensors holds the weights of a fused FastViT, and {trained.name} is none: leave it out")
+
+
+def export_one(
+    name: str, path: Path, trained: "Trained", labels: tuple[str, ...] | None, arguments: argparse.Namespace
+) -> str:
     import torch
 
     from fastvit.deploy import Card, export
     from fastvit.deploy.formats import get_format
 
-    if arguments.batch < 1:
-        raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
     size = trained.preprocessing
-    path = arguments.output / f"{arguments.name or trained.name}{get_format(name).suffix}"
-    labels = tuple(read_labels(arguments.labels)) if arguments.labels else trained.labels
     sidecar = export(
-        trained.model,
+        trained.module,
         path,
         torch.zeros(arguments.batch, 3, size.height, size.width),
         format=name,
@@ -90,14 +95,15 @@ def export_one(name: str, trained: "Trained", arguments: argparse.Namespace) -> 
         opset=arguments.opset if "onnx" in get_format(name).packages else None,
         overwrite=arguments.overwrite,
     )
-    return path, sidecar
+    return summary(path, sidecar)
 
 
-def read_labels(path: Path) -> list[str]:
+def read_labels(path: Path) -> tuple[str, ...]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"the labels in {path} cannot be read ({error})") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def summary(path: Path, sidecar: "Sidecar") -> str:

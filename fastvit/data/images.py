@@ -8,13 +8,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastvit.data.reading import UnreadableImage, as_rgb
 from fastvit.errors import DataError, some
 
 NO_LABEL = -1  # of an image that could not be read; metrics leave it out
 
 
 class ImageSource(Protocol):
-    """Pairs of an image and its label by index. Reading may fail with an OSError."""
+    """Pairs of an image and its label by index. Reading may fail with `UnreadableImage` or an OSError."""
 
     def __len__(self) -> int: ...
 
@@ -54,30 +55,33 @@ class TransformedImages(Dataset):
             position = (index + offset) % len(self)
             try:
                 image, label = self.source[position]
-                return self.transform(image.convert("RGB")), label
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on bad files
-                self._on_bad_image(position, error)
+                return self.transform(as_rgb(image)), label
+            except UnreadableImage as error:
+                self._on_bad_image(position, error.reason)
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # of what others read with Pillow
+                self._on_bad_image(position, str(error))
             if not self.training:
                 return self.transform(Image.new("RGB", (64, 64))), NO_LABEL
         raise DataError("none of the training images can be read")
 
     def notices(self) -> list[str]:
-        """A sentence about the images that could not be read so far, if there are any."""
-        skipped = self.skipped()
-        if not skipped:
-            return []
-        return [f"images that could not be read and are left out: {len(skipped)}, such as {some(skipped, 3)}"]
+        """Sentences about files that are no images by their names, and images that could not be read so far."""
+        what = {
+            "files that are not taken for images, by their names": getattr(self.source, "ignored", []),
+            "images that could not be read and are left out": self.skipped(),
+        }
+        return [f"{words}: {len(names)}, such as {some(names, 3)}" for words, names in what.items() if names]
 
     def skipped(self) -> list[str]:
         """The images that could not be read so far."""
         return [self.name(int(index)) for index in self._unreadable.nonzero()]
 
-    def _on_bad_image(self, index: int, error: Exception) -> None:
+    def _on_bad_image(self, index: int, reason: str) -> None:
         if self.on_bad_image == "error":
             raise DataError(
-                f"image {self.name(index)} cannot be read ({error}); repair or remove it, "
+                f"image {self.name(index)} cannot be read ({reason}); repair or remove it, "
                 "or leave such images out with data.on_bad_image: skip"
-            ) from error
+            )
         self._unreadable[index] = True
 
     def name(self, index: int) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.sources import open_source
 from fastvit.errors import RecipeError
 from fastvit.tasks.classification.details import write_details
@@ -37,13 +38,19 @@ class Classification(Task):
         self.mix = _mixup(recipe) if recipe.augmentation.mixes else None
         # Mean, standard deviation, crop and interpolation: the recipe's, or those of the model's pretraining.
         self.input = resolve_data_config(
-            {"crop_pct": recipe.data.crop_pct, "interpolation": recipe.data.interpolation},
+            {name: getattr(recipe.data, name) for name in ("crop_pct", "interpolation", "mean", "std")},
             pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict(),
         )
 
     @property
     def input_size(self) -> tuple[int, int, int]:
         return 3, self.recipe.data.image_size, self.recipe.data.image_size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        _, height, width = self.input_size
+        names = ("crop_pct", "interpolation", "mean", "std")
+        return Preprocessing(height, width, **{name: self.input[name] for name in names})
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
@@ -68,9 +75,10 @@ class Classification(Task):
             num_classes=data.num_classes,
             image_size=data.image_size,
             batch_size=self.recipe.loop.batch_size,
+            upright=data.exif_orientation,
         )
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
-        transform = self._train_transform() if training else self._val_transform()
+        transform = self._train_transform() if training else self.preprocessing.transform()
         if isinstance(source, IterableDataset):
             source.transform = transform  # timm's streams read and transform by themselves
             return Part(source, names)
@@ -139,15 +147,6 @@ class Classification(Task):
             re_prob=augmentation.reprob,
             re_mode=augmentation.remode,
             re_count=augmentation.recount,
-            interpolation=self.input["interpolation"],
-            mean=self.input["mean"],
-            std=self.input["std"],
-        )
-
-    def _val_transform(self) -> Callable[..., Tensor]:
-        return create_transform(
-            self.recipe.data.image_size,
-            crop_pct=self.input["crop_pct"],
             interpolation=self.input["interpolation"],
             mean=self.input["mean"],
             std=self.input["std"],
