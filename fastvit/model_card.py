@@ -1,5 +1,6 @@
 """The model card of a trained classifier: what it is, from which data, how good, whose licence, how to use it."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,13 @@ from typing import Any
 from timm.models import get_pretrained_cfg
 
 import fastvit
-from fastvit.trained import Trained
+from fastvit.errors import ExportError
+from fastvit.trained import Kind, Trained
+from fastvit.training.checkpoint import read_checkpoint
 
 MOST_LABELS = 20
 
-USE = '''## Use
+USE = """## Use
 
 In timm, where it can be fine-tuned further:
 
@@ -27,7 +30,7 @@ In transformers, with timm installed:
 pipeline("image-classification", model="{repository}")("photo.jpg")
 ```
 
-With [fastvit](https://pypi.org/project/fastvit/), fused, which gives the same answers faster:
+With fastvit, fused, which gives the same answers faster:
 
 ```python
 import fastvit
@@ -36,17 +39,22 @@ model = fastvit.reparameterize_model(timm.create_model("{place}", pretrained=Tru
 
 `fused.safetensors` has the fused weights alone: `fastvit.load_checkpoint` loads them into
 `timm.create_model("{architecture}", num_classes={classes}, fused=True)`.
-'''
+"""
 
 
-def model_card(trained: Trained, *, title: str, repository: str | None, metrics: Mapping[str, Any] | None) -> str:
+def model_card(trained: Trained, *, title: str, repository: str | None = None) -> str:
     """Markdown with the header that the hub reads.
 
     Args:
         repository: owner/name on the hub; None for a folder that is not there.
-        metrics: of the checkpoint, as the training loop wrote them; None if there are none.
+
+    Raises:
+        ExportError: it is no classifier of timm's.
     """
+    if trained.does != "classification" or trained.architecture is None:
+        raise ExportError(f"{trained.source} is no classifier, which is what timm's folders and the hub get from here")
     recipe = trained.task.recipe if trained.task else None
+    metrics = _metrics_of(trained)
     parts = [_header(recipe), f"# {title}", _what(trained)]
     if recipe:
         parts += [f"## Data\n\n{_data(recipe)}"]
@@ -61,6 +69,14 @@ def model_card(trained: Trained, *, title: str, repository: str | None, metrics:
         classes=len(trained.labels),
     )
     return "\n\n".join(parts) + "\n\n" + use
+
+
+def _metrics_of(trained: Trained) -> Mapping[str, Any]:
+    """What the training loop measured with the weights of a run; nothing of other networks."""
+    if trained.kind is not Kind.RUN:
+        return {}
+    source = Path(trained.source)
+    return read_checkpoint(source / "best.pt" if source.is_dir() else source).get("metrics", {})
 
 
 def _header(recipe: Any) -> str:
@@ -94,6 +110,7 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
     rows += [("loss", metrics.get("val_loss"), "")]
     table = [f"| {name} | {value:.4g}{unit} |" for name, value, unit in rows if value is not None]
     size, recipe = trained.preprocessing, trained.task.recipe
+    side = math.floor(size.height / size.crop_pct)
     samples, epoch = metrics.get("val_samples"), metrics.get("epoch")
     return "\n".join(
         [
@@ -101,9 +118,9 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
             "|---|---|",
             *table,
             "",
-            f"On {samples} images of the split `{recipe.data.val_split}`, which were not trained on: the shorter side "
-            f"resized by {size.interpolation} to {size.height} / {size.crop_pct:g} pixels, the centre cropped. The best "
-            f"epoch, {epoch}, was chosen on the same images.",
+            f"On {samples} images of the split `{recipe.data.val_split}`, which were not trained on, by the weights of "
+            f"epoch {epoch}, which was chosen as the best one on them. The shorter side of an image is resized to {side} "
+            f"pixels ({size.interpolation}), and the center of {size.height}x{size.width} taken.",
         ]
     )
 

@@ -53,5 +53,5 @@ def test_every_operation_is_one_of_onnx_itself():
 @pytest.mark.parametrize("interpolation", ["nearest", None])
 def test_what_it_cannot_do_gets_a_sentence(interpolation):
     crop_pct = None if interpolation is None else 0.9
-    with pytest.raises(ExportError, match="bicubic or bilinear, not (nearest|in a way of the task)$"):
+    with pytest.raises(ExportError, match=r"bicubic or bilinear, not (nearest|in a way of the task)$"):
         preprocessing_graph(replace(PREPROCESSING, interpolation=interpolation, crop_pct=crop_pct))

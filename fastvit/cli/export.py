@@ -1,6 +1,8 @@
 """Export a trained network, verified in each format's own runtime.
 
 fastvit export runs/quickstart --format onnx openvino --dynamic batch
+fastvit export runs/quickstart --format onnx --preprocessing inside
+fastvit export runs/quickstart --format web --examples 6
 fastvit export fastvit_t8.apple_in1k --format coreml --output exports
 fastvit export fastvit_sa12 --checkpoint fastvit_sa12.pth.tar --features --format onnx --dynamic batch size
 
@@ -10,16 +12,29 @@ weights come from, and how far it is from the eager network. docs/deploy.md says
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fastvit.cli.source import SOURCE, add_weights, image_size, options
 from fastvit.errors import ExportError
 
 if TYPE_CHECKING:
+    from fastvit.deploy.formats import Format
     from fastvit.deploy.sidecar import Sidecar
     from fastvit.trained import Trained
 
-FORMATS = ("onnx", "openvino", "coreml", "executorch", "aot_inductor", "torch_export", "safetensors")
+FORMATS = (
+    "onnx",
+    "openvino",
+    "coreml",
+    "litert",
+    "executorch",
+    "aot_inductor",
+    "torch_export",
+    "safetensors",
+    "timm",
+    "web",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--opset", type=int, help="of onnx and openvino")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one in each line")
     parser.add_argument("--features", action="store_true", help="the outputs of the stages of a classifier")
+    parser.add_argument(
+        "--preprocessing", choices=("outside", "inside"), default="outside", help="inside: of onnx, openvino and coreml"
+    )
     add_weights(parser)
+    page = parser.add_argument_group("for web")
+    page.add_argument("--offline", action="store_true", help="put the runtime beside the page (41 MB, from npm)")
+    page.add_argument(
+        "--examples", nargs="+", default=[], metavar="PICTURE", help="to click on; or how many of the run's own"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -49,9 +72,47 @@ def run(arguments: argparse.Namespace) -> None:
     size = image_size(arguments.image_size)
     trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
     labels = labels_of(trained, arguments.labels)
-    paths = targets(arguments.format, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
     require_known_to_safetensors(trained, arguments.format)
-    write_each(paths, lambda name, path: export_one(name, path, trained, labels, arguments))
+    with TemporaryDirectory() as folder:
+        kinds = [find_format(name, trained, arguments, Path(folder)) for name in arguments.format]
+        paths = targets(kinds, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
+        write_each(paths, lambda kind, path: export_one(kind, path, trained, labels, arguments))
+
+
+def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, folder: Path) -> "Format":
+    """The format of a name, with what the arguments say about it. Raises UserError.
+
+    Args:
+        folder: for pictures that the format is going to copy.
+    """
+    from fastvit.deploy.formats import get_format
+    from fastvit.deploy.formats.timm_folder import TimmFolder
+    from fastvit.deploy.formats.web import Web
+    from fastvit.model_card import model_card
+
+    if (arguments.offline or arguments.examples) and "web" not in arguments.format:
+        raise ExportError("--offline and --examples are for a page: add --format web, or leave them out")
+    if name == "web":
+        return Web(offline=arguments.offline, examples=example_pictures(arguments.examples, trained, folder))
+    if name == "timm":
+        return TimmFolder(model_card(trained, title=arguments.name or trained.name))
+    if arguments.preprocessing == "outside":
+        return get_format(name)
+    inside = get_format(name).inside
+    if inside is None:
+        raise ExportError(f"--preprocessing inside is for onnx, openvino and coreml; {name} cannot have it")
+    return get_format(inside)
+
+
+def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list[Path]:
+    """The pictures of that name, or as many of the run's validation images as the only name says. Raises UserError."""
+    from fastvit.deploy.examples import save_some
+
+    if len(names) != 1 or not names[0].isdigit():
+        return list(map(Path, names))
+    if trained.task is None:
+        raise ExportError(f"{trained.source} comes without images: give pictures with --examples FILE ...")
+    return save_some(trained.task.open_data("val").samples, int(names[0]), folder)
 
 
 def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:
@@ -77,22 +138,21 @@ def require_known_to_safetensors(trained: "Trained", formats: list[str]) -> None
 
 
 def export_one(
-    name: str, path: Path, trained: "Trained", labels: tuple[str, ...] | None, arguments: argparse.Namespace
+    kind: "Format", path: Path, trained: "Trained", labels: tuple[str, ...] | None, arguments: argparse.Namespace
 ) -> str:
     import torch
 
     from fastvit.deploy import Card, export
-    from fastvit.deploy.formats import get_format
 
     size = trained.preprocessing
     sidecar = export(
         trained.module,
         path,
         torch.zeros(arguments.batch, 3, size.height, size.width),
-        format=name,
+        format=kind,
         dynamic=arguments.dynamic,
         card=Card(trained.preprocessing, labels, trained.weights, trained.architecture),
-        opset=arguments.opset if "onnx" in get_format(name).packages else None,
+        opset=arguments.opset if "onnx" in kind.packages else None,
         overwrite=arguments.overwrite,
     )
     return summary(path, sidecar)
@@ -115,6 +175,12 @@ def summary(path: Path, sidecar: "Sidecar") -> str:
     for each in verification.get("outputs", []):
         shape = "x".join(map(str, each["shape"]))
         lines.append(f"  {shape:<16} relative error {each['relative_error']:.1e} in {verification['runtime']}")
+    for each in verification.get("pictures", []):
+        size = "x".join(map(str, each["picture"]))
+        apart = " and ".join(
+            f"{name} differ by {each[name]:.1e}" for name in ("pixels", "probabilities") if name in each
+        )
+        lines.append(f"  picture {size:<8} {apart}")
     if "checked" in verification:
         lines.append(f"  checked: {verification['checked']}")
     return "\n".join(lines)

@@ -16,6 +16,7 @@ COMMANDS = {
     "evaluate": "measure a trained network, as trained and fused",
     "predict": "what is in images",
     "export": "write ONNX, Core ML, OpenVINO, ExecuTorch, ...",
+    "push": "upload to the Hugging Face hub",
     "serve": "show an exported web page on this machine",
     "quantize": "write int8, and show it beside float32",
     "benchmark": "measure how fast networks are",

@@ -19,13 +19,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.cli.export import timm_folder
+    import torch
+
+    from fastvit.deploy import Card, export
+    from fastvit.deploy.formats.timm_folder import TimmFolder
     from fastvit.deploy.hub import push, require_repository
+    from fastvit.model_card import model_card
     from fastvit.trained import find_trained
 
     require_repository(arguments.repository)
     trained = find_trained(arguments.source)
+    repository = arguments.repository
+    kind = TimmFolder(model_card(trained, title=repository.partition("/")[2], repository=repository))
+    size = trained.preprocessing
     with TemporaryDirectory() as temporary:
-        folder = Path(temporary) / f"{trained.name}.timm"
-        timm_folder(trained, folder, repository=arguments.repository)
-        print(push(folder, arguments.repository, private=arguments.private, message=arguments.message))
+        folder = Path(temporary) / f"network{kind.suffix}"
+        card = Card(trained.preprocessing, trained.labels, trained.weights, trained.architecture)
+        export(trained.module, folder, torch.zeros(1, 3, size.height, size.width), format=kind, card=card)
+        print(push(folder, repository, private=arguments.private, message=arguments.message))

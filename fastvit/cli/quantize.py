@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastvit.deploy.sidecar import Sidecar
     from fastvit.trained import Trained
 
-FORMATS = ("openvino", "onnx", "executorch")
+FORMATS = ("openvino", "onnx", "executorch", "litert")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from fastvit.cli.formats import targets, write_each
     from fastvit.deploy.card import Card
+    from fastvit.deploy.formats import Format, get_format
     from fastvit.deploy.int8 import QUANTIZERS, quantize, split
     from fastvit.trained import find_trained
 
@@ -48,16 +49,16 @@ def run(arguments: argparse.Namespace) -> None:
     if trained.does != "classification":
         raise ExportError(f"{arguments.source} is no classifier: int8 is measured by its classes, so only for them")
     name = arguments.name or f"{trained.name}-int8"
-    paths = targets(arguments.format, arguments.output, name, overwrite=arguments.overwrite)
+    paths = targets(list(map(get_format, arguments.format)), arguments.output, name, overwrite=arguments.overwrite)
     calibration, validation = split(find_samples(trained, arguments.images), arguments.calibration)
 
-    def write(name: str, path: Path) -> str:
+    def write(kind: Format, path: Path) -> str:
         sidecar = quantize(
             trained.module,
             path,
             calibration,
             validation,
-            format=name,
+            format=kind.name,
             card=Card(trained.preprocessing, trained.labels, trained.weights, trained.architecture),
             min_agreement=arguments.min_agreement,
             max_top1_loss=arguments.max_top1_loss,

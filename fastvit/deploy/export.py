@@ -19,7 +19,7 @@ def export(
     path: str | Path,
     example_input: Tensor,
     *,
-    format: str | None = None,
+    format: str | Format | None = None,
     dynamic: Collection[str] = (),
     card: Card = Card(),  # noqa: B008 - frozen
     opset: int | None = None,
@@ -34,7 +34,7 @@ def export(
             dict of tensors.
         path: where to; its folder is made.
         example_input: (B, C, H, W); the shape that the file will take.
-        format: a name in `FORMATS`; by default what the suffix of `path` says.
+        format: a name in `FORMATS`, or a `Format` with settings of its own; by default what the suffix of `path` says.
         dynamic: "batch" for any number of images from 1 to 128, "size" for 64 to 1024 pixels on each side; or both.
         card: what belongs to the network: preprocessing, labels, where its weights come from, its architecture.
         opset: of ONNX, 18 to 24.
@@ -47,7 +47,7 @@ def export(
         UserError: it cannot be exported, or what came out differs from the network. The message says what and why.
     """
     path = Path(path)
-    kind = get_format(format) if format else format_of(path)
+    kind = format if isinstance(format, Format) else get_format(format) if format else format_of(path)
     kind.require()
     if unsupported := set(dynamic) - set(kind.axes):
         raise ExportError(f"{kind.name} cannot keep open: {', '.join(sorted(unsupported))}")

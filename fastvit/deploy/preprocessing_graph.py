@@ -153,14 +153,9 @@ def preprocessing_graph(preprocessing: Preprocessing) -> ModelProto:
     return optimizer.optimize(graph.to_model_proto())
 
 
-def with_preprocessing(network: ModelProto, preprocessing: Preprocessing) -> ModelProto:
-    """A network whose input is an image as it is.
-
-    Args:
-        network: with one input, one image normalized as `preprocessing` says.
-    """
-    graph = preprocessing_graph(preprocessing)
-    graph.ir_version = network.ir_version
-    graph.opset_import[0].version = max(entry.version for entry in network.opset_import if entry.domain == "")
-    graph = compose.add_prefix(graph, "preprocessing/", rename_inputs=False)
-    return compose.merge_models(graph, network, [(graph.graph.output[0].name, network.graph.input[0].name)])
+def joined(preprocessing: ModelProto, network: ModelProto) -> ModelProto:
+    """A network, whose input is one normalized image, behind the graph of its preprocessing."""
+    before = compose.add_prefix(preprocessing, "preprocessing/", rename_inputs=False)
+    before.ir_version = network.ir_version
+    before.opset_import[0].version = max(entry.version for entry in network.opset_import if entry.domain == "")
+    return compose.merge_models(before, network, [(before.graph.output[0].name, network.graph.input[0].name)])

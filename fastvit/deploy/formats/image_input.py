@@ -1,4 +1,4 @@
-"""ONNX and OpenVINO with the preprocessing inside: an image as it is goes in, the probabilities of the classes come out."""
+"""ONNX and OpenVINO with the preprocessing inside: an image as it is goes in, probabilities come out."""
 
 import io
 import json
@@ -70,8 +70,8 @@ class ImageInput(Format):
         differences = compare_probabilities(self.run_on_images(path, settings), request)
         if not max(differences) <= TOLERANCE:
             raise ExportError(
-                f"a probability that {self.runtime} computes differs from Python's by {max(differences):.1e}, more than "
-                f"{TOLERANCE:g}: nothing was written"
+                f"a probability that {self.runtime} computes differs from Python's by {max(differences):.1e}, more "
+                f"than {TOLERANCE:g}: nothing was written"
             )
         pairs = zip(results, differences, strict=True)
         pictures = [result | {PROBABILITIES: difference} for result, difference in pairs]
@@ -132,17 +132,18 @@ def with_image_input(request: Request) -> bytes:
     """An ONNX model with its preprocessing before and the softmax behind. Raises ExportError."""
     import onnx
 
-    from fastvit.deploy.preprocessing_graph import with_preprocessing
+    from fastvit.deploy.preprocessing_graph import joined, preprocessing_graph
 
     card = request.card
     if card.preprocessing is None or card.labels is None:
         raise ExportError("preprocessing inside is for classifiers: this network has no labels or no preprocessing")
     if len(request.example) != 1:
         raise ExportError(f"with preprocessing inside there is one image at a time, not {len(request.example)}")
+    preprocessing = preprocessing_graph(card.preprocessing)
     probabilities = Network(nn.Sequential(request.network.network, nn.Softmax(1), nn.Flatten(0))).eval()
     outputs = {PROBABILITIES: (len(card.labels),)}
     plain = onnx_of(replace(request, network=probabilities, outputs=outputs)).content
-    model = with_preprocessing(onnx.load_from_string(plain), card.preprocessing)
+    model = joined(preprocessing, onnx.load_from_string(plain))
     onnx.helper.set_model_props(model, metadata(request))
     return model.SerializeToString()
 

@@ -12,6 +12,7 @@ from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.int8.engines import Nncf, OnnxRuntimeQdq, Quantizer, XnnpackPt2e
 from fastvit.deploy.int8.images import Samples
+from fastvit.deploy.int8.litert import AiEdge
 from fastvit.deploy.int8.measure import Comparison, as_run, compare_precisions, logits_of
 from fastvit.deploy.int8.sensitivity import layer_errors
 from fastvit.deploy.request import Request, make_request
@@ -20,7 +21,7 @@ from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError
 from fastvit.reparam import relative_error
 
-QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e())}
+QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e(), AiEdge())}
 FLOAT_LAYERS = (0, 3, 8)  # so many of the most sensitive layers are left in float, one try after the other
 GOOD_ENOUGH = 0.03  # relative L2 error on the calibration images that ends the tries
 SENSITIVITY_IMAGES = 32
