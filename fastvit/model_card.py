@@ -119,7 +119,7 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
             *table,
             "",
             f"On {samples} images of the split `{recipe.data.val_split}`, which were not trained on, by the weights of "
-            f"epoch {epoch}, which was chosen as the best one on them. The shorter side of an image is resized to {side} "
+            f"epoch {epoch}, chosen as the best one on them. The shorter side of an image is resized to {side} "
             f"pixels ({size.interpolation}), and the center of {size.height}x{size.width} taken.",
         ]
     )

@@ -13,7 +13,7 @@ from fastvit.errors import ExportError
 from launch import complaint, script
 from photographs import array, photographs
 
-TOLERANCE = {".onnx": 1e-5, ".xml": 1e-3}  # OpenVINO computes the preprocessing in float32
+TOLERANCE = {".onnx": 1e-4, ".xml": 1e-3}  # OpenVINO computes the preprocessing in float32
 CARD = Card(PREPROCESSING, LABELS)
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 
