@@ -75,11 +75,12 @@ class Web(Format):
 
         if request.card.preprocessing is None or request.card.labels is None:
             raise ExportError("a page is for classifiers: this network has no labels or no preprocessing")
+        preprocessing = preprocessing_graph(request.card.preprocessing)
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
         (path / NETWORK).write_bytes(onnx_of(request).content)
-        save(preprocessing_graph(request.card.preprocessing), path / PREPROCESSING)
+        save(preprocessing, path / PREPROCESSING)
         page = describe_page(request, path.stem, examples=self._copy_examples(path))
         if self.offline:
             copy_runtime(path)

@@ -8,8 +8,8 @@ let page, preprocessing, networks = {}, ort = {}, current; // current: {bitmap, 
 // ---- the runtime and the networks ----
 
 async function read({ url, integrity }) {
-  const response = await fetch(url, integrity ? { integrity, mode: "cors" } : {});
-  if (!response.ok) throw new Error(`${url} is missing (${response.status})`);
+  const response = await fetch(url, integrity ? { integrity } : {}).catch(() => ({ ok: false }));
+  if (!response.ok) throw new Error(`${url} cannot be loaded, or is not what it should be`);
   return response.arrayBuffer();
 }
 
