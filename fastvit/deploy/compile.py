@@ -67,10 +67,7 @@ class Inference:
         self.dtype, self.device = subject.settings.dtype, subject.example.device
 
     def __call__(self, images: Tensor | np.ndarray) -> Any:
-        outputs = computed(self._run, images)
-        dtypes = (self.dtype if each.is_floating_point() else each.dtype for each in outputs)
-        placed = [each.to(self.device, dtype) for each, dtype in zip(outputs, dtypes, strict=True)]
-        return tree_unflatten(placed, self._structure)
+        return tree_unflatten(computed(self._run, images, self.dtype, self.device), self._structure)
 
     def __repr__(self) -> str:
         return "\n".join([f"Inference by {self.engine} in {self.dtype} on {self.device}", *map(str, self.report)])

@@ -3,6 +3,7 @@
 import copy
 import io
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,12 +13,12 @@ from torch.utils._pytree import TreeSpec
 
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.formats.onnx import PACKAGES, OnnxModel, to_onnx
-from fastvit.deploy.network import Network
+from fastvit.deploy.network import Network, outputs_of
 from fastvit.deploy.runtimes.inductor import Compiled, require_compiler
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
-from fastvit.errors import EngineError, require_packages
+from fastvit.errors import EngineError, ExportError, require_packages
 
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.05}
@@ -47,10 +48,20 @@ class Subject:
         network = copy.deepcopy(self.network).cpu().float()
         split_depthwise(network)
         example = self.example[:1].cpu().float()
+        if self.other_size:  # torch.onnx would also write an open size for a network that takes one alone
+            with suppress(Exception):  # of torch.onnx, whatever it stumbles over
+                return to_onnx(network, example, dynamic=("batch", "size"))
+        return to_onnx(network, example, dynamic=("batch",))
+
+    @cached_property
+    def other_size(self) -> tuple[int, int] | None:
+        """Another height and width that the network takes; None if it does not."""
+        height, width = (side + extra for side, extra in zip(self.example.shape[2:], (32, 64), strict=True))
         try:
-            return to_onnx(network, example, dynamic=("batch", "size"))
-        except Exception:  # of torch.onnx, whatever it stumbled over
-            return to_onnx(network, example, dynamic=("batch",))
+            outputs_of(self.network, self.example.new_zeros(1, self.example.shape[1], height, width))
+        except ExportError:
+            return None
+        return height, width
 
 
 class Engine(ABC):
@@ -110,11 +121,27 @@ class Torch(Engine):
 class _ByOnnx(Engine):
     """Engines that read ONNX."""
 
+    def build(self, subject: Subject) -> Run:
+        run, expected = self.read(subject), subject.example.shape
+        any_size = "size" in subject.onnx.dynamic
+
+        def checked(images: Tensor) -> tuple[Tensor, ...]:
+            if images.shape[1] != expected[1]:
+                raise EngineError(f"the network takes {expected[1]} channels, not {images.shape[1]}")
+            if not any_size and images.shape[2:] != expected[2:]:
+                made, given = ("x".join(map(str, shape[2:])) for shape in (expected, images.shape))
+                raise EngineError(f"the network was made for images of {made} pixels, not {given}")
+            return run(images)
+
+        return checked
+
+    @abstractmethod
+    def read(self, subject: Subject) -> Run:
+        """What computes `subject.onnx`."""
+
     def trials(self, subject: Subject) -> list[tuple[int, ...]]:
-        _, channels, height, width = subject.example.shape
-        if "size" in subject.onnx.dynamic:
-            height, width = height + 32, width + 64
-        return [(3, channels, height, width)]
+        size = subject.other_size if "size" in subject.onnx.dynamic else None
+        return [(3, subject.example.shape[1], *(size or subject.example.shape[2:]))]
 
 
 class OpenVino(_ByOnnx):
@@ -127,7 +154,7 @@ class OpenVino(_ByOnnx):
         require_packages(self.name, "openvino", *PACKAGES.values(), extra="openvino")
         self._require_dtype(subject, *precisions())
 
-    def build(self, subject: Subject) -> Run:
+    def read(self, subject: Subject) -> Run:
         import openvino
 
         return openvino_run(openvino.Core().read_model(io.BytesIO(subject.onnx.content)), subject.settings)
@@ -143,7 +170,7 @@ class OnnxRuntime(_ByOnnx):
         require_packages(self.name, "onnxruntime", *PACKAGES.values(), extra="export")
         self._require_dtype(subject, torch.float32)
 
-    def build(self, subject: Subject) -> Run:
+    def read(self, subject: Subject) -> Run:
         return onnxruntime_run(subject.onnx.content, subject.settings)
 
 
@@ -160,7 +187,7 @@ class TensorRt(_ByOnnx):
         if not has_tensorrt():
             raise EngineError("tensorrt needs ONNX Runtime for GPUs and TensorRT: pip install onnxruntime-gpu tensorrt")
 
-    def build(self, subject: Subject) -> Run:
+    def read(self, subject: Subject) -> Run:
         return TensorRtSession(subject.onnx.content, subject.settings.dtype, subject.example.device)
 
 

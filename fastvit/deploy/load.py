@@ -39,8 +39,7 @@ class Exported:
     def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...]:
         images = torch.as_tensor(images)
         self._require_shape(images)
-        outputs = computed(self._run, images)
-        outputs = tuple(each.to(self.dtype) if each.is_floating_point() else each for each in outputs)
+        outputs = computed(self._run, images, self.dtype)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _require_shape(self, images: Tensor) -> None:

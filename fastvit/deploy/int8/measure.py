@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -105,7 +106,7 @@ def logits_of(runs: Mapping[str, Run], samples: Iterable[tuple[Tensor, int]]) ->
     for image, label in samples:
         labels.append(label)
         for name, run in runs.items():
-            logits[name].append(computed(run, image)[0].float())
+            logits[name].append(computed(run, image, torch.float32)[0])
     return {name: torch.cat(each) for name, each in logits.items()}, torch.tensor(labels)
 
 
@@ -120,7 +121,7 @@ def _in_bfloat16(network: nn.Module) -> Run:
 
 
 def _latency(runs: Mapping[str, Run], image: Tensor) -> dict[str, float]:
-    seconds = interleaved_latency({name: lambda run=run: computed(run, image) for name, run in runs.items()})
+    seconds = interleaved_latency({name: partial(computed, run, image, torch.float32) for name, run in runs.items()})
     return {name: 1000 * median(times) for name, times in seconds.items()}
 
 

@@ -44,14 +44,17 @@ def make_settings(
     return Settings(dtype, threads, streams)
 
 
-def computed(run: Run, images: Tensor | np.ndarray) -> tuple[Tensor, ...]:
-    """`run(images)`, the same whatever mode the caller's thread is in: inference mode, autocast, with gradients.
+def computed(
+    run: Run, images: Tensor | np.ndarray, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> tuple[Tensor, ...]:
+    """`run(images)` in `dtype`, but for integers, on `device`; the same whatever mode the caller's thread is in.
 
     Raises:
         UserError: these are no images.
     """
     with plain_mode():
-        return run(_plain(torch.as_tensor(images)))
+        outputs = run(_plain(torch.as_tensor(images)))
+        return tuple(each.to(device, dtype if each.is_floating_point() else each.dtype) for each in outputs)
 
 
 @contextmanager
