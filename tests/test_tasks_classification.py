@@ -235,14 +235,24 @@ def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("{name: fastvit_t8}", "a teacher needs weights"),
-        ("{name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "a teacher needs weights"),
+        ("{name: fastvit_t8}", "fastvit_t8 has no weights of its own: give a tag, pretrained: true, or a checkpoint"),
+        ("{name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "pretrained and checkpoint exclude each other"),
         ("{name: fastvit_t9, pretrained: true}", "did you mean fastvit_t8?"),
     ],
 )
 def test_a_teacher_that_cannot_be(teacher: str, message: str):
     with pytest.raises(RecipeError, match=re.escape(message)):
         task(f"distillation={{teacher: {teacher}}}")
+
+
+def test_a_run_can_teach(random_run: Path):
+    """By its folder alone: it knows its network, and what its images go through."""
+    student = task(f"distillation={{teacher: {{name: {random_run}}}}}")
+    student.prepare_training(torch.device("cpu"))
+    weights = torch.load(random_run / "best.pt")["state_dict"]
+    torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
+    with pytest.raises(RecipeError, match="knows 10 classes, the data has 9: train a teacher on the data"):
+        task(f"distillation={{teacher: {{name: {random_run}}}}}", "data.num_classes=9").prepare_training(None)
 
 
 def test_a_teacher_of_other_classes(teacher_checkpoint: Path):
