@@ -1,4 +1,4 @@
-"""What every task can say about a single image. Its own way of saying it is in `fastvit.tasks.<task>.prediction`."""
+"""What every task can say about a single image. Its own way of saying it is in `fastvit.tasks.<task>.predictor`."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.training.task import Task
 
-PREDICTORS = {"classification": "Classifier"}  # the class in `fastvit.tasks.<task>.prediction`
+PREDICTORS = {"classification": "Classifier"}  # the class in `fastvit.tasks.<task>.predictor`
 
 
 @dataclass(frozen=True)
@@ -96,4 +96,4 @@ def find_predictor(
     needed = {"preprocessing": preprocessing, "labels": labels}
     if missing := [name for name, value in needed.items() if value is None and task == "classification"]:
         raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    return getattr(import_module(f"fastvit.tasks.{task}.prediction"), PREDICTORS[task])
+    return getattr(import_module(f"fastvit.tasks.{task}.predictor"), PREDICTORS[task])

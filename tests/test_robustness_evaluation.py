@@ -141,14 +141,22 @@ def test_a_model_of_other_classes_is_refused(root, tmp_path):
         next(measure(recipe))
 
 
-def test_a_set_that_is_not_whole_is_found_before_any_is_measured(root, overrides, monkeypatch):
-    (root / "imagenet-c" / "fog" / "1").mkdir(parents=True)
-    (root / "imagenet-r").mkdir()
-    recipe = read_robustness_recipe(CONFIGS / "all.yaml", overrides)
+@pytest.fixture
+def more(root, tmp_path):
+    """A folder of ImageNet-A's images, to which a test adds."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "imagenet-a").symlink_to(root / "imagenet-a")
+    return tmp_path / "data"
+
+
+def test_a_set_that_is_not_whole_is_found_before_any_is_measured(more, overrides, monkeypatch):
+    (more / "imagenet-c" / "fog" / "1").mkdir(parents=True)
+    (more / "imagenet-r").mkdir()
+    recipe = read_robustness_recipe(CONFIGS / "all.yaml", [*overrides, f"root={more}"])
     monkeypatch.setattr("fastvit.robustness.evaluation.Meter.accuracy", lambda *_: pytest.fail("measured"))
     with pytest.raises(DataError, match="imagenet-r must have 200 class folders"):
         next(measure(recipe))
-    (root / "imagenet-r").rmdir()
+    (more / "imagenet-r").rmdir()
     with pytest.raises(DataError, match=r"imagenet-c/gaussian_noise/1 is not a folder"):
         next(measure(recipe))
 
@@ -159,14 +167,15 @@ def test_making_corruptions_without_the_library_is_one_sentence(monkeypatch, cap
     assert said == 'making corruptions needs imagecorruptions: pip install "fastvit[corruptions]"'
 
 
-def test_figures_that_are_measured_survive_a_failure(root, overrides, tmp_path, capsys):
+def test_figures_that_are_measured_survive_a_failure(more, overrides, tmp_path, capsys):
     names, _ = subset_of_imagenet("imagenet_r")
     for name in names:
-        draw(root / "imagenet-r" / name / "image.png", 1)
-    (root / "imagenet-r" / names[7] / "image.png").write_bytes(b"no image")
-    said = complaint(script("evaluate"), ["robustness/all", *overrides, f"output={tmp_path}"], capsys)
-    assert said.startswith(f"image {root / 'imagenet-r' / names[7] / 'image.png'} cannot be read")
-    with (tmp_path / "robustness.csv").open() as file:
+        draw(more / "imagenet-r" / name / "image.png", 1)
+    bad = more / "imagenet-r" / names[7] / "image.png"
+    bad.write_bytes(b"no image")
+    arguments = ["robustness/all", *overrides, f"root={more}", f"output={tmp_path / 'out'}"]
+    assert complaint(script("evaluate"), arguments, capsys).startswith(f"image {bad} cannot be read")
+    with (tmp_path / "out" / "robustness.csv").open() as file:
         assert [row["set"] for row in csv.DictReader(file)] == ["ImageNet-A"]
 
 
