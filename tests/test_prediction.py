@@ -144,7 +144,7 @@ def test_one_bad_file_is_skipped_and_counted(random_run, images, tmp_path, capsy
 
 def test_results_are_written_as_they_come(random_run, images, tmp_path, monkeypatch):
     """What came before a failure is there."""
-    from fastvit.tasks.classification.predictor import Classes
+    from fastvit.tasks.classification.prediction import Classes
 
     written = tmp_path / "p.csv"
     rows = Classes.rows
