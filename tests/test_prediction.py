@@ -135,7 +135,9 @@ def test_one_bad_file_is_skipped_and_counted(random_run, images, tmp_path, capsy
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     assert [row["image"] for row in table] == [str(tmp_path / "photos" / name) for name in ("0.png", "1.png")]
     assert list(table[0]) == ["image", "label", "probability", "label_2", "probability_2"]
-    assert [line["image"] for line in lines] == [str(tmp_path / "photos" / name) for name in ("0.png", "0bad.png", "1.png")]
+    assert [line["image"] for line in lines] == [
+        str(tmp_path / "photos" / name) for name in ("0.png", "0bad.png", "1.png")
+    ]
     assert "knows no such kind" in lines[1]["error"]
     for row, line in zip(table, (lines[0], lines[2]), strict=True):
         assert [row["label"], row["label_2"]] == line["labels"]

@@ -23,7 +23,9 @@ def cache(tmp_path, monkeypatch):
     """An empty cache, and a hub whose address no one answers at."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
     return tmp_path / "cache"
 
 
@@ -41,7 +43,7 @@ def put(cache, repository, **files):
 @pytest.mark.parametrize("name", ["fastvit_t8.apple_in1k", "fastvit_t8", "hf-hub:me/mine"])
 def test_nothing_answers(cache, name, capfd):
     start = time.monotonic()
-    with pytest.raises(UserError, match="cannot be downloaded: the hub does not answer .*; give a file$") as caught:
+    with pytest.raises(UserError, match=r"cannot be downloaded: the hub does not answer .*; give a file$") as caught:
         create_pretrained(name, advice=ADVICE)
     assert name in str(caught.value)
     assert time.monotonic() - start < 5

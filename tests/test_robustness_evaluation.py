@@ -137,7 +137,10 @@ def test_a_model_of_other_classes_is_refused(root, tmp_path):
     weights = tmp_path / "small.pt"
     torch.save({"state_dict": timm.create_model("fastvit_t8", num_classes=10).state_dict()}, weights)
     recipe = read_robustness_recipe(CONFIGS / "imagenet_a.yaml", [f"root={root}", f"model.checkpoint={weights}"])
-    with pytest.raises(RecipeError, match="model: .*has a classifier of 10 classes, but the model one of 1000: say how many"):
+    with pytest.raises(RecipeError, match=r"model: .*small.pt holds a fastvit_t8, but the model is a fastvit_sa12"):
+        next(measure(recipe))
+    recipe = read_robustness_recipe(CONFIGS / "imagenet_a.yaml", [f"root={root}", f"model.name={tmp_path}"])
+    with pytest.raises(RecipeError, match=r"model: there is no checkpoint .*best.pt"):
         next(measure(recipe))
 
 

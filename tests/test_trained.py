@@ -159,7 +159,11 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("fastvit_t8", {}, r"give a tag \(apple_dist_in1k, apple_in1k\), --checkpoint FILE, --pretrained for the hub's"),
+        (
+            "fastvit_t8",
+            {},
+            r"give a tag \(apple_dist_in1k, apple_in1k\), --checkpoint FILE, --pretrained for the hub's",
+        ),
         ("fastvit_t8.aple_in1k", {}, "has no weights aple_in1k, but .*; did you mean apple_in1k"),
         ("fastvit_t8.apple_in1k", {"num_classes": 7}, "has 1000 classes: --num-classes is for --checkpoint and"),
         ("fastvit_t8", {"checkpoint": "nowhere.pt"}, "there is no checkpoint file nowhere.pt"),
@@ -168,7 +172,11 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
         ("fastvit_t9", {}, "did you mean fastvit_t8"),
         ("quickstart/digits", {}, "has no weights of its own: give --checkpoint FILE, --pretrained"),
         ("quickstart/digits", {"pretrained": True}, "fastvit_t8 has 1000 classes, and data.num_classes is 10"),
-        ("quickstart/digits", {"random_weights": True, "num_classes": 3}, "what its network is: leave out --num-classes"),
+        (
+            "quickstart/digits",
+            {"random_weights": True, "num_classes": 3},
+            "what its network is: leave out --num-classes",
+        ),
         ("segmentation/fastvit_t8_ade20k", {"pretrained": True}, "the hub has no weights for segmentation"),
         ("run", {"pretrained": True}, "which has weights and classes of its own: leave out --pretrained"),
         ("local-dir:nowhere", {}, "is no network that timm can read"),

@@ -47,13 +47,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.batch < 1:
         raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
     size = image_size(arguments.image_size)
-    trained = find_trained(
-        arguments.source, options(arguments, image_size=size, features_only=arguments.features)
-    )
+    trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
     labels = labels_of(trained, arguments.labels)
-    paths = targets(
-        arguments.format, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite
-    )
+    paths = targets(arguments.format, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
     require_known_to_safetensors(trained, arguments.format)
     write_each(paths, lambda name, path: export_one(name, path, trained, labels, arguments))
 
@@ -99,7 +95,7 @@ def export_one(
         labels=labels,
         weights=trained.weights,
         architecture=trained.architecture,
-        opset=arguments.opset if "onnx" in get_format(name).packages else None,
+        opset=arguments.opset if "onnx" in get_format(name).converters else None,
         overwrite=arguments.overwrite,
     )
     return summary(path, sidecar)

@@ -54,5 +54,5 @@ def load(path: str | Path) -> Callable[[Tensor | np.ndarray], Tensor | tuple[Ten
     path = Path(path)
     sidecar = read_sidecar(path)
     kind = get_format(sidecar["format"])
-    kind.require()
+    kind.require_runtime()
     return Exported(kind.load(path), sidecar)

@@ -81,7 +81,9 @@ def _load_weights(model: nn.Module, checkpoint: Path) -> None:
         load_weights(model, checkpoint)
     except CheckpointError as error:
         advice = "say how many with --num-classes"  # here no classifier is left out
-        raise RunError(str(error).replace("pass reset_head=True to keep the model's own and load the rest", advice)) from error
+        raise RunError(
+            str(error).replace("pass reset_head=True to keep the model's own and load the rest", advice)
+        ) from error
 
 
 def _run_of_this_network(architecture: str, options: Options) -> Trained | None:

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from fastvit.deploy.request import INPUT_NAME, Limits, Request
-from fastvit.errors import ExportError
+from fastvit.errors import require_packages
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]  # contiguous float32 images (B, C, H, W) -> outputs
 
@@ -23,7 +22,8 @@ class Format(ABC):
         name: on the command line.
         suffix: of its files. An exported network is one file or folder, and those beside it with `companions`.
         runtime: what loads it.
-        packages: what converting and running needs besides torch, by distribution name -> module.
+        packages: what running needs besides torch, by distribution name -> module.
+        converters: what converting needs on top of that.
         extra: of fastvit that installs them.
         axes: what can stay open.
         limits: how far.
@@ -35,6 +35,7 @@ class Format(ABC):
     runtime: str
     companions: tuple[str, ...] = ()
     packages: dict[str, str] = {}  # noqa: RUF012 - a constant of each class
+    converters: dict[str, str] = {}  # noqa: RUF012
     extra: str | None = None
     axes: tuple[str, ...] = ("batch", "size")
     limits: Limits = Limits()
@@ -56,13 +57,15 @@ class Format(ABC):
         return self.load(path)
 
     def require(self) -> None:
-        """Raises ExportError, which names the extra, if a package is missing."""
-        missing = [name for name, module in self.packages.items() if find_spec(module) is None]
-        if missing:
-            raise ExportError(f'{self.name} needs {", ".join(missing)}: pip install "fastvit[{self.extra}]"')
+        """Raises MissingPackage, which names the extra, if something is missing that converting needs."""
+        require_packages(self.name, *self.converters.values(), *self.packages.values(), extra=self.extra or "")
+
+    def require_runtime(self) -> None:
+        """As `require`, for running."""
+        require_packages(f"running {self.name}", *self.packages.values(), extra=self.extra or "")
 
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__, **{name: version(name) for name in self.packages}}
+        return {"torch": torch.__version__, **{name: version(name) for name in (*self.converters, *self.packages)}}
 
     def files(self, path: Path) -> list[Path]:
         """What belongs to the exported network `path`."""

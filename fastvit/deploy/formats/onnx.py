@@ -19,7 +19,8 @@ class Onnx(Format):
     name = "onnx"
     suffix = ".onnx"
     runtime = "ONNX Runtime"
-    packages = {**PACKAGES, "onnxruntime": "onnxruntime"}  # noqa: RUF012
+    packages = {"onnxruntime": "onnxruntime"}  # noqa: RUF012
+    converters = PACKAGES
     extra = "export"
 
     def convert(self, request: Request, path: Path) -> None:

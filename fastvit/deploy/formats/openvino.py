@@ -17,7 +17,8 @@ class OpenVino(Format):
     suffix = ".xml"
     runtime = "OpenVINO"
     companions = (".bin",)
-    packages = {**PACKAGES, "openvino": "openvino"}  # noqa: RUF012
+    packages = {"openvino": "openvino"}  # noqa: RUF012
+    converters = PACKAGES
     extra = "openvino"
 
     def convert(self, request: Request, path: Path) -> None:

@@ -4,7 +4,6 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +16,7 @@ from fastvit.deploy.formats.executorch import write_pte
 from fastvit.deploy.formats.format import export_program
 from fastvit.deploy.formats.onnx import write_onnx
 from fastvit.deploy.request import INPUT_NAME, Request
-from fastvit.errors import ExportError
+from fastvit.errors import require_packages
 
 
 class Quantizer(ABC):
@@ -44,9 +43,7 @@ class Quantizer(ABC):
         """
 
     def require(self) -> None:
-        missing = [name for name, module in self.packages.items() if find_spec(module.partition(".")[0]) is None]
-        if missing:
-            raise ExportError(f'int8 for {self.format} needs {", ".join(missing)}: pip install "fastvit[{self.extra}]"')
+        require_packages(f"int8 for {self.format}", *self.packages.values(), extra=self.extra)
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in self.packages}
