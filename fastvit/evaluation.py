@@ -39,10 +39,10 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
     if trained.task is not None:
         return trained.task
     if trained.does != "classification" or trained.preprocessing is None or trained.labels is None:
-        raise RunError(f"{trained.source} is no classifier that says what images go through: evaluate the run it is from")
+        raise RunError(f"{trained.source} is no classifier, or does not say what images go through: evaluate its run")
     stated = trained.preprocessing
     if stated.height != stated.width:
-        raise RunError(f"{trained.source} takes images of {stated.width}x{stated.height}: squares can be evaluated only")
+        raise RunError(f"{trained.source} takes images of {stated.width}x{stated.height}: only squares are evaluated")
     data = stated.to_dict() | {
         "dataset": "folder",
         "num_classes": len(trained.labels),

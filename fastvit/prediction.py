@@ -47,7 +47,8 @@ def find_images(names: Sequence[str]) -> list[Path]:
             if not files:
                 raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(IMAGE_SUFFIXES)}")
         else:
-            matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))
+            # Path.glob takes no absolute patterns.
+            matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
             files = [match for match in matches if match.is_file()]
             if not files:
                 raise DataError(f"there is no image or folder {name}")
@@ -65,8 +66,8 @@ def predict_files(
 ) -> Iterator[Predicted]:
     """What is said about each file, in their order. Files that cannot be read are among them.
 
-    Each thread takes a batch, and reads, prepares and predicts it. On a CPU each computes on one core, so that all cores
-    are busy and none waits for another; torch's own number of threads is then as before.
+    Each thread takes a batch, and reads, prepares and predicts it. On a CPU each computes on one core, so that all are
+    busy and none waits for another; torch's own number of threads is afterwards as before.
 
     Args:
         batch: images at a time.

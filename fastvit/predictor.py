@@ -1,4 +1,4 @@
-"""What every task can say about a single image. Its own way of saying it is in `fastvit.tasks.<task>.prediction`."""
+"""What every task can say about a single image; how each says it is in its own room."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.training.task import Task
 
-PREDICTORS = {"classification": "Classifier"}  # the class in `fastvit.tasks.<task>.prediction`
+PREDICTORS = {"classification": ("prediction", "Classifier")}  # module and class in `fastvit.tasks.<task>`
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class Prediction(ABC):
     @abstractmethod
     def summary(self, shown: Shown) -> str:
         """The same for people, in one line."""
+
+    def mask(self) -> Image.Image | None:
+        """A picture of the image's size whose pixels are classes, where that is what is predicted."""
+        return None
 
     @abstractmethod
     def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
@@ -88,7 +92,7 @@ class Predictor(ABC):
 def find_predictor(
     task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None
 ) -> type[Predictor]:
-    """The predictor of a task. Raises RunError, whose subject is the network, if there is none that it is enough for."""
+    """The predictor of a task. Raises RunError, whose subject is the network, if there is none or something is missing."""
     if task is None:
         raise RunError("gives features, which say nothing about an image by themselves")
     if task not in PREDICTORS:
@@ -96,4 +100,5 @@ def find_predictor(
     needed = {"preprocessing": preprocessing, "labels": labels}
     if missing := [name for name, value in needed.items() if value is None and task == "classification"]:
         raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    return getattr(import_module(f"fastvit.tasks.{task}.prediction"), PREDICTORS[task])
+    module, name = PREDICTORS[task]
+    return getattr(import_module(f"fastvit.tasks.{task}.{module}"), name)

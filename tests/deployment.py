@@ -33,5 +33,5 @@ def discerning_network() -> nn.Module:
 
 def need(name: str) -> None:
     """Skip the test if the packages of a format are not installed."""
-    for module in FORMATS[name].packages.values():
+    for module in (*FORMATS[name].packages.values(), *FORMATS[name].converters.values()):
         pytest.importorskip(module)

@@ -57,7 +57,7 @@ def test_both_forms_side_by_side(evaluated, short_run):
 
 
 def test_the_precision_is_the_one_that_was_asked_for(evaluated, short_run, tmp_path, capsys):
-    """Training says what it measures in its own precision; the same comes out here, and by another precision another."""
+    """What training has measured in its own precision comes out here, too, and something else in another precision."""
     evaluate([str(short_run), "--output", str(tmp_path), "--form", "unfused"])
     printed = capsys.readouterr().out
     for row in ("epoch 1 of 1", "top1", "parameters", "latency", "(in float32; "):

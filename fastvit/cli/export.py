@@ -152,7 +152,7 @@ def export_one(
         format=kind,
         dynamic=arguments.dynamic,
         card=Card(trained.preprocessing, labels, trained.weights, trained.architecture),
-        opset=arguments.opset if "onnx" in kind.packages else None,
+        opset=arguments.opset if "onnx" in kind.converters else None,
         overwrite=arguments.overwrite,
     )
     return summary(path, sidecar)

@@ -5,8 +5,10 @@ A subcommand is a module of this folder with a docstring, which is its help; `ad
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from fastvit.errors import exit_on_user_error, nearest
@@ -28,7 +30,21 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` by default."""
-    run(parse(sys.argv[1:] if argv is None else argv))
+    with ends_quietly():
+        run(parse(sys.argv[1:] if argv is None else argv))
+
+
+@contextmanager
+def ends_quietly() -> Iterator[None]:
+    """No traceback, and a shell's status, after Ctrl-C, and where a reader such as `head` has heard enough."""
+    try:
+        yield
+        sys.stdout.flush()  # else it fails when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # 128 and the number of SIGPIPE
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 and the number of SIGINT
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

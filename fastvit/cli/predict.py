@@ -91,13 +91,11 @@ def tell(
             elif predicted.prediction is not None:
                 tqdm.write(f"{predicted.path}: {predicted.prediction.summary(shown)}")
     seconds = time.perf_counter() - start
-    print(
-        f"{count - len(skipped)} images in {seconds:.1f} s, {(count - len(skipped)) / seconds:.0f} a second",
-        file=sys.stderr,
-    )
+    read = count - len(skipped)
+    print(f"{read} images in {seconds:.1f} s, {read / seconds:.0f} a second", file=sys.stderr)
     if skipped:
         print(f"{len(skipped)} skipped, which cannot be read: {some(skipped)}", file=sys.stderr)
     if written := [str(path) for path in (arguments.output, arguments.pictures) if path]:
         print(f"written: {', '.join(written)}")
-    if len(skipped) == count:
+    if not read:
         raise DataError("none of the images can be read")

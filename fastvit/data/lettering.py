@@ -30,7 +30,7 @@ def legible(names: Sequence[str]) -> tuple[list[str], Path | None]:
             best, most = font, known
         if known == len(names):
             break
-    drawn = [name if _has(best, each) else f"class {i}" for i, (name, each) in enumerate(zip(names, letters, strict=True))]
+    drawn = [name if _has(best, frozenset(name)) else f"class {i}" for i, name in enumerate(names)]
     return drawn, None if best == _usual_font() else best
 
 

@@ -40,7 +40,8 @@ class Preprocessing:
         """As a network of timm's was evaluated by its authors."""
         config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg), use_test_size=True)
         _, height, width = config["input_size"]
-        return cls(height, width, config["crop_pct"], config["interpolation"], config["mean"], config["std"])
+        mean, std = tuple(config["mean"]), tuple(config["std"])  # lists, where they come from a file
+        return cls(height, width, config["crop_pct"], config["interpolation"], mean, std)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":

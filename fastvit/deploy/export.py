@@ -51,7 +51,7 @@ def export(
     kind.require()
     if unsupported := set(dynamic) - set(kind.axes):
         raise ExportError(f"{kind.name} cannot keep open: {', '.join(sorted(unsupported))}")
-    if opset is not None and "onnx" not in kind.packages:
+    if opset is not None and "onnx" not in kind.converters:
         raise ExportError(f"an opset is for onnx and openvino, not for {kind.name}")
     require_free(path, kind, overwrite=overwrite)
     with placed_when_done(path, kind) as draft:

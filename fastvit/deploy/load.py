@@ -91,7 +91,7 @@ def load(
     path = Path(path)
     sidecar = read_sidecar(path)
     kind = get_format(sidecar["format"])
-    kind.require()
+    kind.require_runtime()
     settings = make_settings(dtype, threads, streams)
     kind.require_settings(settings)
     if isinstance(kind, ImageInput):

@@ -6,7 +6,7 @@ from torch import nn
 from torchvision.transforms import CenterCrop, Compose
 
 from fastvit import reparameterize_model
-from fastvit.errors import RecipeError
+from fastvit.errors import RecipeError, UserError
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
 from fastvit.runtime.allocator import keep_freed_memory
 
@@ -15,14 +15,17 @@ class Classifier:
     """The recipe's model on a device, and how its images are prepared."""
 
     def __init__(self, recipe: RobustnessRecipe, device: torch.device):
-        trained = recipe.model.find()
+        try:
+            trained = recipe.model.find()
+            model = trained.network
+        except UserError as error:
+            raise RecipeError(f"model: {error}") from error
         if trained.does != "classification" or trained.preprocessing is None:
             raise RecipeError(f"model.name: {recipe.model.name} is no classifier of images")
         if trained.task is None and any(each.kind == "corrupted_validation" for each in recipe.sets.values()):
             raise RecipeError("corrupted_validation is about the validation images of a run: set model.name to one")
         self.task, self.preprocessing = trained.task, trained.preprocessing
         self.num_classes = len(trained.labels)
-        model = trained.network
         if isinstance(model, nn.Module):
             memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
             fused = reparameterize_model(model) if recipe.model.form == "fused" else model

@@ -36,7 +36,7 @@ def load_trained(
     """A trained network with its preprocessing and its labels, ready to be called with an image.
 
     >>> model = fastvit.load_trained("runs/quickstart")
-    >>> model(PIL.Image.open("digit.png")).labels[0]
+    >>> model(image).labels[0]
     '7'
 
     Args:

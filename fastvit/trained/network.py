@@ -13,8 +13,8 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import ExportError, RunError
 from fastvit.predictor import Prediction, Predictor, find_predictor
 from fastvit.reparam import reparameterize_model
-from fastvit.training.task import Network, Task
 from fastvit.trained.name import Kind
+from fastvit.training.task import Network, Task
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def of_file(source: str, options: Options) -> Trained:
     """What was exported, by the JSON file beside it. Raises UserError."""
     path = Path(source)
     if path.suffix == ".safetensors" and path.exists() and not sidecar_path(path).exists():
-        raise RunError(f"{source} holds weights alone: name their network, and give the file with --checkpoint {source}")
+        raise RunError(f"{source} holds weights alone: name their network, and give the file with --checkpoint")
     sidecar = read_sidecar(path)
     labels, preprocessing = sidecar["labels"], sidecar["preprocessing"]
     low, high = sidecar["input"]["batch"]

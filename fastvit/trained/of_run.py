@@ -77,7 +77,7 @@ def of_recipe(source: str, options: Options) -> Trained:
 
 def _require_pretrained(source: str, recipe: Any) -> None:
     if recipe.task != "classification":
-        raise RecipeError(f"{source}: the hub has no weights for {recipe.task}, only for classifiers: give --checkpoint")
+        raise RecipeError(f"{source}: the hub has no weights for {recipe.task}: give those of a run with --checkpoint")
     config, _, _ = read_config(recipe.model.name, advice=ADVICE)
     if config["num_classes"] != recipe.data.num_classes:
         raise RecipeError(

@@ -15,6 +15,7 @@ from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.trained.of_run import ADVICE, run_of, words_for_weights
+from fastvit.weights import CheckpointError
 
 
 def of_timm(source: str, options: Options) -> Trained:
@@ -38,7 +39,7 @@ def of_timm(source: str, options: Options) -> Trained:
             return create_pretrained(source, advice=ADVICE, **asked).eval()
         model = timm.create_model(architecture, **asked).eval()
         if options.checkpoint:
-            load_weights(model, options.checkpoint)
+            _load_weights(model, options.checkpoint)
         return model
 
     trained = Trained(
@@ -73,6 +74,16 @@ def of_hub(source: str, options: Options) -> Trained:
         task=None,
         load=lambda: create_pretrained(source, advice=ADVICE, **_options(config["num_classes"], options)).eval(),
     )
+
+
+def _load_weights(model: nn.Module, checkpoint: Path) -> None:
+    try:
+        load_weights(model, checkpoint)
+    except CheckpointError as error:
+        advice = "say how many with --num-classes"  # here no classifier is left out
+        raise RunError(
+            str(error).replace("pass reset_head=True to keep the model's own and load the rest", advice)
+        ) from error
 
 
 def _run_of_this_network(architecture: str, options: Options) -> Trained | None:

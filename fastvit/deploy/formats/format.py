@@ -24,7 +24,8 @@ class Format(ABC):
         name: on the command line.
         suffix: of its files. An exported network is one file or folder, and those beside it with `companions`.
         runtime: what loads it.
-        packages: what converting and running needs besides torch, by distribution name -> module.
+        packages: what running needs besides torch, by distribution name -> module.
+        converters: what converting needs on top of that.
         extra: of fastvit that installs them.
         axes: what can stay open.
         limits: how far.
@@ -39,6 +40,7 @@ class Format(ABC):
     runtime: str
     companions: tuple[str, ...] = ()
     packages: dict[str, str] = {}  # noqa: RUF012 - a constant of each class
+    converters: dict[str, str] = {}  # noqa: RUF012
     extra: str | None = None
     axes: tuple[str, ...] = ("batch", "size")
     limits: Limits = Limits()
@@ -89,9 +91,12 @@ class Format(ABC):
         }
 
     def require(self) -> None:
-        """Raises MissingPackage, which names the extra, if a package is missing."""
-        if self.extra:
-            require_packages(self.name, *self.packages.values(), extra=self.extra)
+        """Raises MissingPackage, which names the extra, if something is missing that converting needs."""
+        require_packages(self.name, *self.converters.values(), *self.packages.values(), extra=self.extra or "")
+
+    def require_runtime(self) -> None:
+        """As `require`, for running."""
+        require_packages(f"running {self.name}", *self.packages.values(), extra=self.extra or "")
 
     def dtypes(self) -> Collection[torch.dtype]:
         """What its runtime can compute in, here."""
@@ -106,7 +111,7 @@ class Format(ABC):
             raise ExportError(f"{self.runtime} decides on its threads itself: leave out threads and streams")
 
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__, **{name: version(name) for name in self.packages}}
+        return {"torch": torch.__version__, **{name: version(name) for name in (*self.converters, *self.packages)}}
 
     def files(self, path: Path) -> list[Path]:
         """What belongs to the exported network `path`."""

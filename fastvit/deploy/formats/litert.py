@@ -9,24 +9,22 @@ from torch import Tensor, nn
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
-from fastvit.errors import require_packages
 
 
 class LiteRt(Format):
     """A .tflite file whose images are (B, H, W, C), as Android's libraries have them, normalized.
 
-    Running it needs `ai-edge-litert` alone. Writing it needs `litert-torch`, which wants torch below 2.15.
+    What converts, litert-torch, wants torch below 2.15; running needs no such.
     """
 
     name = "litert"
     suffix = ".tflite"
     runtime = "LiteRT"
     packages = {"ai-edge-litert": "ai_edge_litert"}  # noqa: RUF012
+    converters = {"litert-torch": "litert_torch"}  # noqa: RUF012
     extra = "litert"
     axes = ()
-
-    def require_to_write(self) -> None:
-        require_packages("writing litert", "litert_torch", extra="litert")
+    sets_threads = True
 
     def convert(self, request: Request, path: Path) -> None:
         network = ChannelsLast(request.network).eval()

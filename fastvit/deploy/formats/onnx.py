@@ -28,7 +28,8 @@ class Onnx(Format):
     name = "onnx"
     suffix = ".onnx"
     runtime = "ONNX Runtime"
-    packages = {**PACKAGES, "onnxruntime": "onnxruntime"}  # noqa: RUF012
+    packages = {"onnxruntime": "onnxruntime"}  # noqa: RUF012
+    converters = PACKAGES
     extra = "export"
     depthwise = True
     sets_threads = True

@@ -20,7 +20,8 @@ class OpenVino(Format):
     suffix = ".xml"
     runtime = "OpenVINO"
     companions = (".bin",)
-    packages = {**PACKAGES, "openvino": "openvino"}  # noqa: RUF012
+    packages = {"openvino": "openvino"}  # noqa: RUF012
+    converters = PACKAGES
     extra = "openvino"
     depthwise = True
     sets_threads = True

@@ -17,7 +17,7 @@ from PIL import Image
 from fastvit.deploy.comparison import compare_pixels
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.image_input import OnnxImage
-from fastvit.deploy.formats.onnx import PACKAGES, Onnx, onnx_of
+from fastvit.deploy.formats.onnx import Onnx, onnx_of
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.run import Run, Settings, make_settings
 from fastvit.errors import DataError, ExportError
@@ -50,7 +50,8 @@ class Web(Format):
     name = "web"
     suffix = ".web"
     runtime = "ONNX Runtime"
-    packages = {**PACKAGES, "onnxruntime": "onnxruntime"}  # noqa: RUF012
+    packages = Onnx.packages
+    converters = Onnx.converters
     extra = "export"
     axes = ()
     sets_threads = True

@@ -124,11 +124,7 @@ class Classification(Task):
         images = torch.stack([image for image, _ in samples])
         with torch.no_grad():
             predicted = model(images).argmax(1).tolist()
-        return prediction_grid(
-            self._colors(images),
-            predicted=[class_names[label] for label in predicted],
-            true=[class_names[label] for _, label in samples],
-        )
+        return prediction_grid(self._colors(images), predicted, [label for _, label in samples], class_names)
 
     def write_details(self, metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)
