@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deployment import LABELS, PREPROCESSING, need, small_network
+from deployment import PREPROCESSING, need, small_network
 from fastvit.deploy import FORMATS, Card, export, load
 from fastvit.errors import ExportError, MissingPackage, UserError
 from launch import complaint, script
