@@ -1,5 +1,6 @@
 """A folder as timm, transformers and the Hugging Face hub take it: config.json, model.safetensors, README.md."""
 
+import json
 from pathlib import Path
 
 import timm
@@ -44,6 +45,7 @@ class TimmFolder(Format):
             data_config=data_config(card),
             safe_serialization=True,
         )
+        say_once(path / "config.json")
         fused = {name: tensor.contiguous() for name, tensor in request.network.network.state_dict().items()}
         save_file(fused, path / FUSED, metadata={"format": "pt"})
         (path / "README.md").write_text(self.readme, encoding="utf-8")
@@ -51,6 +53,14 @@ class TimmFolder(Format):
     def load(self, path: Path, settings: Settings) -> Run:
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
         return run_of(Network(network).eval().requires_grad_(False))
+
+
+def say_once(path: Path) -> None:
+    """Take out of timm's configuration what it says twice: transformers hands both on, and fails."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("num_classes", "in_chans", "global_pool"):
+        config["model_args"].pop(name, None)
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def train_form(original: nn.Module, card: Card) -> nn.Module:
