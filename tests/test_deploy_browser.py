@@ -9,13 +9,26 @@ from PIL import Image
 from browser import chromium, need_npm, served
 from deployment import LABELS, PREPROCESSING, discerning_network, need
 from fastvit.data.digits import Digits
+from fastvit.data.whole_image import WholeImage
 from fastvit.deploy import Card, export
-from fastvit.deploy.formats.web import CONTENT_NETWORK, RUNTIME_FILES, Web
+from fastvit.deploy.formats.web import CONTENT_NETWORK, RUNTIME_FILES, Overlay, Web
+from fastvit.models import semantic_fpn
 from photographs import photographs
+from reference import randomize
 
 pytestmark = pytest.mark.slow  # a browser, 14 MB of runtime, and npm
 READY = "document.getElementById('status').textContent.startsWith('Choose')"
 ANSWERED = "document.getElementById('status').textContent.startsWith('Prepared')"
+
+OVERLAY = Overlay(
+    WholeImage(96, 200, 32, PREPROCESSING.mean, PREPROCESSING.std), ((20, 20, 20), (250, 80, 0), (0, 200, 80))
+)
+PAINTED = """() => {
+    const canvas = document.getElementById("overlay"), colors = new Set();
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < data.length; i += 4) colors.add(data.slice(i, i + 3).join());
+    return [...colors].map((color) => color.split(",").map(Number));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -245,4 +258,35 @@ def test_a_runtime_that_was_changed_is_not_run(browser, folder, online):
     page.goto(online)
     page.wait_for_function("document.getElementById('error').textContent")
     assert "cannot be loaded, or is not what it should be" in page.locator("#error").inner_text()
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    """A small one, whose classes all occur."""
+    network = randomize(semantic_fpn("fastvit_t8", num_classes=3)).eval()
+    with torch.no_grad():
+        logits = network(OVERLAY.preprocessing.transform()(photographs()["as it is"])[None])
+        network.classifier.bias -= logits.mean((0, 2, 3))
+    return network
+
+
+def test_a_segmenter_paints_the_classes_of_pixels(browser, folder, segmenter, pictures, tmp_path):
+    path = tmp_path / "scenes.web"
+    card = Card(labels=("sky", "roof", "tree"))
+    export(segmenter, path, torch.zeros(1, 3, 64, 64), format=Web(overlay=OVERLAY), card=card)
+    page = browser.new_page()
+    page.route(f"{CONTENT_NETWORK}/*", ContentNetwork(folder))
+    with served(path) as address:
+        page.goto(address)
+        page.wait_for_function(READY)
+        for name in ("as it is", "panorama"):
+            found = ask(page, pictures[name])
+            with torch.no_grad():
+                logits = segmenter(OVERLAY.preprocessing.transform()(photographs()[name])[None])[0]
+            right = logits.argmax(0)
+            shares = right.flatten().bincount(minlength=3) / right.numel()
+            assert found == pytest.approx(dict(zip(card.labels, shares.tolist(), strict=True)), abs=1e-3)
+            assert page.get_by_label("Colors").is_visible()
+            assert {tuple(color) for color in page.evaluate(PAINTED)} == set(OVERLAY.colors)
     page.close()

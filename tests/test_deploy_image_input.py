@@ -10,6 +10,7 @@ import torch
 from deployment import LABELS, PREPROCESSING, discerning_network, need
 from fastvit.deploy import FORMATS, Card, export, load
 from fastvit.errors import ExportError
+from fastvit.trained import load_trained
 from launch import complaint, script
 from photographs import array, photographs
 
@@ -63,6 +64,12 @@ def test_the_labels_are_in_the_file_itself(path):
     else:
         labels = pytest.importorskip("openvino").Core().read_model(path).get_rt_info("labels").astype(str)
     assert tuple(json.loads(labels)) == LABELS
+
+
+def test_images_are_predicted_by_it(model, path):
+    image = photographs()["portrait"]
+    prediction = load_trained(path)(image)
+    assert prediction.label == LABELS[int(expected(model, image).argmax())]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from deployment import PREPROCESSING
+from fastvit.data.whole_image import WholeImage
 from fastvit.errors import ExportError
 from photographs import array, photographs
 
@@ -30,6 +31,15 @@ def test_the_same_bits_as_pillow_and_timm(interpolation, shape):
     run, transform = by_onnxruntime(preprocessing_graph(preprocessing)), preprocessing.transform()
     for name, image in photographs().items():
         np.testing.assert_array_equal(run(image), transform(image).numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(("short", "long", "divisor"), [(48, 96, 32), (100, 1000, 1), (None, 0, 8)])
+def test_the_same_colors_of_whole_images(short, long, divisor):
+    whole = WholeImage(short, long, divisor, PREPROCESSING.mean, PREPROCESSING.std)
+    run, transform = by_onnxruntime(preprocessing_graph(whole)), whole.transform()
+    for name in ("as it is", "portrait", "panorama", "smaller than the crop", "one row"):
+        image = photographs()[name]
+        np.testing.assert_allclose(run(image), transform(image).numpy(), atol=1e-6, rtol=0, err_msg=name)
 
 
 @pytest.mark.parametrize("name", ["as it is", "panorama", "smaller than the crop", "12 megapixels"])

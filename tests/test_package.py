@@ -44,7 +44,7 @@ FLOORS = (
     ("deploy", "training"),
     ("tasks",),
     ("trained",),
-    ("evaluation", "prediction", "robustness", "benchmark"),
+    ("evaluation", "prediction", "model_card", "robustness", "benchmark"),
     ("cli",),
     ("__main__",),
 )

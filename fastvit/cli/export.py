@@ -20,6 +20,7 @@ from fastvit.errors import ExportError
 
 if TYPE_CHECKING:
     from fastvit.deploy.formats import Format
+    from fastvit.deploy.formats.web import Overlay
     from fastvit.deploy.sidecar import Sidecar
     from fastvit.trained import Trained
 
@@ -93,7 +94,8 @@ def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, fo
     if (arguments.offline or arguments.examples) and "web" not in arguments.format:
         raise ExportError("--offline and --examples are for a page: add --format web, or leave them out")
     if name == "web":
-        return Web(offline=arguments.offline, examples=example_pictures(arguments.examples, trained, folder))
+        examples = example_pictures(arguments.examples, trained, folder)
+        return Web(offline=arguments.offline, examples=examples, overlay=overlay_of(trained))
     if name == "timm":
         return TimmFolder(model_card(trained, title=arguments.name or trained.name))
     if arguments.preprocessing == "outside":
@@ -102,6 +104,19 @@ def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, fo
     if inside is None:
         raise ExportError(f"--preprocessing inside is for onnx, openvino and coreml; {name} cannot have it")
     return get_format(inside)
+
+
+def overlay_of(trained: "Trained") -> "Overlay | None":
+    """What a page paints over a picture, of a segmenter."""
+    if trained.does != "segmentation":
+        return None
+    from fastvit.data.whole_image import WholeImage
+    from fastvit.deploy.formats.web import Overlay
+    from fastvit.tasks.segmentation.picture import class_colors
+
+    task = trained.task
+    colors = (255 * class_colors(task.recipe.data.num_classes)).round().int().tolist()
+    return Overlay(WholeImage(*task.box, *task.normalization), tuple(map(tuple, colors)))
 
 
 def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list[Path]:

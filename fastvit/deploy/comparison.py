@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.whole_image import WholeImage
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.run import Run, computed
 from fastvit.errors import ExportError
@@ -34,17 +36,20 @@ def compare(run: Run, request: Request) -> list[dict[str, Any]]:
     return errors
 
 
-def compare_pixels(prepare: Callable[[np.ndarray], np.ndarray], request: Request) -> list[dict[str, Any]]:
+def compare_pixels(
+    prepare: Callable[[np.ndarray], np.ndarray], preprocessing: Preprocessing | WholeImage, request: Request
+) -> list[dict[str, Any]]:
     """The largest difference of a network's input from what the transform in Python makes, for pictures of odd sizes.
 
     Args:
         prepare: an RGB picture, uint8 (H, W, 3), as (1, 3, height, width), normalized.
+        preprocessing: what that should be.
 
     Raises:
         ExportError: it is more than one of 255 levels.
     """
-    transform = request.card.preprocessing.transform()
-    level = 1.01 / (255 * min(request.card.preprocessing.std))
+    transform = preprocessing.transform()
+    level = 1.01 / (255 * min(preprocessing.std))
     results = []
     for picture in pictures(request):
         difference = np.abs(prepare(np.asarray(picture))[0] - transform(picture).numpy()).max()

@@ -17,6 +17,7 @@ from onnxscript import FLOAT, UINT8, OnnxFunction, optimizer, script
 from onnxscript import opset20 as op
 
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.whole_image import WholeImage
 from fastvit.errors import ExportError
 
 IMAGE_NAME = "image"
@@ -84,6 +85,58 @@ def resampling(kernel: OnnxFunction, support: int, block: int) -> OnnxFunction:
     return resample
 
 
+def preprocessing_graph(preprocessing: Preprocessing | WholeImage) -> ModelProto:
+    """A model from `image`, uint8 (H, W, 3) of any size, to `pixels`, float32 (1, 3, height, width), normalized.
+
+    Raises:
+        ExportError: this preprocessing is not a resize by Pillow's bilinear or bicubic and a crop.
+    """
+    is_whole = isinstance(preprocessing, WholeImage)
+    kernel = "bilinear" if is_whole else preprocessing.interpolation
+    if kernel not in KERNELS:
+        how = kernel or "in a way of the task"
+        raise ExportError(f"preprocessing inside needs images resized by {' or '.join(KERNELS)}, not {how}")
+    place = whole_in_box(preprocessing) if is_whole else cropped(preprocessing)
+    resample = resampling(*KERNELS[kernel], block=16)
+    mean, std = (list(values) for values in (preprocessing.mean, preprocessing.std))
+
+    @script(default_opset=op)
+    def graph(image: UINT8[None, None, 3]) -> FLOAT[1, 3, None, None]:
+        height, width = op.Shape(image, start=0, end=1), op.Shape(image, start=1, end=2)
+        new_height, new_width, top, left, high, wide = place(height, width)
+        # Transposing is quick as long as it is two-dimensional.
+        columns = op.Transpose(op.Reshape(image, [0, -1]), perm=[1, 0])  # (W * 3, H)
+        columns = op.Reshape(columns, op.Concat(width, [-1], axis=0))
+        columns = resample(columns, width, new_width, left, wide)  # (wide, H * 3)
+        rows = op.Transpose(op.Reshape(columns, op.Concat([-1], height, axis=0)), perm=[1, 0])
+        rows = resample(rows, height, new_height, top, high)  # (high, wide * 3)
+        colors = op.Transpose(op.Reshape(rows, op.Concat([1], high, wide, [3], axis=0)), perm=[0, 3, 1, 2])
+        each = op.Constant(value_ints=[1, 3, 1, 1])
+        shift = op.Reshape(op.Constant(value_floats=mean), each)
+        scale = op.Reshape(op.Constant(value_floats=std), each)
+        pixels = (colors / 255.0 - shift) / scale
+        return pixels  # noqa: RET504 - the name of the output
+
+    return optimizer.optimize(graph.to_model_proto())
+
+
+def cropped(preprocessing: Preprocessing) -> OnnxFunction:
+    """(height, width) -> the resized (height, width), and (top, left, height, width) of the crop in it."""
+    crop = preprocessing.height, preprocessing.width
+    high, wide = crop
+    target = [math.floor(side / preprocessing.crop_pct) for side in crop]
+    resized = shorter_side_to(target[0]) if target[0] == target[1] else to_cover(*target)
+
+    @script(default_opset=op)
+    def place(height, width):
+        new_height, new_width = resized(height, width)
+        crop_height, crop_width = op.Constant(value_ints=[high]), op.Constant(value_ints=[wide])
+        top, left = centered(new_height, crop_height), centered(new_width, crop_width)
+        return new_height, new_width, top, left, crop_height, crop_width
+
+    return place
+
+
 @script(default_opset=op)
 def centered(resized, crop):
     """Where a centered crop begins, halves to the even side, as Python rounds."""
@@ -103,8 +156,7 @@ def shorter_side_to(side: int) -> OnnxFunction:
 
 def to_cover(target_height: int, target_width: int) -> OnnxFunction:
     """Both sides resized so that they just cover the target, rounded: timm's `ResizeKeepRatio`."""
-    targets = float(target_height), float(target_width)
-    across, down = targets[1], targets[0]
+    down, across = float(target_height), float(target_width)
 
     @script(default_opset=op)
     def resized(height, width):
@@ -115,42 +167,34 @@ def to_cover(target_height: int, target_width: int) -> OnnxFunction:
     return resized
 
 
-def preprocessing_graph(preprocessing: Preprocessing) -> ModelProto:
-    """A model from `image`, uint8 (H, W, 3) of any size, to `pixels`, float32 (1, 3, height, width), normalized.
-
-    Raises:
-        ExportError: this preprocessing is not a resize by Pillow's bilinear or bicubic and a crop.
-    """
-    if preprocessing.interpolation not in KERNELS:
-        raise ExportError(
-            f"preprocessing inside needs images resized by {' or '.join(KERNELS)}, "
-            f"not {preprocessing.interpolation or 'in a way of the task'}"
-        )
-    high, wide = preprocessing.height, preprocessing.width
-    target = [math.floor(side / preprocessing.crop_pct) for side in (high, wide)]
-    new_size = shorter_side_to(target[0]) if target[0] == target[1] else to_cover(*target)
-    resample = resampling(*KERNELS[preprocessing.interpolation], block=16)
-    mean, std = (list(values) for values in (preprocessing.mean, preprocessing.std))
+def whole_in_box(box: WholeImage) -> OnnxFunction:
+    """As `cropped`, of all of the image."""
+    short, long, divisor = float(box.short or 0), float(box.long), box.divisor
 
     @script(default_opset=op)
-    def graph(image: UINT8[None, None, 3]) -> FLOAT[1, 3, high, wide]:
-        height, width = op.Shape(image, start=0, end=1), op.Shape(image, start=1, end=2)
-        new_height, new_width = new_size(height, width)
-        crop_height, crop_width = op.Constant(value_ints=[high]), op.Constant(value_ints=[wide])
-        # Transposing is quick as long as it is two-dimensional.
-        columns = op.Transpose(op.Reshape(image, [0, -1]), perm=[1, 0])  # (W * 3, H)
-        columns = op.Reshape(columns, op.Concat(width, [-1], axis=0))
-        columns = resample(columns, width, new_width, centered(new_width, crop_width), crop_width)
-        rows = op.Transpose(op.Reshape(columns, op.Concat([-1], height, axis=0)), perm=[1, 0])  # (H, width * 3)
-        rows = resample(rows, height, new_height, centered(new_height, crop_height), crop_height)
-        colors = op.Transpose(op.Reshape(rows, op.Constant(value_ints=[1, high, wide, 3])), perm=[0, 3, 1, 2])
-        each = op.Constant(value_ints=[1, 3, 1, 1])
-        shift = op.Reshape(op.Constant(value_floats=mean), each)
-        scale = op.Reshape(op.Constant(value_floats=std), each)
-        pixels = (colors / 255.0 - shift) / scale
-        return pixels  # noqa: RET504 - the name of the output
+    def fitted(side, factor):
+        rounded = op.Cast(op.Round(op.Cast(side, to=DOUBLE) * factor), to=INT64)
+        return op.Max((rounded + (divisor - 1)) / divisor, 1) * divisor
 
-    return optimizer.optimize(graph.to_model_proto())
+    @script(default_opset=op)
+    def fitting(height, width):
+        shorter, longer = op.Cast(op.Min(height, width), to=DOUBLE), op.Cast(op.Max(height, width), to=DOUBLE)
+        return op.Min(short / shorter, long / longer)
+
+    @script(default_opset=op)
+    def unchanged(height, width):
+        return op.Cast(op.Constant(value_float=1.0), to=DOUBLE)
+
+    factor_of = unchanged if box.short is None else fitting
+
+    @script(default_opset=op)
+    def place(height, width):
+        factor = factor_of(height, width)
+        high, wide = fitted(height, factor), fitted(width, factor)
+        zero = 0 * high
+        return high, wide, zero, zero, high, wide
+
+    return place
 
 
 def joined(preprocessing: ModelProto, network: ModelProto) -> ModelProto:

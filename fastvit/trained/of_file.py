@@ -23,7 +23,8 @@ def of_file(source: str, options: Options) -> Trained:
         raise RunError(f"{source} holds weights alone: name their network, and give the file with --checkpoint")
     sidecar = read_sidecar(path)
     labels, preprocessing = sidecar["labels"], sidecar["preprocessing"]
-    low, high = sidecar["input"]["batch"]
+    takes_images = sidecar["input"]["layout"] == "HWC"
+    low, high = (1, 1) if takes_images else sidecar["input"]["batch"]
     return Trained(
         source=source,
         name=path.name.partition(".")[0],
@@ -34,7 +35,7 @@ def of_file(source: str, options: Options) -> Trained:
         weights=source,
         architecture=sidecar["architecture"],
         task=None,
-        load=lambda: AnyBatch(load(path), low, high),
+        load=lambda: load(path) if takes_images else AnyBatch(load(path), low, high),
     )
 
 

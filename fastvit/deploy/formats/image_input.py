@@ -65,8 +65,9 @@ class ImageInput(Format):
         from fastvit.deploy.preprocessing_graph import preprocessing_graph
 
         settings = make_settings()
-        graph = preprocessing_graph(request.card.preprocessing).SerializeToString()
-        results = compare_pixels(self.run_on_images(graph, settings), request)
+        preprocessing = request.card.preprocessing
+        graph = preprocessing_graph(preprocessing).SerializeToString()
+        results = compare_pixels(self.run_on_images(graph, settings), preprocessing, request)
         differences = compare_probabilities(self.run_on_images(path, settings), request)
         if not max(differences) <= TOLERANCE:
             raise ExportError(

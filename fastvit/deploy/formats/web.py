@@ -6,6 +6,7 @@ import subprocess
 import tarfile
 from base64 import b64encode
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha384
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from PIL import Image
 
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.whole_image import WholeImage
 from fastvit.deploy.comparison import compare_pixels
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.image_input import OnnxImage
@@ -39,12 +42,26 @@ NETWORK, PREPROCESSING = "network.onnx", "preprocessing.onnx"
 BROWSERS_READ = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """What a page needs to paint the classes of pixels over a picture.
+
+    Attributes:
+        preprocessing: of the network, which gives logits (1, classes, height, width).
+        colors: of each class, red, green and blue from 0 to 255.
+    """
+
+    preprocessing: WholeImage
+    colors: tuple[tuple[int, int, int], ...]
+
+
 class Web(Format):
     """A folder for any web server: a page, the network and its preprocessing as ONNX, and `page.json` about them.
 
     Args:
         offline: the runtime lies beside the page, 41 MB that npm fetches now, in place of a public content network.
         examples: pictures that a visitor can click on.
+        overlay: for a network that segments; without one it is a classifier.
     """
 
     name = "web"
@@ -56,8 +73,8 @@ class Web(Format):
     axes = ()
     sets_threads = True
 
-    def __init__(self, *, offline: bool = False, examples: Sequence[Path] = ()):
-        self.offline, self.examples = offline, tuple(examples)
+    def __init__(self, *, offline: bool = False, examples: Sequence[Path] = (), overlay: Overlay | None = None):
+        self.offline, self.examples, self.overlay = offline, tuple(examples), overlay
 
     def require(self) -> None:
         super().require()
@@ -74,19 +91,43 @@ class Web(Format):
 
         from fastvit.deploy.preprocessing_graph import preprocessing_graph
 
-        if request.card.preprocessing is None or request.card.labels is None:
-            raise ExportError("a page is for classifiers: this network has no labels or no preprocessing")
-        preprocessing = preprocessing_graph(request.card.preprocessing)
+        if request.card.labels is None or self._preprocessing(request) is None:
+            raise ExportError(
+                "a page is for classifiers and segmenters: this network has no labels or no preprocessing"
+            )
+        preprocessing = preprocessing_graph(self._preprocessing(request))
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
-        (path / NETWORK).write_bytes(onnx_of(request).content)
+        (path / NETWORK).write_bytes(onnx_of(self._opened(request)).content)
         save(preprocessing, path / PREPROCESSING)
-        page = describe_page(request, path.stem, examples=self._copy_examples(path))
+        page = self._describe(request, path.stem, self._copy_examples(path))
         if self.offline:
             copy_runtime(path)
-        page["runtime"] = runtime_files("." if self.offline else CONTENT_NETWORK)
         (path / "page.json").write_text(json.dumps(page, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _preprocessing(self, request: Request) -> Preprocessing | WholeImage | None:
+        return self.overlay.preprocessing if self.overlay else request.card.preprocessing
+
+    def _opened(self, request: Request) -> Request:
+        """Whole images have sizes of their own."""
+        return replace(request, dynamic=frozenset({"size"})) if self.overlay else request
+
+    def _describe(self, request: Request, title: str, examples: Sequence[str]) -> dict[str, Any]:
+        """What the page says and shows."""
+        card = request.card
+        parameters = sum(parameter.numel() for parameter in request.network.parameters())
+        name = f"{card.architecture['name']}, " if card.architecture else ""
+        return {
+            "title": title,
+            "about": f"{name}{len(card.labels)} classes, {parameters / 1e6:.1f} million parameters",
+            "labels": list(card.labels),
+            "colors": self.overlay and self.overlay.colors,
+            "network": NETWORK,
+            "preprocessing": PREPROCESSING,
+            "examples": list(examples),
+            "runtime": runtime_files("." if self.offline else CONTENT_NETWORK),
+        }
 
     def _copy_examples(self, path: Path) -> list[str]:
         names = [f"example-{i + 1}{example.suffix.lower()}" for i, example in enumerate(self.examples)]
@@ -99,23 +140,11 @@ class Web(Format):
 
     def check(self, path: Path, request: Request) -> dict[str, Any]:
         prepare = OnnxImage().run_on_images(path / PREPROCESSING, make_settings())
-        return super().check(path, request) | {"pictures": compare_pixels(prepare, request)}
+        pictures = compare_pixels(prepare, self._preprocessing(request), request)
+        return super().check(path, self._opened(request)) | {"pictures": pictures}
 
-
-def describe_page(request: Request, title: str, *, examples: Sequence[str]) -> dict[str, Any]:
-    """What the page says and shows."""
-    parameters = sum(parameter.numel() for parameter in request.network.parameters())
-    card = request.card
-    name = f"{card.architecture['name']}, " if card.architecture else ""
-    return {
-        "title": title,
-        "about": f"{name}{len(card.labels)} classes, {parameters / 1e6:.1f} million parameters",
-        "task": "classification",
-        "labels": list(card.labels),
-        "network": NETWORK,
-        "preprocessing": PREPROCESSING,
-        "examples": list(examples),
-    }
+    def interface(self, request: Request) -> dict[str, Any]:
+        return super().interface(self._opened(request))
 
 
 def runtime_files(folder: str) -> dict[str, Any]:

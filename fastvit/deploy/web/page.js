@@ -54,7 +54,7 @@ async function run(picture, device) {
   const { output } = await networks[device].run({ images });
   const values = await output.getData();
   const milliseconds = [prepared - start, performance.now() - prepared].map(Math.round);
-  return { values, dims: output.dims, size: pixels.dims.slice(2), milliseconds };
+  return { values, dims: output.dims, milliseconds };
 }
 
 function softmax(logits) {
@@ -72,25 +72,11 @@ function mostProbable({ values }) {
     .slice(0, TOP);
 }
 
-// The class of each pixel: logits (1, classes, height, width), interpolated linearly to `high` x `wide` pixels.
-function labelMap({ values, dims: [, classes, height, width] }, high, wide) {
-  const between = (size, count) => Array.from({ length: count }, (_, i) => {
-    const at = Math.min(Math.max(((i + 0.5) * size) / count - 0.5, 0), size - 1), low = Math.floor(at);
-    return [low, Math.min(low + 1, size - 1), at - low];
-  });
-  const rows = between(height, high), columns = between(width, wide);
-  const labels = new Uint16Array(high * wide), best = new Float32Array(high * wide).fill(-Infinity);
-  for (let label = 0; label < classes; label++) {
-    for (let y = 0, i = 0; y < high; y++) {
-      const [above, below, down] = rows[y];
-      const top = (label * height + above) * width, bottom = (label * height + below) * width;
-      for (let x = 0; x < wide; x++, i++) {
-        const [left, right, across] = columns[x];
-        const upper = values[top + left] * (1 - across) + values[top + right] * across;
-        const lower = values[bottom + left] * (1 - across) + values[bottom + right] * across;
-        const logit = upper * (1 - down) + lower * down;
-        if (logit > best[i]) { best[i] = logit; labels[i] = label; }
-      }
+function classOfEachPixel({ values, dims: [, classes, height, width] }) {
+  const size = height * width, best = values.slice(0, size), labels = new Uint16Array(size);
+  for (let label = 1; label < classes; label++) {
+    for (let i = 0, j = label * size; i < size; i++, j++) {
+      if (values[j] > best[i]) [best[i], labels[i]] = [values[j], label];
     }
   }
   return labels;
@@ -133,7 +119,7 @@ function showList(entries) {
   $("results").replaceChildren(...items);
 }
 
-function showLabels(labels, wide, high) {
+function showClasses(labels, high, wide) {
   const counts = new Array(page.labels.length).fill(0);
   const image = new ImageData(wide, high), small = new OffscreenCanvas(wide, high);
   labels.forEach((label, i) => {
@@ -159,9 +145,8 @@ async function answer() {
   const device = document.querySelector("input[name=device]:checked").value;
   await loadNetwork(device);
   const result = await run(imageDataOf(current.bitmap), device);
-  if (page.task === "segmentation") {
-    const [high, wide] = result.size;
-    showLabels(labelMap(result, high, wide), wide, high);
+  if (page.colors) {
+    showClasses(classOfEachPixel(result), ...result.dims.slice(2));
   } else {
     showList(mostProbable(result));
   }

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -84,3 +85,13 @@ class Classifier(Predictor):
         logits = self.network(self.preprocessing.normalize(crops))
         probabilities = logits.float().softmax(dim=1).cpu()
         return [Classes(self.labels, each) for each in probabilities]
+
+
+class ImageClassifier(Classifier):
+    """The same by an exported file with its preprocessing inside."""
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image)
+
+    def predict(self, prepared: Sequence[np.ndarray]) -> list[Classes]:
+        return [Classes(self.labels, self.network(image)) for image in prepared]
