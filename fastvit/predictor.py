@@ -92,7 +92,7 @@ class Predictor(ABC):
 def find_predictor(
     task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None
 ) -> type[Predictor]:
-    """The predictor of a task. Raises RunError, whose subject is the network, if there is none or something is missing."""
+    """The predictor of a task. Raises RunError, whose subject is the network, if there is none, or it needs more."""
     if task is None:
         raise RunError("gives features, which say nothing about an image by themselves")
     if task not in PREDICTORS:

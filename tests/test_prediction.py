@@ -190,7 +190,11 @@ def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predicto
         ("empty", [], "there are no images in"),
         ("bad.png", [], "none of the images can be read"),
         (".", ["--model", "fastvit_t9"], "did you mean fastvit_t8?"),
-        (".", ["--model", "fastvit_t8"], "has no weights of its own: give a tag (apple_dist_in1k, apple_in1k)"),
+        (
+            ".",
+            ["--model", "fastvit_t8"],
+            "has no weights of its own: give a tag (fastvit_t8.apple_dist_in1k, fastvit_t8.apple_in1k)",
+        ),
         (".", ["--model", "missing.onnx"], "there is no exported network"),
         (".", ["--top", "0"], "--top is 0, and has to be at least 1"),
         (".", ["--top", "-1"], "--top is -1, and has to be at least 1"),
