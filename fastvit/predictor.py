@@ -13,7 +13,12 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.training.task import Task
 
-PREDICTORS = {"classification": ("prediction", "Classifier")}  # module and class in `fastvit.tasks.<task>`
+PREDICTORS = {  # module and class in `fastvit.tasks.<task>`
+    "classification": ("prediction", "Classifier"),
+    "segmentation": ("prediction", "Segmenter"),
+    "detection": ("prediction", "Detector"),
+    "hand_mesh": ("predictor", "HandPredictor"),
+}
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ class Predictor(ABC):
 
 
 def find_predictor(
-    task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None
+    task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None, settings: Task | None
 ) -> type[Predictor]:
     """The predictor of a task. Raises RunError, whose subject is the network, if there is none, or it needs more."""
     if task is None:
@@ -100,5 +105,7 @@ def find_predictor(
     needed = {"preprocessing": preprocessing, "labels": labels}
     if missing := [name for name, value in needed.items() if value is None and task == "classification"]:
         raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
+    if task != "classification" and settings is None:
+        raise RunError(f"is an exported file for {task}, which does not say its settings: name the run that it is from")
     module, name = PREDICTORS[task]
     return getattr(import_module(f"fastvit.tasks.{task}.{module}"), name)
