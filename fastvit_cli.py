@@ -12,5 +12,6 @@ def main() -> None:
 
     with ends_quietly():
         command = parse(sys.argv[1:])
-        spec.loader.exec_module(package)
+        if not command.light:
+            spec.loader.exec_module(package)
         run(command)

@@ -6,6 +6,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+# The extra of fastvit that brings a module; several bring some of them, and this is the one to ask for.
+EXTRAS = {
+    **dict.fromkeys(("pydantic", "tensorboard", "matplotlib", "sklearn"), "train"),
+    **dict.fromkeys(("webdataset", "datasets"), "streams"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    **dict.fromkeys(("openvino", "nncf"), "openvino"),
+    **dict.fromkeys(("executorch", "torchao"), "executorch"),
+    "coremltools": "coreml",
+    "imagecorruptions": "corruptions",
+    "pycocotools": "detection",
+    "roma": "hand",
+    "wandb": "wandb",
+}
+
 
 class UserError(ValueError):
     """Something about the user's recipe, data or files. The message is a sentence that says what, and the fix."""
@@ -70,9 +84,19 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback."""
+    """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback.
+
+    The import of a module that an extra brings is such an error, wherever it fails.
+    """
     try:
         yield
+        return
     except UserError as error:
-        print(error.sentence(), file=sys.stderr)
-        sys.exit(2)
+        sentence = error.sentence()
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        sentence = str(MissingPackage("this", module, extra=EXTRAS[module]))
+    print(sentence, file=sys.stderr)
+    sys.exit(2)

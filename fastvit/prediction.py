@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, read_image
@@ -181,8 +182,22 @@ def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
     if predicted.prediction is None:
         return
     picture = predicted.prediction.draw(read_image(predicted.path), shown)  # read again: many at once are too large
+    _save(picture, target, quality=90)
+
+
+def save_mask(predicted: Predicted, target: Path) -> None:
+    """Write the classes of the pixels as .png. Raises RunError, also if it is not pixels that are predicted."""
+    if predicted.prediction is None:
+        return
+    mask = predicted.prediction.mask()
+    if mask is None:
+        raise RunError("--masks is for segmentation: these predictions have no classes of pixels")
+    _save(mask, target.with_suffix(".png"))
+
+
+def _save(picture: Image.Image, target: Path, **options: Any) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target, quality=90)
+        picture.save(target, **options)
     except OSError as error:
         raise RunError(f"the picture {target} cannot be written ({error})") from error

@@ -190,7 +190,11 @@ def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predicto
         ("empty", [], "there are no images in"),
         ("bad.png", [], "none of the images can be read"),
         (".", ["--model", "fastvit_t9"], "did you mean fastvit_t8?"),
-        (".", ["--model", "fastvit_t8"], "has no weights of its own: give a tag (apple_dist_in1k, apple_in1k)"),
+        (
+            ".",
+            ["--model", "fastvit_t8"],
+            "has no weights of its own: give a tag (fastvit_t8.apple_dist_in1k, fastvit_t8.apple_in1k)",
+        ),
         (".", ["--model", "missing.onnx"], "there is no exported network"),
         (".", ["--top", "0"], "--top is 0, and has to be at least 1"),
         (".", ["--top", "-1"], "--top is -1, and has to be at least 1"),
@@ -211,6 +215,37 @@ def test_bad_input_gets_a_sentence(random_run, images, tmp_path, monkeypatch, ca
     assert message in said.splitlines()[-1]
     assert len(said.splitlines()) == (1 if image != "bad.png" else 3)  # how many images, what was skipped, and the end
     assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "columns", "content"),
+    [
+        ("segmentation_digits", ["label", "share"], {"classes"}),
+        ("detection_digits", ["label", "score", "left", "top", "right", "bottom"], {"objects"}),
+        ("hand_mesh_synthetic", ["joint", "left", "top", "x", "y", "z"], {"points", "joints", "vertices", "camera"}),
+    ],
+)
+def test_every_task_says_it_its_own_way(recipe, columns, content, images, tmp_path):
+    arguments = [str(images / "0.png"), str(images / "4.png"), "--model", f"quickstart/{recipe}", "--random-weights"]
+    arguments += ["--score", "0"]
+    masks = ["--masks", str(tmp_path / "masks")] if recipe == "segmentation_digits" else []
+    predict([*arguments, "--output", str(tmp_path / "p.csv"), "--pictures", str(tmp_path / "pictures"), *masks])
+    predict([*arguments, "--output", str(tmp_path / "p.jsonl")])
+    with (tmp_path / "p.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["image", *columns]
+    assert len({row["image"] for row in table}) == 2
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"image", *content}] * 2
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"0.png", "4.png"}
+    if masks:
+        with Image.open(tmp_path / "masks" / "4.png") as mask:
+            assert mask.size == (80, 48)
+
+
+def test_masks_are_of_segmentation(random_run, images, tmp_path, capsys):
+    arguments = [str(images / "0.png"), "--model", str(random_run), "--masks", str(tmp_path / "masks")]
+    assert "--masks is for segmentation" in complaint(predict, arguments, capsys)
 
 
 def test_what_is_no_classifier(images, tmp_path, capsys):

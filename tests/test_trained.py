@@ -162,7 +162,7 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
         (
             "fastvit_t8",
             {},
-            r"give a tag \(apple_dist_in1k, apple_in1k\), --checkpoint FILE, --pretrained for the hub's",
+            r"a tag \(fastvit_t8.apple_dist_in1k, fastvit_t8.apple_in1k\), --checkpoint FILE, --pretrained",
         ),
         ("fastvit_t8.aple_in1k", {}, "has no weights aple_in1k, but .*; did you mean apple_in1k"),
         ("fastvit_t8.apple_in1k", {"num_classes": 7}, "has 1000 classes: --num-classes is for --checkpoint and"),

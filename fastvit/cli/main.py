@@ -1,7 +1,8 @@
 """Find the subcommand, parse its arguments, run it.
 
 A subcommand is a module of this folder with a docstring, which is its help; `add_arguments(parser)`; and
-`run(arguments)`. What needs torch is imported within `run`, so that help comes at once.
+`run(arguments)`. What needs torch is imported within `run`, so that help comes at once. One that never needs it sets
+the default `light`.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         f"fastvit {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(command=name)
+    parser.set_defaults(command=name, light=False)
     module.add_arguments(parser)
     return parser.parse_intermixed_args(argv[1:])
 

@@ -31,32 +31,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help=SOURCE)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write into FILE.csv or FILE.jsonl")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each image with what was predicted")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="of segmentation: images whose pixels are classes")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (5)")
+    parser.add_argument("--score", type=float, default=0.5, help="that a detected object must have (0.5)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time (16)")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="a side, or height and width")
     add_weights(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.prediction import draw, find_images, picture_names, predict_files
+    from fastvit.prediction import draw, find_images, picture_names, predict_files, save_mask
     from fastvit.predictor import Shown
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
     from fastvit.trained import find_trained
 
     require_sound(arguments)
-    paths, shown = find_images(arguments.images), Shown(top=arguments.top)
+    paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
     trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
     predictor = trained.predictor_on(best_device())
     keep_freed_memory(predictor.device)
     names = picture_names(paths)
 
-    def picture(predicted: "Predicted") -> None:
+    def pictures(predicted: "Predicted") -> None:
         if arguments.pictures:
             draw(predicted, arguments.pictures / names[predicted.path], shown)
+        if arguments.masks:
+            save_mask(predicted, arguments.masks / names[predicted.path])
 
-    tell(predict_files(predictor, paths, batch=arguments.batch, then=picture), len(paths), predictor, arguments, shown)
+    tell(predict_files(predictor, paths, batch=arguments.batch, then=pictures), len(paths), predictor, arguments, shown)
 
 
 def require_sound(arguments: argparse.Namespace) -> None:
@@ -66,7 +70,7 @@ def require_sound(arguments: argparse.Namespace) -> None:
             raise RunError(f"--{name} is {getattr(arguments, name)}, and has to be at least 1")
     if arguments.output and arguments.output.suffix not in TABLES:
         raise RunError(f"--output {arguments.output} has to end in {' or '.join(TABLES)}")
-    for path in (arguments.output, arguments.pictures):
+    for path in (arguments.output, arguments.pictures, arguments.masks):
         taken = path and path.exists() and (not path.is_dir() or any(path.iterdir()))
         if taken and not arguments.overwrite:
             raise RunError(f"{path} exists already: name another, or say --overwrite")
@@ -95,7 +99,7 @@ def tell(
     print(f"{read} images in {seconds:.1f} s, {read / seconds:.0f} a second", file=sys.stderr)
     if skipped:
         print(f"{len(skipped)} skipped, which cannot be read: {some(skipped)}", file=sys.stderr)
-    if written := [str(path) for path in (arguments.output, arguments.pictures) if path]:
+    if written := [str(path) for path in (arguments.output, arguments.pictures, arguments.masks) if path]:
         print(f"written: {', '.join(written)}")
     if not read:
         raise DataError("none of the images can be read")

@@ -73,7 +73,7 @@ class Trained:
             UserError: its task has none, or an exported file does not say what it needs.
         """
         try:
-            make = find_predictor(self.does, self.preprocessing, self.labels)
+            make = find_predictor(self.does, self.preprocessing, self.labels, self.task)
         except RunError as error:
             raise RunError(f"{self.source} {error}") from error
         network = self.network

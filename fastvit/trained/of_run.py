@@ -107,9 +107,10 @@ def _of_task(
     recipe: Any = task.recipe
     architecture = None
     height, width = options.image_size or task.input_size[1:]
+    count = getattr(recipe.data, "num_classes", 0)
+    if not labels or len(labels) != count:
+        labels = [str(label) for label in range(count)]
     if recipe.task == "classification":
-        count = recipe.data.num_classes
-        labels = labels if labels and len(labels) == count else [str(label) for label in range(count)]
         architecture = {"name": recipe.model.name.partition(".")[0], "options": {"num_classes": count}}
     return Trained(
         source=source,

@@ -10,7 +10,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.errors import RunError, nearest
+from fastvit.errors import RunError, nearest, some
 from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
@@ -24,7 +24,7 @@ def of_timm(source: str, options: Options) -> Trained:
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
         raise RunError(f"{architecture} has no weights {tag}, but {', '.join(tags) or 'none'}{nearest(tag, tags)}")
-    start = options.which_weights(source, tags=", ".join(tags) or "there are none")
+    start = options.which_weights(source, tags=some([f"{architecture}.{each}" for each in tags]) or "there is none")
     if start == "pretrained" and not tags:
         raise RunError(f"timm has no weights for {source}: give --checkpoint FILE")
     config, _, _ = read_config(source, advice=ADVICE)
