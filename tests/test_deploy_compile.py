@@ -271,6 +271,13 @@ def test_a_wrong_result_is_refused(model, monkeypatch):
         compile_for_inference(model, torch.randn(1, 3, 64, 64), engine="wrong")
 
 
+def test_tf32_may_err_more_and_is_told(model, monkeypatch):
+    monkeypatch.setitem(ENGINES, "fake", Fake("fake", factor=1 + 4.7e-4))
+    monkeypatch.setattr(Fake, "precision", lambda self, subject: "tf32")
+    infer = compile_for_inference(model, torch.randn(1, 3, 64, 64), engine="fake")
+    assert "by fake in tf32 on cpu" in repr(infer)
+
+
 def test_outputs_of_another_shape_are_refused(model, monkeypatch):
     monkeypatch.setattr(OnnxRuntime, "build", lambda self, subject: lambda images: (subject.network(images)[:, None],))
     with pytest.raises(RuntimeError, match="by inf"):

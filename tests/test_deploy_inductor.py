@@ -107,3 +107,18 @@ def test_each_program_is_compared_with_the_network(network, shapes, monkeypatch)
     compiled(torch.randn(1, 3, 32, 32))
     with pytest.raises(RuntimeError, match=r"differs from the network by 1\.0e-03"):
         compiled(torch.randn(2, 3, 32, 32))
+
+
+def test_with_tf32_what_runs_is_compiled_with_it_and_verified_without(network, monkeypatch):
+    """Simulated, for a CPU has no TF32: where it is allowed, the program errs as an A100 would."""
+
+    def compile_graph(graph, inputs, options):
+        error = 4.7e-4 if torch.backends.cudnn.conv.fp32_precision == "tf32" else 0
+        return lambda images: (1 + error) * graph(images)
+
+    monkeypatch.setattr(torch._inductor, "compile", compile_graph)
+    monkeypatch.setattr(inductor, "computes_in_tf32", lambda images: torch.backends.cudnn.conv.fp32_precision == "tf32")
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"  # torch's default
+    some = images(2)
+    (output,) = Compiled(network, 1e-4)(some)
+    torch.testing.assert_close(output, (1 + 4.7e-4) * network(some))

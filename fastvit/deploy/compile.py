@@ -20,6 +20,7 @@ from fastvit.errors import EngineError, UserError, nearest
 from fastvit.reparam import relative_error
 from fastvit.runtime.timing import seconds_of
 
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 TIMING_SECONDS = 0.5
 LEAST_ROUNDS, MOST_ROUNDS = 3, 20
 SETTLE_SECONDS = 0.01  # the threads of some engines spin for some milliseconds after their work
@@ -58,19 +59,21 @@ class Inference:
     Attributes:
         engine: the name of what computes.
         report: the engines that were tried.
+        precision: how it multiplies: the name of its dtype; "tf32" on GPUs where torch or TensorRT may do so.
         dtype, device: of the outputs.
     """
 
-    def __init__(self, run: Run, subject: Subject, engine: str):
+    def __init__(self, run: Run, subject: Subject, engine: Engine):
         self._run, self._structure = run, subject.structure
-        self.engine, self.report = engine, ()
+        self.engine, self.precision = engine.name, engine.precision(subject)
+        self.report: tuple[Measured, ...] = ()
         self.dtype, self.device = subject.settings.dtype, subject.example.device
 
     def __call__(self, images: Tensor | np.ndarray) -> Any:
         return tree_unflatten(computed(self._run, images, self.dtype, self.device), self._structure)
 
     def __repr__(self) -> str:
-        return "\n".join([f"Inference by {self.engine} in {self.dtype} on {self.device}", *map(str, self.report)])
+        return "\n".join([f"Inference by {self.engine} in {self.precision} on {self.device}", *map(str, self.report)])
 
 
 def compile_for_inference(
@@ -108,9 +111,9 @@ def compile_for_inference(
     network = make_network(model, stacklevel=2)
     parameter = next(network.parameters())
     settings = make_settings(dtype or parameter.dtype, threads, streams)
-    if settings.dtype not in TOLERANCE:
-        raise EngineError(f"dtype must be one of {', '.join(map(str, TOLERANCE))}, not {settings.dtype}")
-    example = example_input.detach().to(parameter)
+    if settings.dtype not in DTYPES:
+        raise EngineError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {settings.dtype}")
+    example = torch.as_tensor(example_input).detach().to(parameter)
     subject = Subject(network, example, *outputs_of(network, example), settings)
     return _fastest(subject) if engine == "auto" else _make(_find(engine), subject)
 
@@ -127,16 +130,16 @@ def _make(engine: Engine, subject: Subject) -> Inference:
     engine.require(subject)
     with plain_mode():
         run = engine.build(subject)
-    inference = Inference(run, subject, engine.name)
+    inference = Inference(run, subject, engine)
     error = _difference(inference, subject.example, subject.expected)
     for shape in engine.trials(subject):
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(subject.example)
         error = max(error, _difference(inference, images, outputs_of(subject.network, images)[0]))
-    if not error <= TOLERANCE[inference.dtype]:
+    if not error <= TOLERANCE[inference.precision]:
         raise RuntimeError(
             f"what {engine.name} computes differs from the network by {error:.1e} (relative L2), more than "
-            f"{TOLERANCE[inference.dtype]:g} in {inference.dtype}: choose another engine, or use the network as "
-            "reparameterize_model(model) gives it, and report this"
+            f"{TOLERANCE[inference.precision]:g} in {inference.precision}: choose another engine, or use the network "
+            "as reparameterize_model(model) gives it, and report this"
         )
     inference.report = (Measured(engine.name, error=error),)
     return inference

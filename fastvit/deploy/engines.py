@@ -14,14 +14,15 @@ from torch.utils._pytree import TreeSpec
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.formats.onnx import PACKAGES, OnnxModel, to_onnx
 from fastvit.deploy.network import Network, outputs_of
-from fastvit.deploy.runtimes.inductor import Compiled, require_compiler
+from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
 
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.05}
+# tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.
+TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "tf32": 5e-3, "float16": 0.05, "bfloat16": 0.05}
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,20 @@ class Engine(ABC):
     def build(self, subject: Subject) -> Run:
         """Make it ready. May raise anything."""
 
+    def precision(self, subject: Subject) -> str:
+        """How it multiplies: a key of `TOLERANCE`."""
+        return _name(subject.settings.dtype)
+
     def trials(self, subject: Subject) -> list[tuple[int, ...]]:
         """Shapes of images to try besides the example's, since they are computed by what is already built."""
         return []
 
     def _require_dtype(self, subject: Subject, *dtypes: torch.dtype) -> None:
         if subject.settings.dtype not in dtypes:
-            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-            raise EngineError(f"{self.name} computes in {known} on this machine, not in {subject.settings.dtype}")
+            known = ", ".join(map(_name, dtypes))
+            raise EngineError(
+                f"{self.name} computes in {known} on this machine, not in {_name(subject.settings.dtype)}"
+            )
 
 
 class Torch(Engine):
@@ -108,14 +115,17 @@ class Torch(Engine):
         if subject.settings.threads != torch.get_num_threads():
             raise EngineError("torch has its threads for the whole process: set them by torch.set_num_threads(...)")
         if subject.settings.streams not in (None, 1):
-            raise EngineError("torch computes one call at a time, with all threads: leave out streams")
+            raise EngineError("torch gives each call all threads: leave out streams")
 
     def build(self, subject: Subject) -> Run:
         network = copy.deepcopy(subject.network)
         if subject.example.device.type == "cpu":
             split_depthwise(network)
         dtype = subject.settings.dtype
-        return Compiled(network.to(dtype=dtype, memory_format=torch.channels_last), TOLERANCE[dtype])
+        return Compiled(network.to(dtype=dtype, memory_format=torch.channels_last), TOLERANCE[_name(dtype)])
+
+    def precision(self, subject: Subject) -> str:
+        return "tf32" if computes_in_tf32(subject.example.to(subject.settings.dtype)) else super().precision(subject)
 
 
 class _ByOnnx(Engine):
@@ -189,6 +199,13 @@ class TensorRt(_ByOnnx):
 
     def read(self, subject: Subject) -> Run:
         return TensorRtSession(subject.onnx.content, subject.settings.dtype, subject.example.device)
+
+    def precision(self, subject: Subject) -> str:
+        return "tf32" if subject.settings.dtype == torch.float32 else super().precision(subject)  # TensorRT's default
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 ENGINES: dict[str, Engine] = {each.name: each for each in (Torch(), OpenVino(), OnnxRuntime(), TensorRt())}

@@ -74,8 +74,9 @@ class Compiled:
 
 
 def computes_in_tf32(images: Tensor) -> bool:
-    """Whether torch may round the factors of convolutions to 10 bits: its default on GPUs from Ampere on."""
-    allowed = torch.backends.cudnn.conv.fp32_precision == "tf32"
+    """Whether torch may round the factors of products to 10 bits: of convolutions that is its default on GPUs."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    allowed = any(backend.fp32_precision == "tf32" for backend in backends)
     return images.device.type == "cuda" and images.dtype == torch.float32 and allowed
 
 
