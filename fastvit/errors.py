@@ -13,6 +13,7 @@ EXTRAS = {
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
     **dict.fromkeys(("openvino", "nncf"), "openvino"),
     **dict.fromkeys(("executorch", "torchao"), "executorch"),
+    **dict.fromkeys(("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "litert"),
     "coremltools": "coreml",
     "imagecorruptions": "corruptions",
     "pycocotools": "detection",

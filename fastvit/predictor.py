@@ -13,11 +13,14 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.training.task import Task
 
-PREDICTORS = {  # module and class in `fastvit.tasks.<task>`
-    "classification": ("prediction", "Classifier"),
-    "segmentation": ("prediction", "Segmenter"),
-    "detection": ("prediction", "Detector"),
-    "hand_mesh": ("predictor", "HandPredictor"),
+IMAGE_CLASSIFICATION = "classification of images as they are"  # of exported files with their preprocessing inside
+
+PREDICTORS = {  # module in `fastvit.tasks`, and class
+    "classification": ("classification.prediction", "Classifier"),
+    IMAGE_CLASSIFICATION: ("classification.prediction", "ImageClassifier"),
+    "segmentation": ("segmentation.prediction", "Segmenter"),
+    "detection": ("detection.prediction", "Detector"),
+    "hand_mesh": ("hand_mesh.predictor", "HandPredictor"),
 }
 
 
@@ -105,7 +108,7 @@ def find_predictor(
     needed = {"preprocessing": preprocessing, "labels": labels}
     if missing := [name for name, value in needed.items() if value is None and task == "classification"]:
         raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    if task != "classification" and settings is None:
+    if task not in ("classification", IMAGE_CLASSIFICATION) and settings is None:
         raise RunError(f"is an exported file for {task}, which does not say its settings: name the run that it is from")
     module, name = PREDICTORS[task]
-    return getattr(import_module(f"fastvit.tasks.{task}.{module}"), name)
+    return getattr(import_module(f"fastvit.tasks.{module}"), name)

@@ -10,11 +10,9 @@ from PIL import Image
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.deploy.load import ExportedForImages
 from fastvit.errors import ExportError, RunError
 from fastvit.predictor import Prediction, Predictor, find_predictor
 from fastvit.reparam import reparameterize_model
-from fastvit.tasks.classification.prediction import ImageClassifier
 from fastvit.trained.name import Kind
 from fastvit.training.task import Network, Task
 
@@ -77,8 +75,6 @@ class Trained:
         except RunError as error:
             raise RunError(f"{self.source} {error}") from error
         network = self.network
-        if isinstance(network, ExportedForImages):
-            make = ImageClassifier
         if isinstance(network, nn.Module):
             network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
         else:

@@ -12,8 +12,10 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.load import load
 from fastvit.deploy.sidecar import read_sidecar, sidecar_path
 from fastvit.errors import RunError
+from fastvit.predictor import IMAGE_CLASSIFICATION
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
+from fastvit.training.task import Network
 
 
 def of_file(source: str, options: Options) -> Trained:
@@ -23,19 +25,24 @@ def of_file(source: str, options: Options) -> Trained:
         raise RunError(f"{source} holds weights alone: name their network, and give the file with --checkpoint")
     sidecar = read_sidecar(path)
     labels, preprocessing = sidecar["labels"], sidecar["preprocessing"]
-    takes_images = sidecar["input"]["layout"] == "HWC"
-    low, high = (1, 1) if takes_images else sidecar["input"]["batch"]
+    does = sidecar.get("task", "classification" if labels else None)
+
+    def read() -> Network:
+        return AnyBatch(load(path), *sidecar["input"]["batch"])
+
+    if sidecar["input"]["layout"] == "HWC":
+        does, read = IMAGE_CLASSIFICATION, lambda: load(path)
     return Trained(
         source=source,
         name=path.name.partition(".")[0],
         kind=Kind.FILE,
-        does=sidecar.get("task", "classification" if labels else None),
+        does=does,
         preprocessing=Preprocessing.from_dict(preprocessing) if preprocessing else None,
         labels=tuple(labels) if labels else None,
         weights=source,
         architecture=sidecar["architecture"],
         task=None,
-        load=lambda: load(path) if takes_images else AnyBatch(load(path), low, high),
+        load=read,
     )
 
 
