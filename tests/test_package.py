@@ -120,7 +120,7 @@ def test_every_module_of_an_extra_is_known_with_it():
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     modules = {"scikit-learn": "sklearn", "imagecorruptions-imaug": "imagecorruptions"}
-    known = {(modules.get(name, name), extra) for extra in extras for name in packages(extras[extra])}
+    known = {(modules.get(name, name.replace("-", "_")), extra) for extra in extras for name in packages(extras[extra])}
     assert set(EXTRAS.items()) <= known
     assert {module for module, extra in known if extra != "test"} <= {*EXTRAS, "fastvit", "pillow", "tqdm"}
 
