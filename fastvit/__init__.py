@@ -6,9 +6,12 @@ Importing this package registers the networks with timm: `timm.create_model("fas
 from importlib import import_module
 from typing import Any
 
+from fastvit.builtin import from_timm
+from fastvit.compare import fusion_error
 from fastvit.fastvit import FastViT
 from fastvit.layers import (
     Attention,
+    AttentionBlock,
     ConditionalPositionalEncoding,
     ConvBN,
     ConvFFN,
@@ -16,31 +19,35 @@ from fastvit.layers import (
     PatchEmbed,
     RepConv,
     RepMixer,
+    RepMixerBlock,
 )
-from fastvit.reparam import Affine, CannotFuse, Reparameterizable, fusion_error, reparameterize_model
-from fastvit.weights import CheckpointError, load_checkpoint, to_timm
+from fastvit.reparam import Affine, CannotFuse, Foldable, Reparameterizable, reparameterize_model
+from fastvit.weights import CheckpointError, load_checkpoint
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Affine",
     "Attention",
+    "AttentionBlock",
     "CannotFuse",
     "CheckpointError",
     "ConditionalPositionalEncoding",
     "ConvBN",
     "ConvFFN",
     "FastViT",
+    "Foldable",
     "LayerScale",
     "PatchEmbed",
     "RepConv",
     "RepMixer",
+    "RepMixerBlock",
     "Reparameterizable",
+    "from_timm",
     "fusion_error",
     "load_checkpoint",
     "load_trained",
     "reparameterize_model",
-    "to_timm",
 ]
 
 

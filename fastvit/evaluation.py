@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from tqdm import tqdm
 
+from fastvit.compare import fusion_error
 from fastvit.errors import DataError, RunError, some
 from fastvit.recipes import build_recipe, make_task
-from fastvit.reparam import fusion_error, reparameterize_model
+from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import autocast, best_device
 from fastvit.runtime.environment import environment

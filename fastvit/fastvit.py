@@ -1,19 +1,25 @@
-"""FastViT (arXiv 2303.14189) and its seven variants, registered with timm."""
+"""FastViT (arXiv 2303.14189) and its descendants, registered with timm."""
 
 import warnings
+from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import timm.models.fastvit as builtin
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import ClassifierHead, SqueezeExcite
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.layers import ClassifierHead, SqueezeExcite, calculate_drop_path_rates, get_device_dtype
+from timm.models import build_model_with_cfg, checkpoint_seq, register_model
 from timm.models._features import feature_take_indices
+from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import Tensor, nn
 
 from fastvit.layers import AttentionBlock, ConditionalPositionalEncoding, PatchEmbed, RepConv, RepMixerBlock
+from fastvit.published import fuse_as_published
 from fastvit.reparam import reparameterize_model
-from fastvit.variants import VARIANTS
+from fastvit.variants import VARIANTS, PatchEmbeds
 from fastvit.weights import convert_published
 
 
@@ -38,8 +44,8 @@ class FastViT(nn.Module):
     """FastViT classifier with timm's model interface. Takes images of any size from 32x32 up.
 
     Args:
-        depths, dims, expansion, attention, layer_scale: see `fastvit.variants.Variant`. Each of `dims` must be a
-            multiple of the one before.
+        depths, dims, expansion, attention, layer_scale, patch_embeds, stem_kernel_sizes, norm: see
+            `fastvit.variants.Variant`. Each of `dims` must be a multiple of the one before.
         in_chans: channels of the image.
         num_classes: 0 for no classifier: `forward` then returns the pooled features.
         global_pool: timm's name of the pooling; "" for none.
@@ -55,6 +61,9 @@ class FastViT(nn.Module):
         attention: tuple[bool, ...] = (False, False, False, False),
         layer_scale: float = 1e-5,
         *,
+        patch_embeds: PatchEmbeds | None = None,
+        stem_kernel_sizes: tuple[int, ...] = (3, 1),
+        norm: Callable[[int], nn.Module] = nn.BatchNorm2d,
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "avg",
@@ -62,38 +71,34 @@ class FastViT(nn.Module):
         drop_path_rate: float = 0.0,
     ):
         super().__init__()
-        if not len(depths) == len(dims) == len(attention):
+        patch_embeds = patch_embeds or (PatchEmbed,) * (len(dims) - 1)
+        if not len(depths) == len(dims) == len(attention) == len(patch_embeds) + 1:
             raise ValueError(
-                f"depths {depths}, dims {dims} and attention {attention} must have an entry for each stage"
+                f"depths {depths}, dims {dims} and attention {attention} must have an entry for each stage, "
+                "and patch_embeds for each but the first"
             )
         self.in_chans, self.num_classes, self.global_pool = in_chans, num_classes, global_pool
         self.num_features = 2 * dims[-1]
         self.stem = nn.Sequential(
-            RepConv(in_chans, dims[0], stride=2),
-            nn.GELU(),
-            RepConv(dims[0], dims[0], stride=2, groups=dims[0]),
-            nn.GELU(),
-            RepConv(dims[0], dims[0], (1,)),
-            nn.GELU(),
+            RepConv(in_chans, dims[0], stem_kernel_sizes, stride=2, act=nn.GELU),
+            RepConv(dims[0], dims[0], stem_kernel_sizes, stride=2, groups=dims[0], act=nn.GELU),
+            RepConv(dims[0], dims[0], (1,), act=nn.GELU),
         )
-        stages = []
-        self.feature_info = []
-        rates = iter(drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
-        for i, (depth, dim, attends) in enumerate(zip(depths, dims, attention, strict=True)):
-            block = AttentionBlock if attends else RepMixerBlock
+        stages, self.feature_info = [], []
+        rates = calculate_drop_path_rates(drop_path_rate, depths, stagewise=True)
+        for i, (dim, attends) in enumerate(zip(dims, attention, strict=True)):
+            block = partial(AttentionBlock, norm=norm) if attends else RepMixerBlock
             stages.append(
                 Stage(
-                    PatchEmbed(dims[i - 1], dim) if i else nn.Identity(),
+                    patch_embeds[i - 1](dims[i - 1], dim) if i else nn.Identity(),
                     ConditionalPositionalEncoding(dim) if attends else nn.Identity(),
-                    [block(dim, expansion, layer_scale, next(rates)) for _ in range(depth)],
+                    [block(dim, expansion, layer_scale, rate) for rate in rates[i]],
                 )
             )
             self.feature_info.append({"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"})
         self.stages = nn.Sequential(*stages)
-        self.final_conv = nn.Sequential(
-            RepConv(dims[-1], self.num_features, groups=dims[-1]),
-            SqueezeExcite(self.num_features, rd_divisor=1),
-            nn.GELU(),
+        self.final_conv = RepConv(
+            dims[-1], self.num_features, groups=dims[-1], se=partial(SqueezeExcite, rd_divisor=1), act=nn.GELU
         )
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
         self._init_classifier()
@@ -152,10 +157,7 @@ class FastViT(nn.Module):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         self.num_classes = num_classes
         self.global_pool = self.global_pool if global_pool is None else global_pool
-        parameter = next(self.parameters())
-        self.head.reset(
-            num_classes, global_pool, in_features=self.num_features, device=parameter.device, dtype=parameter.dtype
-        )
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, **get_device_dtype(self))
         self._init_classifier()
 
     def _init_classifier(self) -> None:
@@ -184,97 +186,55 @@ class FastViT(nn.Module):
 
 
 def _create(
-    variant: str,
+    name: str,
     pretrained: bool,
     *,
     fused: bool = False,
-    out_indices: tuple[int, ...] = (0, 1, 2, 3),
+    inference_mode: bool = False,
+    out_indices: tuple[int, ...] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> nn.Module:
+    """A network of `VARIANTS`, as timm's `create_model` asks for it.
+
+    Args:
+        fused: as `reparameterize_model` makes it.
+        inference_mode: timm's: fused the published way, under timm's names, for files of that form.
+        out_indices: which stages `features_only` gives; all by default.
+        **kwargs: of `FastViT`, in place of the variant's.
+    """
+    arguments = {**VARIANTS[name].arguments(), **kwargs}
+    features = {"flatten_sequential": True, "out_indices": out_indices or tuple(range(len(arguments["depths"])))}
     with torch.device(device) if device else nullcontext():
         model = build_model_with_cfg(
-            FastViT,
-            variant,
-            pretrained,
-            pretrained_filter_fn=convert_published,
-            feature_cfg={"flatten_sequential": True, "out_indices": out_indices},
-            **{**vars(VARIANTS[variant]), **kwargs},
+            FastViT, name, pretrained, pretrained_filter_fn=convert_published, feature_cfg=features, **arguments
         )
     model = model.to(dtype=dtype)
+    model = fuse_as_published(model) if inference_mode else model
     return reparameterize_model(model) if fused else model
 
 
-def _cfg(crop_pct: float = 0.9) -> dict[str, Any]:
-    return {
-        "hf_hub_id": "timm/",  # timm completes it with the model's name and tag
-        "num_classes": 1000,
-        "input_size": (3, 256, 256),
-        "pool_size": (8, 8),
-        "crop_pct": crop_pct,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": ("stem.0.conv.conv", "stem.0.branches.0.conv"),
-        "classifier": "head.fc",
-        "license": "fastvit-license",
-    }
+def _default_cfg(name: str) -> DefaultCfg:
+    """timm's, with its tags and the addresses of the weights, changed as the row says."""
+    theirs = builtin.default_cfgs.get(name, DefaultCfg(deque([""]), {"": PretrainedCfg()}))
+    return replace(theirs, cfgs={tag: replace(cfg, **VARIANTS[name].cfg) for tag, cfg in theirs.cfgs.items()})
 
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{variant}.{tag}": _cfg(crop_pct=0.95 if variant in ("fastvit_sa36", "fastvit_ma36") else 0.9)
-        for variant in VARIANTS
-        for tag in ("apple_in1k", "apple_dist_in1k")
-    }
-)
+default_cfgs = {name: _default_cfg(name) for name in VARIANTS}
 
 
-def _register(entry: Any) -> Any:
-    """Take the name over from timm's built-in FastViT; timm warns about each, and here it is meant."""
+def _register(name: str) -> Callable[..., nn.Module]:
+    """Register a network with timm. It takes the name over from timm's own: timm warns, and here that is meant."""
+
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(name, pretrained, **kwargs)
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"{name}: {VARIANTS[name].size} at {default_cfgs[name].default.input_size[-1]} px."
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=f"Overwriting {entry.__name__} in registry")
+        warnings.filterwarnings("ignore", message=f"Overwriting {name} in registry")
         return register_model(entry)
 
 
-@_register
-def fastvit_t8(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-T8: 4.0 M parameters, 0.7 GMACs at 256 px."""
-    return _create("fastvit_t8", pretrained, **kwargs)
-
-
-@_register
-def fastvit_t12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-T12: 7.5 M parameters, 1.4 GMACs at 256 px."""
-    return _create("fastvit_t12", pretrained, **kwargs)
-
-
-@_register
-def fastvit_s12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-S12: 9.5 M parameters, 1.8 GMACs at 256 px."""
-    return _create("fastvit_s12", pretrained, **kwargs)
-
-
-@_register
-def fastvit_sa12(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-SA12: 11.6 M parameters, 1.9 GMACs at 256 px."""
-    return _create("fastvit_sa12", pretrained, **kwargs)
-
-
-@_register
-def fastvit_sa24(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-SA24: 21.5 M parameters, 3.8 GMACs at 256 px."""
-    return _create("fastvit_sa24", pretrained, **kwargs)
-
-
-@_register
-def fastvit_sa36(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-SA36: 31.5 M parameters, 5.6 GMACs at 256 px."""
-    return _create("fastvit_sa36", pretrained, **kwargs)
-
-
-@_register
-def fastvit_ma36(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """FastViT-MA36: 44.0 M parameters, 7.8 GMACs at 256 px."""
-    return _create("fastvit_ma36", pretrained, **kwargs)
+globals().update({name: _register(name) for name in VARIANTS})

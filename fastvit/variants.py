@@ -1,35 +1,97 @@
-"""The seven published networks, one row each (FastViT, Table 2; layer scale from the released code)."""
+"""The published networks, one row each: FastViT's seven (arXiv 2303.14189, Table 2; layer scale from the released
+code), and the image encoders of MobileCLIP (2311.17049), MobileCLIP2 (2508.20691) and FastVLM (2412.13303)."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from timm.layers import LayerNorm2d, SqueezeExcite
+from torch import nn
+
+from fastvit.layers import PatchEmbed
+
+PatchEmbeds = tuple[Callable[[int, int], nn.Module], ...]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What distinguishes one FastViT from another.
+    """What distinguishes one network from another.
 
     Attributes:
         depths: blocks in each stage.
         dims: channels of each stage.
         expansion: hidden width of the feed-forward networks over their input width.
         attention: whether a stage mixes tokens by self-attention, after a conditional positional encoding.
+        size: its parameters in train form, and its work.
         layer_scale: initial value of every layer scale.
+        patch_embeds: what makes the patch embedding of each stage but the first from its input and output channels;
+            None for `PatchEmbed` everywhere.
+        stem_kernel_sizes: of the branches of the strided convolutions in the stem.
+        norm: what makes the norm before each self-attention from its channels.
+        cfg: in which timm's configuration of that name is changed or, if there is none, added to.
     """
 
     depths: tuple[int, ...]
     dims: tuple[int, ...]
     expansion: int
     attention: tuple[bool, ...]
-    layer_scale: float
+    size: str
+    layer_scale: float = 1e-5
+    patch_embeds: PatchEmbeds | None = None
+    stem_kernel_sizes: tuple[int, ...] = (3, 1)
+    norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+    cfg: Mapping[str, Any] = field(default_factory=dict)
+
+    def arguments(self) -> dict[str, Any]:
+        """For the constructor of `FastViT`."""
+        return {name: value for name, value in vars(self).items() if name not in ("size", "cfg")}
 
 
 _NONE, _LAST = (False, False, False, False), (False, False, False, True)
+_GELU = partial(PatchEmbed, act=nn.GELU)
+_SE_GELU = partial(PatchEmbed, act=nn.GELU, se=partial(SqueezeExcite, rd_ratio=1 / 4))
+
+_CROP_95 = {"crop_pct": 0.95}
+_MOBILECLIP = {"crop_pct": 1.0, "interpolation": "bilinear"}
+_FASTVLM = {
+    **_MOBILECLIP,
+    "crop_mode": "border",  # padded to a square
+    "input_size": (3, 1024, 1024),
+    "pool_size": (16, 16),
+    "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0),
+    "num_classes": 768,
+    "first_conv": "stem.0.conv_kxk.0.conv",
+    "classifier": "head.fc",
+    "license": "apple-amlr",
+}
+
+_mci = partial(Variant, expansion=3, attention=_LAST, patch_embeds=(_GELU, _SE_GELU, _SE_GELU), cfg=_MOBILECLIP)
+_mci_5 = partial(
+    Variant,
+    expansion=4,
+    attention=(*_LAST, True),
+    patch_embeds=(_GELU,) * 4,
+    stem_kernel_sizes=(3,),
+    norm=partial(LayerNorm2d, eps=1e-5),
+    cfg=_MOBILECLIP,
+)
 
 VARIANTS = {
-    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, _NONE, 1e-5),
-    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, _NONE, 1e-5),
-    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _NONE, 1e-5),
-    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _LAST, 1e-5),
-    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, 1e-5),
-    "fastvit_sa36": Variant((6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, 1e-6),
-    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, _LAST, 1e-6),
+    "fastvit_t8": Variant((2, 2, 4, 2), (48, 96, 192, 384), 3, _NONE, "4.0 M parameters, 0.7 GMACs"),
+    "fastvit_t12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 3, _NONE, "7.5 M parameters, 1.4 GMACs"),
+    "fastvit_s12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _NONE, "9.5 M parameters, 1.8 GMACs"),
+    "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _LAST, "11.6 M parameters, 1.9 GMACs"),
+    "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, "21.5 M parameters, 3.8 GMACs"),
+    "fastvit_sa36": Variant(
+        (6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, "31.5 M parameters, 5.6 GMACs", 1e-6, cfg=_CROP_95
+    ),
+    "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, _LAST, "44.1 M parameters, 7.8 GMACs", 1e-6),
+    "fastvit_mci0": _mci((2, 6, 10, 2), (64, 128, 256, 512), size="11.4 M parameters, 2.4 GMACs"),
+    "fastvit_mci1": _mci((4, 12, 20, 4), (64, 128, 256, 512), size="21.5 M parameters, 4.7 GMACs"),
+    "fastvit_mci2": _mci((4, 12, 24, 4), (80, 160, 320, 640), size="35.8 M parameters, 7.8 GMACs"),
+    "fastvit_mci3": _mci_5((2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), size="125 M parameters, 14.8 GMACs"),
+    "fastvit_mci4": _mci_5((2, 12, 24, 4, 4), (128, 256, 512, 1024, 2048), size="322 M parameters, 27.8 GMACs"),
+    "fastvithd": _mci_5((2, 12, 24, 4, 2), (96, 192, 384, 768, 1536), size="125 M parameters, 243 GMACs", cfg=_FASTVLM),
 }

@@ -1,7 +1,8 @@
-"""Checkpoints: ours, timm's and Apple's, in train form and fused, into our networks; ours to timm's names.
+"""Checkpoints of Apple, timm, open_clip, llava and fastvit, in train form and fused, into our networks.
 
-This file knows names and tensors, not the network. Names are only ever translated from ours: to timm's by `_timm_name`,
-from there to Apple's by `_apple_names`. Reading a foreign file looks each of the model's own names up in it.
+In train form our names are timm's; `_APPLE` translates Apple's. Fused networks come in two forms: the published one, in
+which timm's and Apple's pass leave the batch norms and layer scales of the blocks (`fastvit.published`), and ours,
+completely fused. This file knows names and tensors, not the network.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
 from fastvit.errors import UserError
-from fastvit.layers import ConvBN, NormConv, ScaledConv
-from fastvit.reparam import Reparameterizable
+from fastvit.layers import AttentionBlock, RepMixerBlock
+from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS
 
 _logger = logging.getLogger(__name__)
@@ -36,30 +38,33 @@ class CheckpointError(UserError):
 def load_checkpoint(
     model: nn.Module, source: str | PathLike[str] | Mapping[str, Any], *, reset_head: bool = False
 ) -> None:
-    """Load a FastViT checkpoint into a model, completely or not at all.
+    """Load the weights of a FastViT into a model, completely or not at all.
 
     Args:
-        model: a classifier or a `features_only` backbone; fused for a fused checkpoint. On the meta device it gets
-            copies of the file's tensors, on the CPU.
-        source: file (.pth.tar, .pth, .pt, .safetensors) or state dict, written by fastvit, timm or Apple's code; bare
-            or inside "state_dict_ema", "state_dict", "model_ema" or "model" (the first that is there), with or without
-            the prefixes of DDP and torch.compile. Files never run code (`weights_only=True`).
+        model: a classifier, an encoder or a `features_only` backbone; fused for a fused checkpoint. On the meta device
+            it gets copies of the file's tensors, on the CPU.
+        source: file (.pth.tar, .pth, .pt, .safetensors) or state dict, of the network alone or of a model around it,
+            such as a CLIP or FastVLM, of which the rest is not read; bare or inside "state_dict_ema", "state_dict",
+            "model_ema" or "model" (the first that is there). Files never run code (`weights_only=True`).
         reset_head: keep the model's own classifier and load the rest, for another number of classes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is not a FastViT checkpoint, is damaged, or does not fit the model. The model is then
-            as it was before.
+        CheckpointError: the file holds no FastViT, is damaged, or does not fit the model. The model is then as it was
+            before.
     """
     label = "the state dict" if isinstance(source, Mapping) else str(source)
-    state = _unwrap(source if isinstance(source, Mapping) else _read(Path(source)), label)
+    state = _of_network(source if isinstance(source, Mapping) else _read(Path(source)), label)
     own = model.state_dict()
-    own_names = {_plain_name(name): name for name in own}
-    target = {_plain_name(name): tensor for name, tensor in own.items()}
-    if not _naming(target):
-        raise CheckpointError("the model is not a FastViT classifier or features_only backbone: pass its backbone")
+    own_names = _plain_names(own)
+    if not own_names:
+        raise CheckpointError("the model is not a FastViT")
+    if len(own_names) < len(own):
+        part = next(iter(own_names.values())).removesuffix(next(iter(own_names))).rstrip(".")
+        raise CheckpointError(f"the model is more than a FastViT: pass its part {part}")
+    target = {plain: own[name] for plain, name in own_names.items()}
     _require_same_network(state, target, label)
-    state = _to_our_names(state, target)
+    state = _to_form_of(target, state)
 
     parts = {_part(name) for name in target}  # a backbone may have fewer stages, no final_conv and no head
     state = {name: tensor for name, tensor in state.items() if _part(name) in parts}
@@ -76,20 +81,8 @@ def load_checkpoint(
 
 
 def convert_published(state: Mapping[str, Any], model: nn.Module) -> StateDict:
-    """A published checkpoint in the names of `model`, of the same variant; timm's `pretrained_filter_fn`."""
-    state = _unwrap(state, "the checkpoint")
-    return _to_our_names(state, model.state_dict())
-
-
-def to_timm(state: Mapping[str, Tensor]) -> StateDict:
-    """Our state dict (of a classifier in train form) in the names and shapes of timm's built-in FastViT.
-
-    Raises `CheckpointError` for a fused or foreign state dict.
-    """
-    if _naming(state) != "fastvit" or _is_fused(state):
-        raise CheckpointError("to_timm takes the state dict of a fastvit classifier in train form (not fused)")
-    names = _timm_names(state)
-    return {names[name]: _linear(name, tensor) for name, tensor in state.items()}
+    """A published checkpoint in train form in the names of `model`; timm's `pretrained_filter_fn`."""
+    return _to_form_of(model.state_dict(), _of_network(state, "the checkpoint"))
 
 
 # ---- reading files ---------------------------------------------------------------------------------------------------
@@ -124,57 +117,69 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{path} is damaged or truncated ({error}): download or copy it again") from error
 
 
-def _unwrap(checkpoint: Any, label: str) -> StateDict:
-    state = checkpoint
-    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
-        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds a {type(state).__name__}, no state dict")
-    state = {_plain_name(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    if not _naming(state):
-        found = ", ".join(list(state)[:3]) or "no tensors"
-        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds {found}")
-    return state
-
-
 # ---- what a state dict is --------------------------------------------------------------------------------------------
 
-_FC1 = re.compile(r"(?:network|stages)\.(\d+)\..*\.(ffn|mlp|convffn)\.fc1\.weight")
-_WRITERS = {"ffn": "fastvit", "mlp": "timm", "convffn": "Apple"}
+# The FFN of a block: what stands before the network's own names, the stage, and the FFN without its first layer.
+_FFN = re.compile(r"(.*?)((?:network\.|stages[._])(\d+)\.(?:blocks\.)?\d+\.(?:mlp|convffn)\.)conv\.(?:conv\.)?weight")
 
 
-def _naming(names: Iterable[str]) -> str | None:
-    """Whose names these are: "fastvit", "timm" or "Apple"; None if nobody's."""
-    return next((_WRITERS[match[2]] for match in map(_FC1.fullmatch, names) if match), None)
+def _of_network(source: Any, label: str) -> StateDict:
+    """The tensors of the network in a checkpoint, under timm's names or, completely fused, under ours."""
+    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
+        if isinstance(source, Mapping) and isinstance(source.get(key), Mapping):
+            source = source[key]
+            break
+    if not isinstance(source, Mapping) or not all(isinstance(name, str) for name in source):
+        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds a {type(source).__name__}, no state dict")
+    state = {plain: source[name] for plain, name in _plain_names(source).items() if isinstance(source[name], Tensor)}
+    if not state:
+        found = ", ".join(list(source)[:3]) or "no tensors"
+        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds {found}")
+    return _from_apple(state) if any(".convffn." in name for name in state) else state
 
 
-def _is_fused(names: Iterable[str]) -> bool:
-    return not any(re.search(r"\.(skip|identity|rbr_skip)\.", name) for name in names)
+def _plain_names(names: Iterable[str]) -> dict[str, str]:
+    """{name within the network: name}, without what models around it put in front, and without what `features_only`
+    makes of the names of stages."""
+    prefix = next((match[1] for match in map(_FFN.fullmatch, names) if match), None)
+    return {
+        re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name.removeprefix(prefix)): name
+        for name in names
+        if prefix is not None and name.startswith(prefix)
+    }
+
+
+def _form(names: Iterable[str]) -> str:
+    parts = {part for name in names for part in name.split(".")}
+    if parts & {"conv_kxk", "large_conv", "identity"}:
+        return "in train form"
+    return "fused the published way" if "reparam_conv" in parts else "fused"
 
 
 def _stages(state: Mapping[str, Tensor]) -> list[tuple[int, int, int, bool]]:
     """(depth, dim, expansion, attends) of each stage."""
     blocks: dict[int, list[str]] = {}
-    for name in state:
-        if match := _FC1.fullmatch(name):
-            blocks.setdefault(int(match[1]), []).append(name)
+    for match in filter(None, map(_FFN.fullmatch, state)):
+        if f"{match[2]}fc1.weight" in state:
+            blocks.setdefault(int(match[3]), []).append(match[2])
     stages = []
-    for _, names in sorted(blocks.items()):
-        hidden, dim = state[names[0]].shape[:2]
-        attends = any(name.startswith(names[0].rsplit(".", 3)[0] + ".token_mixer.qkv") for name in state)
-        stages.append((len(names), dim, hidden // dim, attends))
+    for _, ffns in sorted(blocks.items()):
+        hidden, dim = state[f"{ffns[0]}fc1.weight"].shape[:2]
+        stages.append((len(ffns), dim, hidden // dim, f"{ffns[0].removesuffix('mlp.')}token_mixer.qkv.weight" in state))
     return stages
 
 
 def _describe(stages: list[tuple[int, int, int, bool]]) -> str:
-    """The variant's name if it is one of the seven, else what it looks like."""
-    for name, row in VARIANTS.items():
-        if stages == list(zip(row.depths, row.dims, [row.expansion] * 4, row.attention, strict=True)):
-            return name
+    """The variant's name if it is a published one, else what it looks like."""
     depths, dims, expansions, attention = zip(*stages, strict=True)
-    return f"FastViT with depths {depths}, dims {dims}, expansion {expansions[0]}, attention {attention}"
+    looks = depths, dims, expansions[0], attention
+    known = [name for name, row in VARIANTS.items() if looks == (row.depths, row.dims, row.expansion, row.attention)]
+    return " or ".join(known) or "FastViT with depths {}, dims {}, expansion {}, attention {}".format(*looks)
+
+
+def _part(name: str) -> str:
+    """The part of the network a tensor belongs to: stem, stages.0 ..., final_conv or head."""
+    return ".".join(name.split(".")[: 2 if name.startswith("stages.") else 1])
 
 
 def _require_same_network(state: StateDict, target: StateDict, label: str) -> None:
@@ -184,16 +189,15 @@ def _require_same_network(state: StateDict, target: StateDict, label: str) -> No
             f"{label} holds a {_describe(stages)}, but the model is a {_describe(wanted)}: "
             f"load it into a model of its own variant"
         )
-    if _is_fused(state) and not _is_fused(target):
-        raise CheckpointError(
-            f"{label} holds a fused {_describe(stages)}, but the model is in train form: load it into "
-            f"timm.create_model(..., fused=True), or use the checkpoint from before fusing"
-        )
-    if _is_fused(target) and not _is_fused(state):
-        raise CheckpointError(
-            f"{label} holds a {_describe(stages)} in train form, but the model is fused: load it into a model in train "
-            f"form, then fuse that one with fastvit.reparameterize_model"
-        )
+    form, wanted_form = _form(state), _form(target)
+    if form == wanted_form or (form, wanted_form) == ("fused the published way", "fused"):
+        return
+    advice = {
+        "fused": "load it into timm.create_model(..., fused=True)",
+        "fused the published way": "load it into timm.create_model(..., fused=True) or (..., inference_mode=True)",
+        "in train form": "load it into a model in train form, then fuse that one with fastvit.reparameterize_model",
+    }
+    raise CheckpointError(f"{label} holds a {_describe(stages)} {form}, but the model is {wanted_form}: {advice[form]}")
 
 
 def _require_same_tensors(state: StateDict, target: StateDict, label: str) -> None:
@@ -215,133 +219,76 @@ def _require_same_tensors(state: StateDict, target: StateDict, label: str) -> No
         raise CheckpointError(f"{label} does not fit the model: it {'; '.join(problems[:3])}{more}")
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
-
-_TIMM = (  # ours -> timm's, in this order
-    (r"^stem\.2\.", "stem.1."),
-    (r"^stem\.4\.", "stem.2."),
-    (r"^final_conv\.0\.", "final_conv."),
-    (r"^final_conv\.1\.", "final_conv.se."),
-    (r"\.downsample\.", ".downsample.proj."),
-    (r"\.proj\.0\.conv\.", ".proj.0.large_conv."),
-    (r"\.proj\.0\.branches\.0\.", ".proj.0.small_conv."),
-    (r"(^stem\.\d|^final_conv|\.proj\.1|\.mixer)\.conv\.", r"\1.conv_kxk.0."),
-    (r"\.branches\.0\.", ".conv_scale."),
-    (r"\.skip\.", ".identity."),
-    (r"\.token_mixer\.norm\.", ".token_mixer.norm.identity."),
-    (r"\.token_mixer\.scale\.", ".token_mixer.layer_scale."),
-    (r"\.token_mixer\.qkv\.norm\.", ".norm."),
-    (r"\.token_mixer\.(qkv|proj)\.conv\.", r".token_mixer.\1."),
-    (r"\.token_mixer\.proj\.scale\.", ".layer_scale_1."),
-    (r"\.ffn\.fc2\.scale\.", ".layer_scale."),
-    (r"\.ffn\.fc2\.conv\.", ".ffn.fc2."),
-    (r"\.ffn\.", ".mlp."),
-    (r"\.pos_emb\.conv\.", ".pos_emb.pos_enc."),
-    # where a RepConv, RepMixer or positional encoding is fused
-    (r"(^stem\.\d|^final_conv|\.proj\.\d|\.token_mixer|\.pos_emb)\.(weight|bias)$", r"\1.reparam_conv.\2"),
-)
-
-_APPLE = (  # timm's -> Apple's, except for the position in the flat list `network`
-    (r"^stem\.", "patch_embed."),
-    (r"^final_conv\.", "conv_exp."),
-    (r"^head\.fc\.", "head."),
-    (r"\.conv_kxk\.", ".rbr_conv."),
-    (r"\.conv_scale\.", ".rbr_scale."),
-    (r"\.identity\.", ".rbr_skip."),
-    (r"\.large_conv\.", ".lkb_origin."),
-    (r"\.proj\.0\.reparam_conv\.", ".proj.0.lkb_reparam."),
-    (r"\.se\.fc1\.", ".se.reduce."),
-    (r"\.se\.fc2\.", ".se.expand."),
-    (r"\.mlp\.", ".convffn."),
-    (r"\.pos_enc\.", ".pe."),
-    (r"(\.layer_scale\w*)\.gamma$", r"\1"),
-)
-
-
-def _rename(name: str, table: tuple[tuple[str, str], ...]) -> str:
-    for pattern, replacement in table:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _timm_names(names: Iterable[str]) -> dict[str, str]:
-    """Our name -> timm's. An attention block has two layer scales, numbered there."""
-    names = list(names)
-    attention = tuple(name.split("token_mixer")[0] + "layer_scale." for name in names if ".token_mixer.qkv" in name)
-    renamed = {name: _rename(name, _TIMM) for name in names}
-    return {
-        name: theirs.replace(".layer_scale.", ".layer_scale_2.") if theirs.startswith(attention) else theirs
-        for name, theirs in renamed.items()
-    }
-
-
-def _apple_names(names: Iterable[str]) -> dict[str, str]:
-    """Timm's name -> Apple's, where `network` lists patch embeddings, positional encodings and blocks in one row."""
-    names = list(names)
-    part = re.compile(r"^stages\.(\d+)\.(downsample|pos_emb|blocks)\.")
-    order = ("downsample", "pos_emb", "blocks")
-    row = sorted({(int(m[1]), order.index(m[2])) for m in map(part.match, names) if m})
-    flat = {name: part.sub(lambda m: f"network.{row.index((int(m[1]), order.index(m[2])))}.", name) for name in names}
-    return {name: _rename(theirs, _APPLE) for name, theirs in flat.items()}
-
-
-def _plain_name(name: str) -> str:
-    """The name without what DDP, torch.compile and timm's `features_only`, which also flattens, put in front."""
-    name = re.sub(r"^(module\.|_orig_mod\.|model\.)+", "", name)
-    return re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name)
-
-
-def _part(name: str) -> str:
-    """The part of the network a tensor belongs to: stem, stages.0 ... stages.3, final_conv or head."""
-    return ".".join(name.split(".")[: 2 if name.startswith("stages.") else 1])
-
-
 # ---- translation -----------------------------------------------------------------------------------------------------
 
-
-def _to_our_names(state: StateDict, target: Mapping[str, Tensor]) -> StateDict:
-    """The tensors under the names of `target`, whatever is unknown there under its own."""
-    writer = _naming(state)
-    if writer == "fastvit":
-        return state
-    leaves = _unfused_leaves(target) if _is_fused(state) else {}
-    names = [name for name in target if name.rpartition(".")[0] not in leaves]
-    names += [f"{prefix}.{name}" for prefix, leaf in leaves.items() for name in leaf.state_dict()]
-    theirs = _timm_names(names)
-    if writer == "Apple":
-        apple = _apple_names(theirs.values())
-        theirs = {name: apple[theirs[name]] for name in names}
-    ours = {their: name for name, their in theirs.items()}
-    converted = {ours.get(name, name): _conv(name, tensor) for name, tensor in state.items()}
-    for prefix, leaf in leaves.items():
-        if all(f"{prefix}.{name}" in converted for name in leaf.state_dict()):
-            leaf.load_state_dict({n: converted.pop(f"{prefix}.{n}") for n in leaf.state_dict()}, assign=True)
-            converted |= {f"{prefix}.{name}": tensor for name, tensor in leaf.fuse().state_dict().items()}
-    return converted
+_APPLE = (  # Apple's names -> timm's, apart from the flat list `network`
+    (r"^patch_embed\.", "stem."),
+    (r"^conv_exp\.", "final_conv."),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+    (r"\.rbr_conv\.", ".conv_kxk."),
+    (r"\.rbr_scale\.", ".conv_scale."),
+    (r"\.rbr_skip\.", ".identity."),
+    (r"\.lkb_origin\.", ".large_conv."),
+    (r"\.lkb_reparam\.", ".reparam_conv."),
+    (r"\.se\.reduce\.", ".se.fc1."),
+    (r"\.se\.expand\.", ".se.fc2."),
+    (r"\.convffn\.", ".mlp."),
+    (r"\.pe\.", ".pos_enc."),
+    (r"(\.layer_scale\w*)$", r"\1.gamma"),
+)
 
 
-def _unfused_leaves(target: Mapping[str, Tensor]) -> dict[str, Reparameterizable]:
-    """What the published fusing leaves in train form and ours does not, empty, by name."""
-    leaves: dict[str, Reparameterizable] = {}
-    with torch.device("meta"):
-        for name, tensor in target.items():
-            prefix, _, kind = name.rpartition(".")
-            if kind != "weight" or tensor.ndim != 4:
-                continue
-            out_channels, in_channels, kernel_size, _ = tensor.shape
-            if prefix.endswith(".ffn.conv"):
-                leaves[prefix] = ConvBN(out_channels, out_channels, kernel_size, groups=out_channels)
-            elif prefix.endswith(".token_mixer.qkv"):
-                leaves[prefix] = NormConv(in_channels, out_channels)
-            elif prefix.endswith((".ffn.fc2", ".token_mixer.proj")):
-                leaves[prefix] = ScaledConv(in_channels, out_channels)
-    return leaves
+def _from_apple(state: StateDict) -> StateDict:
+    """Under timm's names. Apple's `network` lists blocks, patch embeddings and positional encodings in one row."""
+    entry = re.compile(r"^network\.(\d+)\.(proj\b|pe\b|reparam_conv\b)?")
+    place, stage = {}, 0
+    for index, kind in sorted({(int(m[1]), m[2]) for m in map(entry.match, state) if m}, key=lambda pair: pair[0]):
+        stage += kind == "proj"
+        place[index] = f"stages.{stage}." + {None: "blocks.", "proj": "downsample."}.get(kind, "pos_emb.")
+    renamed = {}
+    for name, tensor in state.items():
+        if name == "head.proj":  # CLIP's projection, a matrix of (in, out)
+            name, tensor = "head.fc.weight", tensor.T
+        name = re.sub(r"^network\.(\d+)\.", lambda m: place[int(m[1])], name)
+        for pattern, replacement in _APPLE:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = tensor
+    return renamed
 
 
-def _linear(name: str, tensor: Tensor) -> Tensor:
-    """The projections of the attention are linear layers elsewhere, (out, in) instead of (out, in, 1, 1)."""
-    return tensor.flatten(1) if re.search(r"\.token_mixer\.(qkv|proj)\.conv\.weight$", name) else tensor
+def _to_form_of(target: Mapping[str, Tensor], state: StateDict) -> StateDict:
+    """Completely fused if the target is, and with a bias in the classifier if the target has one."""
+    if _form(target) == "fused" and _form(state) == "fused the published way":
+        state = _fold_blocks({_fused_name(name, target): tensor for name, tensor in state.items()})
+    weight, bias = state.get("head.fc.weight"), state.get("head.fc.bias")
+    if bias is None and weight is not None and "head.fc.bias" in target:  # timm's CLIP projection has one, of zeros
+        return state | {"head.fc.bias": weight.new_zeros(len(weight))}
+    if bias is not None and "head.fc.weight" in target and "head.fc.bias" not in target and not bias.any():
+        return {name: tensor for name, tensor in state.items() if name != "head.fc.bias"}
+    return state
 
 
-def _conv(name: str, tensor: Tensor) -> Tensor:
-    return tensor[:, :, None, None] if re.search(r"\.token_mixer\.(qkv|proj)\.weight$", name) else tensor
+def _fused_name(name: str, target: Mapping[str, Tensor]) -> str:
+    """Of what a `FusedConv` holds: alone, or in a sequence of convolution, squeeze-and-excitation and activation."""
+    in_sequence = name.replace(".reparam_conv.", ".0.").replace(".se.", ".1.")
+    return in_sequence if in_sequence in target else name.replace(".reparam_conv.", ".")
+
+
+def _fold_blocks(state: StateDict) -> StateDict:
+    """With each block, fused the published way, completely fused."""
+    folded = dict(state)
+    for prefix in {match[1] for match in map(re.compile(r"(stages\.\d+\.blocks\.\d+\.)").match, state) if match}:
+        part = {name.removeprefix(prefix): folded.pop(name) for name in state if name.startswith(prefix)}
+        hidden, dim = part["mlp.fc1.weight"].shape[:2]
+        with torch.device("meta"):
+            if "token_mixer.qkv.weight" in part:
+                norm = nn.BatchNorm2d if "norm.running_mean" in part else LayerNorm2d
+                block = AttentionBlock(dim, hidden / dim, norm=norm)
+            else:
+                block = RepMixerBlock(dim, hidden / dim)
+                block.token_mixer = block.token_mixer.fuse()
+        if {name: t.shape for name, t in block.state_dict().items()} == {name: t.shape for name, t in part.items()}:
+            block.load_state_dict(part, assign=True)
+            part = reparameterize_model(block).state_dict()
+        folded |= {prefix + name: tensor for name, tensor in part.items()}
+    return folded

@@ -9,17 +9,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.models.fastvit import LayerScale2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvit import LayerScale
+from fastvit.variants import VARIANTS as ROWS
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS = ("fastvit_t8", "fastvit_t12", "fastvit_s12", "fastvit_sa12", "fastvit_sa24", "fastvit_sa36", "fastvit_ma36")
+ENCODERS = ("fastvit_mci0", "fastvit_mci1", "fastvit_mci2", "fastvit_mci3", "fastvit_mci4", "fastvithd")
+
+
+def small(name: str) -> dict[str, tuple[int, ...]]:
+    """Options of `timm.create_model` for a network with all the kinds of layers it has: some are large."""
+    row = ROWS[name]
+    stages = len(row.depths)
+    return {"depths": (1,) * stages, "dims": row.dims if stages == 4 else tuple(32 * 2**i for i in range(stages))}
 
 
 def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random batch-norm parameters and statistics and layer scales of 0.1 to 0.5, in place.
+    """Random parameters and statistics of norms and layer scales of 0.1 to 0.5, in place.
 
     One variance in seven is of the order of the batch norm's epsilon, with a weight that makes up for it, so that the
     activations of a deep network stay finite in half precision.
@@ -38,7 +48,10 @@ def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
                 uniform(module.running_var, 0.5, 1.5)
                 module.running_var[::7] *= 1e-4
                 module.weight[::7] *= 1e-2
-            elif isinstance(module, LayerScale):
+            elif isinstance(module, nn.LayerNorm):
+                uniform(module.weight, 0.5, 1.5)
+                uniform(module.bias, -0.5, 0.5)
+            elif isinstance(module, (LayerScale, LayerScale2d)):
                 uniform(module.gamma, 0.1, 0.5)
     return model
 
@@ -52,8 +65,11 @@ def golden_weights(variant: str, form: str) -> dict[str, Tensor]:
 
     Each tensor depends on its name and shape only. `form` is "unfused" or "fused".
     """
-    manifest = json.loads((GOLDEN / f"{variant}.json").read_text())[form]
-    return {name: torch.from_numpy(_fill(name, tuple(shape))) for name, shape in manifest.items()}
+    return {name: torch.from_numpy(_fill(name, shape)) for name, shape in golden_shapes(variant, form).items()}
+
+
+def golden_shapes(variant: str, form: str) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(shape) for name, shape in json.loads((GOLDEN / f"{variant}.json").read_text())[form].items()}
 
 
 def golden_outputs(variant: str) -> dict[str, np.ndarray]:

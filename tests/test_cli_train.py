@@ -18,7 +18,7 @@ def test_a_dry_run_shows_and_does_nothing_else(tmp_path, capsys):
     train([QUICKSTART, f"output={output}", "augmentation.mixup=0.8", "optimizer.layer_decay=0.5", "--dry-run"])
     printed = capsys.readouterr().out
     assert "mixup: 0.8" in printed
-    assert "stem.0.conv.conv.weight" in printed
+    assert "stem.0.conv_kxk.0.conv.weight" in printed
     assert "19 steps per epoch, 228 in all" in printed
     assert not output.exists()
     assert sorted(path.name for path in (tmp_path / "run-dry-run").iterdir()) == ["batch.png", "schedule.png"]

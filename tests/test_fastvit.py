@@ -1,23 +1,28 @@
+import re
+
 import pytest
 import timm
 import timm.models.fastvit as builtin
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastvit
-from fastvit import fusion_error, load_checkpoint, reparameterize_model, to_timm
-from fastvit.weights import _apple_names, _timm_names
-from reference import VARIANTS, golden_image, golden_outputs, golden_weights, randomize, relative_error
+from fastvit import fusion_error, load_checkpoint, reparameterize_model
+from fastvit.weights import convert_published
+from reference import ENCODERS, VARIANTS, golden_image, golden_outputs, golden_weights, randomize, relative_error, small
 
-GOLDEN_VARIANTS = ("fastvit_t8", "fastvit_sa12", "fastvit_ma36")
+GOLDEN_VARIANTS = ("fastvit_t8", "fastvit_sa12", pytest.param("fastvit_ma36", marks=pytest.mark.slow))
+GOLDEN_ENCODERS = {"fastvit_mci0": "mobileclip_mci0", "fastvithd": "fastvithd"}
+TIMM_VARIANTS = VARIANTS + ENCODERS[:-1]
 
 
-def published(variant):
+def published(variant, golden=None):
     """Our network in float64 with the golden weights, and what the published code computed with them."""
     model = timm.create_model(variant)
-    load_checkpoint(model, golden_weights(variant, "unfused"))
-    return model.double(), golden_outputs(variant)
+    load_checkpoint(model, golden_weights(golden or variant, "unfused"))
+    return model.double(), golden_outputs(golden or variant)
 
 
 @pytest.mark.parametrize("variant", GOLDEN_VARIANTS)
@@ -37,6 +42,31 @@ def test_eval_equals_the_published_code(variant):
         assert stage.std().item() == pytest.approx(golden[f"stage{i}_std"].item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("variant", ["fastvit_mci0", pytest.param("fastvithd", marks=pytest.mark.slow)])
+def test_encoders_equal_the_published_code(variant):
+    """In train form, and for a published fused checkpoint in both fused forms."""
+    model, golden = published(variant, GOLDEN_ENCODERS[variant])
+    image = golden_image(2, 256, 256)
+    with torch.no_grad():
+        tokens = model.eval().forward_intermediates(image, intermediates_only=True)[-1]
+        features = model.forward_features(image)
+        logits, wide = model.forward_head(features), model(golden_image(1, 320, 256))
+    assert relative_error(logits, torch.from_numpy(golden["logits_256"])) < 1e-8
+    assert relative_error(wide, torch.from_numpy(golden["logits_320x256"])) < 1e-8
+    for name, tensor in {"tokens": tokens, "features": features}.items():
+        assert tuple(tensor.shape) == tuple(golden[f"{name}_shape"])
+        assert relative_error(tensor[0, :8, :4, :4], torch.from_numpy(golden[f"{name}_slice"])) < 1e-8
+    bias = model.head.fc.bias.numel()  # Apple's projection has none
+    assert sum(p.numel() for p in model.parameters()) - bias == golden["parameters"]
+
+    for form, bound in ({"fused": True}, 1e-6), ({"inference_mode": True}, 1e-8):
+        fused = timm.create_model(variant, **form)
+        load_checkpoint(fused, golden_weights(GOLDEN_ENCODERS[variant], "fused"))
+        with torch.no_grad():
+            error = relative_error(fused.double()(image), torch.from_numpy(golden["fused_logits_256"]))
+        assert error < bound
+
+
 @pytest.mark.parametrize("variant", GOLDEN_VARIANTS)
 def test_training_equals_the_published_code(variant):
     model, golden = published(variant)
@@ -45,14 +75,15 @@ def test_training_equals_the_published_code(variant):
     loss.backward()
     assert loss.item() == pytest.approx(golden["train_loss"].item(), rel=1e-8)
 
-    names = _timm_names(model.state_dict())
-    apple = _apple_names(names.values())
-    gradients = {f"grad_norm/{apple[names[name]]}": p.grad.norm() for name, p in model.named_parameters()}
+    apple = golden_weights(variant, "unfused")
+    names = {id(tensor): name for name, tensor in apple.items()}
+    names = {name: names[id(tensor)] for name, tensor in convert_published(apple, model).items()}
+    gradients = {f"grad_norm/{names[name]}": p.grad.norm() for name, p in model.named_parameters()}
     assert gradients.keys() == {key for key in golden if key.startswith("grad_norm/")}
     for key, gradient in gradients.items():  # some are exactly zero: a bias before a batch norm
         assert gradient.item() == pytest.approx(golden[key].item(), rel=1e-8, abs=1e-14), key
 
-    statistics = {f"after_step/{apple[names[name]]}": buffer for name, buffer in model.named_buffers()}
+    statistics = {f"after_step/{names[name]}": buffer for name, buffer in model.named_buffers()}
     recorded = [key for key in golden if key.startswith("after_step/")]
     assert len(recorded) >= 140
     for key in recorded:
@@ -74,12 +105,24 @@ def test_golden_network_fuses_in_float64(variant):
     assert fusion_error(model, reparameterize_model(model), (3, 64, 96)) < 1e-12
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", TIMM_VARIANTS)
+def test_names_and_shapes_are_timms(variant):
+    """In train form and, with timm's `inference_mode`, in the form that timm fuses to; in the same order."""
+    for options in ({}, {"inference_mode": True}):
+        ours = timm.create_model(variant, device="meta", num_classes=10, **options).state_dict()
+        with torch.device("meta"):
+            timms = getattr(builtin, variant)(num_classes=10, **options).state_dict()
+        assert {name: tensor.shape for name, tensor in ours.items()} == {n: t.shape for n, t in timms.items()}
+        assert options or list(ours) == list(timms)
+
+
+@pytest.mark.parametrize("variant", TIMM_VARIANTS)
 def test_equals_timms_built_in_network(variant):
-    """Same weights, same outputs in eval and train mode, for all seven."""
-    ours = randomize(timm.create_model(variant, num_classes=10)).double()
-    timms = getattr(builtin, variant)(num_classes=10).double()
-    timms.load_state_dict(to_timm(ours.state_dict()), strict=True)
+    """Same weights, same outputs and stages, same loss and gradients, in eval and train mode."""
+    options = small(variant)
+    ours = randomize(timm.create_model(variant, num_classes=10, **options)).double()
+    timms = getattr(builtin, variant)(num_classes=10, layers=options["depths"], embed_dims=options["dims"]).double()
+    timms.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(2, 3, 64, 96).double()
     with torch.no_grad():
         assert relative_error(ours.eval()(x), timms.eval()(x)) < 1e-11
@@ -89,10 +132,29 @@ def test_equals_timms_built_in_network(variant):
             strict=True,
         ):
             assert relative_error(a, b) < 1e-11
-        assert relative_error(ours.train()(x), timms.train()(x)) < 1e-11
+    losses = [F.cross_entropy(network.train()(x), torch.tensor([1, 2])) for network in (ours, timms)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-11)
+    for loss in losses:
+        loss.backward()
+    theirs = dict(timms.named_parameters())
+    for name, parameter in ours.named_parameters():
+        scale = theirs[name].grad.norm()  # exactly zero for a bias before a batch norm
+        assert (parameter.grad - theirs[name].grad).norm() <= 1e-9 * scale + 1e-13, name
 
 
-# millions of parameters and GMACs at 256 px of the released code (timm's measurements; it counts batch norms as MACs)
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", TIMM_VARIANTS)
+def test_equals_timms_built_in_network_at_full_size(variant):
+    ours = randomize(timm.create_model(variant, num_classes=10)).double().eval()
+    timms = getattr(builtin, variant)(num_classes=10).double().eval()
+    timms.load_state_dict(ours.state_dict(), strict=True)
+    x = torch.randn(1, 3, 64, 96).double()
+    with torch.no_grad():
+        assert relative_error(ours(x), timms(x)) < 1e-11
+
+
+# millions of parameters, fused the published way, and GMACs at 256 px of the released code (timm's measurements; it
+# counts batch norms as MACs)
 PUBLISHED = {
     "fastvit_t8": (4.03, 4.00, 0.69),
     "fastvit_t12": (7.55, 7.51, 1.39),
@@ -104,27 +166,32 @@ PUBLISHED = {
 }
 
 
-def macs(model):
+def macs(model, size=256):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.randn(1, 3, 256, 256, device="meta"))
+        model(torch.randn(1, 3, size, size, device="meta"))
     return counter.get_total_flops() / 2
+
+
+def parameters(model):
+    return sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_parameters_and_macs_are_the_published_ones(variant):
     train_form, fused_form, gmacs = PUBLISHED[variant]
-    model = timm.create_model(variant, device="meta").eval()
-    fused = reparameterize_model(model)
-    count = sum(p.numel() for p in model.parameters())
-    assert round(count / 1e6, 2) == train_form
+    fused = timm.create_model(variant, inference_mode=True, device="meta")
+    assert round(parameters(timm.create_model(variant, device="meta")) / 1e6, 2) == train_form
+    assert round(parameters(fused) / 1e6, 2) == fused_form
+    assert macs(fused) == pytest.approx(gmacs * 1e9, rel=0.01)
 
-    # The published fusing leaves a batch norm (2 C in place of a bias, C) and a layer scale (C) in each FFN. In the
-    # attention it leaves as many, 2 C + C, as folding adds: the 3 C biases of queries, keys and values.
-    left = sum(2 * block.ffn.conv.conv.out_channels for stage in model.stages for block in stage.blocks)
-    assert round((sum(p.numel() for p in fused.parameters()) + left) / 1e6, 2) == fused_form
-    assert macs(fused) / 1e9 == pytest.approx(gmacs, rel=0.01)
-    with torch.device("meta"):
-        assert macs(model) == macs(getattr(builtin, variant)().eval())
+
+@pytest.mark.parametrize("variant", VARIANTS + ENCODERS)
+def test_docstrings_say_the_size(variant):
+    model = timm.create_model(variant, device="meta").eval()
+    doc = timm.model_entrypoint(variant).__doc__
+    millions, gmacs, size = re.search(r"([\d.]+) M parameters, ([\d.]+) GMACs at (\d+) px", doc).groups()
+    assert parameters(model) / 1e6 == pytest.approx(float(millions), abs=0.06 if "." in millions else 0.5)
+    assert macs(model, int(size)) / 1e9 == pytest.approx(float(gmacs), abs=0.06 if "." in gmacs else 0.6)
 
 
 @pytest.mark.parametrize(("variant", "value"), [("fastvit_sa24", 1e-5), ("fastvit_sa36", 1e-6), ("fastvit_ma36", 1e-6)])
@@ -137,8 +204,9 @@ def test_layer_scale_starts_as_published(variant, value):
 
 def test_drop_path_rises_linearly_over_the_blocks():
     model = timm.create_model("fastvit_sa24", drop_path_rate=0.23, device="meta")
-    rates = [block.drop_path.drop_prob for stage in model.stages for block in stage.blocks]
-    assert rates == pytest.approx([0.23 * i / 23 for i in range(24)])
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    rates = [{m.drop_prob for m in block.modules() if isinstance(m, DropPath)} for block in blocks]
+    assert [rate for (rate,) in rates] == pytest.approx([0.23 * i / 23 for i in range(24)])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (32, 224), (127, 65)])
@@ -160,3 +228,15 @@ def test_last_feature_has_seen_every_attention_block():
 def test_rows_of_different_length_are_rejected():
     with pytest.raises(ValueError, match="must have an entry for each stage"):
         fastvit.FastViT((1, 1), (8, 16, 32), attention=(False, False))
+
+
+def test_five_stages_are_described_as_such():
+    model = timm.create_model("fastvithd", device="meta")
+    assert [info["reduction"] for info in model.feature_info] == [4, 8, 16, 32, 64]
+    features = model.forward_features(torch.randn(1, 3, 1024, 1024, device="meta"))
+    assert features.shape == (1, 3072, 16, 16), "256 tokens for the language model"
+
+
+def test_a_patch_embedding_for_each_stage_but_the_first():
+    with pytest.raises(ValueError, match="patch_embeds for each but the first"):
+        fastvit.FastViT((1, 1), (8, 16), attention=(False, False), patch_embeds=(fastvit.PatchEmbed,) * 2)

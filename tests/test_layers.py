@@ -6,8 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastvit import Attention, ConditionalPositionalEncoding, ConvBN, ConvFFN, PatchEmbed, RepConv, RepMixer
-from fastvit.layers import AttentionBlock, RepMixerBlock
+from fastvit import (
+    Attention,
+    AttentionBlock,
+    ConditionalPositionalEncoding,
+    ConvBN,
+    ConvFFN,
+    PatchEmbed,
+    RepConv,
+    RepMixer,
+    RepMixerBlock,
+)
+from fastvit.layers import LargeKernelConv
 from reference import randomize
 
 
@@ -33,47 +43,59 @@ def test_strided_pointwise_keeps_gradients_in_channels_last():
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("channels_last", ["model", "input", "both"])
-def test_training_in_channels_last_survives_on_cpu(channels_last):
+def test_training_in_channels_last_survives_on_cpu():
     """uxlfoundation/oneDNN#6035 crashes the process or corrupts gradients, hence a process of its own."""
     program = """
-import sys, torch, fastvit, copy
+import torch, fastvit, copy
 model = fastvit.FastViT((1, 1), (16, 32), 2, (False, False), num_classes=3)
 x = torch.randn(4, 3, 64, 64)
 plain = copy.deepcopy(model)
 plain(x).square().sum().backward()
-if sys.argv[1] != "input":
-    model = model.to(memory_format=torch.channels_last)
-if sys.argv[1] != "model":
-    x = x.to(memory_format=torch.channels_last)
-for _ in range(3):
-    model.zero_grad()
-    model(x).square().sum().backward()
-for a, b in zip(model.parameters(), plain.parameters()):
-    torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+last = {"memory_format": torch.channels_last}
+nets = [copy.deepcopy(model), copy.deepcopy(model).to(**last), copy.deepcopy(model).to(**last)]
+for net, images in zip(nets, (x.to(**last), x, x.to(**last))):
+    for _ in range(3):
+        net.zero_grad()
+        net(images).square().sum().backward()
+    for a, b in zip(net.parameters(), plain.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
 """
-    done = subprocess.run([sys.executable, "-c", program, channels_last], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
 def test_attention_equals_multihead_attention():
-    layer = Attention(64, layer_scale=1.0).double().eval()
+    layer = Attention(64).double().eval()
     reference = nn.MultiheadAttention(64, 2, batch_first=True).double().eval()
     with torch.no_grad():
-        reference.in_proj_weight.copy_(layer.qkv.conv.weight.flatten(1))
+        reference.in_proj_weight.copy_(layer.qkv.weight)
         reference.in_proj_bias.zero_()
-        reference.out_proj.weight.copy_(layer.proj.conv.weight.flatten(1))
-        reference.out_proj.bias.copy_(layer.proj.conv.bias)
-    randomize(layer.qkv)
+        reference.out_proj.weight.copy_(layer.proj.weight)
+        reference.out_proj.bias.copy_(layer.proj.bias)
     x = torch.randn(2, 64, 3, 5).double()
-    tokens = layer.qkv.norm(x).flatten(2).transpose(1, 2)
+    tokens = x.flatten(2).transpose(1, 2)
     expected = reference(tokens, tokens, tokens)[0].transpose(1, 2).reshape(2, 64, 3, 5)
     torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_attention_rejects_a_width_that_is_no_multiple_of_the_head():
-    with pytest.raises(ValueError, match="dim 48 must be a multiple of head_dim 32"):
-        Attention(48)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Attention(48), "dim 48 must be a multiple of head_dim 32"),
+        (lambda: RepMixer(32, kernel_size=4), "a kernel must be of odd size, .* not 4"),
+        (lambda: RepConv(32, 64, 3), r"kernel_sizes must be a tuple, such as \(3, 1\), not 3"),
+        (lambda: RepConv(32, 64, ()), r"kernel_sizes must be a tuple, .* not \(\)"),
+        (lambda: RepConv(32, 64, (3, 2)), "odd size, .* not 2"),
+        (lambda: ConvFFN(32, kernel_size=6), "odd size, .* not 6"),
+        (lambda: ConvBN(32, 32, 0), "odd size, .* not 0"),
+        (lambda: ConditionalPositionalEncoding(32, 2), "odd size, .* not 2"),
+        (lambda: PatchEmbed(32, 64, 8), "odd size, .* not 8"),
+        (lambda: PatchEmbed(32, 48), "must be divisible by groups"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused_at_construction(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_rep_mixer_is_the_published_formula():
@@ -84,19 +106,33 @@ def test_rep_mixer_is_the_published_formula():
     def bn(y, norm):
         return F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias)
 
-    mixer, (small,) = layer.mixer, layer.mixer.branches
-    y = bn(F.conv2d(x, mixer.conv.conv.weight, padding=1, groups=4), mixer.conv.bn)
-    y = y + bn(F.conv2d(x, small.conv.weight, groups=4), small.bn) + bn(x, mixer.skip)
-    expected = x + layer.scale.gamma * (y - bn(x, layer.norm))
+    (large,), small = layer.mixer.conv_kxk, layer.mixer.conv_scale
+    y = bn(F.conv2d(x, large.conv.weight, padding=1, groups=4), large.bn)
+    y = y + bn(F.conv2d(x, small.conv.weight, groups=4), small.bn) + bn(x, layer.mixer.identity)
+    expected = x + layer.layer_scale.gamma * (y - bn(x, layer.norm.identity))
     torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_no_activation_between_the_convolutions_of_the_patch_embedding():
-    """The published code computes one there and drops it; the weights were trained without."""
-    large, pointwise, _ = randomize(PatchEmbed(4, 8)).double().eval()
-    x, y = torch.randn(2, 1, 4, 16, 16).double()
-    middle = pointwise(large((x + y) / 2))
-    torch.testing.assert_close(middle, (pointwise(large(x)) + pointwise(large(y))) / 2, rtol=1e-10, atol=1e-12)
+def test_what_stands_between_the_convolutions_of_the_patch_embedding():
+    """Nothing: the published code computes an activation there and drops it, and the weights were trained without.
+    MobileCLIP's encoders have squeeze-and-excitation and an activation, in this order."""
+    x = torch.randn(2, 4, 16, 16).double()
+    embed = randomize(PatchEmbed(4, 8)).double().eval()
+    large, pointwise = embed.proj
+    y = large.large_conv(x) + large.small_conv(x)
+    assert torch.equal(embed(x), pointwise(y))
+
+    class Double(nn.Module):
+        def __init__(self, channels):
+            super().__init__()
+            assert channels == 8
+
+        def forward(self, x):
+            return 2 * x
+
+    with_both = PatchEmbed(4, 8, se=Double, act=nn.GELU).double().eval()
+    with_both.load_state_dict(embed.state_dict())
+    assert torch.equal(with_both(x), pointwise(F.gelu(2 * y)))
 
 
 def test_positional_encoding_sees_the_border():
@@ -113,7 +149,8 @@ def test_only_rep_mixer_residuals_escape_stochastic_depth():
     repmixer, attention = RepMixerBlock(32, drop_path=1.0), AttentionBlock(32, drop_path=1.0)
     for block in (repmixer, attention):
         randomize(block).train()
-        block.drop_path.scale_by_keep = False  # 0 / 0 otherwise
+    for drop_path in (repmixer.drop_path, attention.drop_path1, attention.drop_path2):
+        drop_path.scale_by_keep = False  # 0 / 0 otherwise
     torch.testing.assert_close(repmixer(x), repmixer.token_mixer(x))
     assert torch.equal(attention(x), x)
 
@@ -125,18 +162,31 @@ def test_layers_keep_any_shape(layer, size):
 
 
 def test_skip_only_where_the_shape_is_kept():
-    assert RepConv(4, 4).skip is not None
-    assert RepConv(4, 4, stride=2).skip is None
-    assert RepConv(4, 8, groups=4).skip is None
+    assert RepConv(4, 4).identity is not None
+    assert RepConv(4, 4, stride=2).identity is None
+    assert RepConv(4, 8, groups=4).identity is None
+
+
+def test_branches_are_of_the_given_sizes():
+    def sizes(*convs):
+        return [branch.conv.kernel_size[0] for branch in convs]
+
+    mobile_one = RepConv(4, 4, (5, 3, 3, 1))
+    assert sizes(*mobile_one.conv_kxk) == [5, 3, 3]
+    assert sizes(mobile_one.conv_scale) == [1]
+    assert sizes(*RepConv(4, 4, (1, 1)).conv_kxk) == [1, 1]
+    assert RepConv(4, 4, (3,)).conv_scale is RepConv(4, 4, (1,)).conv_scale is None
+    large = LargeKernelConv(4, 8, 9)
+    assert sizes(large.large_conv, large.small_conv) == [9, 3]
 
 
 def test_initialisation():
     """Linear layers and the FFN start from trunc_normal(0.02), other convolutions from torch's default."""
     ffn, attention = ConvFFN(64), Attention(64)
-    for conv in (ffn.conv.conv, ffn.fc1, ffn.fc2.conv, attention.qkv.conv, attention.proj.conv):
-        assert conv.weight.std().item() == pytest.approx(0.02, rel=0.05)
-        assert conv.bias is None or not conv.bias.any()
+    for layer in (ffn.conv.conv, ffn.fc1, ffn.fc2, attention.qkv, attention.proj):
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+        assert layer.bias is None or not layer.bias.any()
     torch.manual_seed(1)
-    ours = RepConv(64, 64, (1,)).conv.conv.weight
+    ours = RepConv(64, 64, (1,)).conv_kxk[0].conv.weight
     torch.manual_seed(1)
     assert torch.equal(ours, nn.Conv2d(64, 64, 1, bias=False).weight)

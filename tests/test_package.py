@@ -14,11 +14,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastvit"
 # From the ground up. A part imports from those on floors below its own, and never from one beside it.
 FLOORS = (
-    ("errors", "precision", "variants", "shipped"),
-    ("reparam",),
+    ("errors", "precision", "shipped"),
+    ("reparam", "compare"),
     ("layers",),
+    ("variants", "published"),
     ("weights",),
     ("fastvit",),
+    ("builtin",),
     ("the package itself",),
     ("config", "runtime", "models", "data", "pretrained"),
     ("deploy", "training"),

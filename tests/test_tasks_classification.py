@@ -109,7 +109,7 @@ def test_a_model_starts_from_a_checkpoint_and_keeps_or_resets_its_head(tmp_path:
     with pytest.raises(RecipeError, match=r"model\.checkpoint: .*model.pt"):
         task(start, "data.num_classes=4").build_model()
     smaller = task(start, "data.num_classes=4", "model.reset_head=true").build_model()
-    assert torch.equal(smaller.stem[0].conv.conv.weight, source.stem[0].conv.conv.weight)
+    assert torch.equal(smaller.stem[0].conv_kxk[0].conv.weight, source.stem[0].conv_kxk[0].conv.weight)
     assert task(start).build_model(initial_weights=False).num_classes == 10
 
 

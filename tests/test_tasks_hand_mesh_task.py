@@ -132,7 +132,7 @@ def test_a_backbone_starts_from_a_classifier_s_checkpoint(tmp_path: Path):
     classifier = timm.create_model("fastvit_t8", num_classes=7)
     torch.save(classifier.state_dict(), tmp_path / "classifier.pt")
     model = task(f"model.checkpoint={tmp_path / 'classifier.pt'}").build_model()
-    assert torch.equal(model.backbone.stem[0].conv.conv.weight, classifier.stem[0].conv.conv.weight)
+    assert torch.equal(model.backbone.stem[0].conv_kxk[0].conv.weight, classifier.stem[0].conv_kxk[0].conv.weight)
 
 
 def test_the_picture_has_a_mesh_over_each_image():

@@ -1,19 +1,24 @@
-"""What timm's users and timm's own model tests expect of a model, on our seven."""
+"""What timm's users and timm's own model tests expect of a model."""
 
+import pickle
 import subprocess
 import sys
 
 import pytest
 import timm
+import timm.data
+import timm.models.fastvit as builtin
 import torch
+from PIL import Image
+from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import fastvit
-from fastvit import load_checkpoint, reparameterize_model, to_timm
-from reference import VARIANTS, golden_weights, randomize, relative_error
+from fastvit import load_checkpoint, reparameterize_model
+from reference import ENCODERS, VARIANTS, golden_weights, randomize, relative_error, small
 
 TAGS = ("apple_in1k", "apple_dist_in1k")
 
@@ -41,7 +46,6 @@ def test_other_takeovers_still_warn():
 def test_names_and_both_pretrained_tags_are_ours(variant):
     assert timm.model_entrypoint(variant).__module__ == "fastvit.fastvit"
     assert timm.list_models(f"{variant}.*", pretrained=True) == sorted(f"{variant}.{tag}" for tag in TAGS)
-    assert variant in timm.list_models(module="fastvit")
     for tag in TAGS:
         cfg = timm.get_pretrained_cfg(f"{variant}.{tag}")
         assert cfg.hf_hub_id == f"timm/{variant}.{tag}"
@@ -50,23 +54,53 @@ def test_names_and_both_pretrained_tags_are_ours(variant):
     assert timm.get_pretrained_cfg(variant).tag == TAGS[0]
 
 
-def test_timms_other_fastvits_stay():
-    assert timm.model_entrypoint("fastvit_mci0").__module__ == "timm.models.fastvit"
-    assert timm.is_model_pretrained("fastvit_mci0")
+@pytest.mark.parametrize("variant", ENCODERS)
+def test_encoders_are_ours_with_the_tags_of_timm_and_the_preprocessing_of_apple(variant):
+    assert timm.model_entrypoint(variant).__module__ == "fastvit.fastvit"
+    theirs = builtin.default_cfgs[variant].cfgs if variant != "fastvithd" else {}
+    assert timm.list_models(f"{variant}.*", pretrained=True) == sorted(f"{variant}.{tag}" for tag in theirs)
+    for tag in theirs or [""]:
+        cfg = timm.get_pretrained_cfg(f"{variant}.{tag}".rstrip("."))
+        clip = variant in ("fastvit_mci3", "fastvit_mci4")
+        assert (cfg.crop_pct, cfg.interpolation, cfg.license) == (1.0, "bilinear", "apple-amlr")
+        assert (cfg.mean, cfg.std) == ((OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if clip else ((0.0,) * 3, (1.0,) * 3))
+        assert cfg.num_classes == (512 if variant[-1] in "012" else 768)
+        if tag and theirs[tag].hf_hub_id == "timm/":
+            assert cfg.hf_hub_id == f"timm/{variant}.{tag}"
 
 
-@pytest.mark.parametrize("name", ["drop_path_rte", "inference_mode", "img_size"])
+def test_a_square_of_1024_px_around_the_whole_image():
+    cfg = timm.data.resolve_data_config(model=timm.create_model("fastvithd", device="meta"))
+    image = Image.new("RGB", (512, 256), "white")
+    tensor = timm.data.create_transform(**cfg)(image)
+    assert tensor.shape == (3, 1024, 1024)
+    rows = tensor.mean((0, 2))
+    assert (rows == 1).sum() == 512
+    assert (rows == 0).sum() == 512, "padded, not cropped"
+
+
+def test_registered_functions_are_like_any_other():
+    for name in (*VARIANTS, *ENCODERS):
+        entry = timm.model_entrypoint(name)
+        assert entry is getattr(fastvit.fastvit, name)
+        assert pickle.loads(pickle.dumps(entry)) is entry
+        assert (entry.__name__, entry.__qualname__) == (name, name)
+        assert name in timm.list_models(module="fastvit")
+
+
+@pytest.mark.parametrize("name", ["drop_path_rte", "inference_mod", "img_size"])
 def test_unknown_arguments_are_errors_that_name_them(name):
     with pytest.raises(TypeError, match=name):
         timm.create_model("fastvit_t8", device="meta", **{name: 1})
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS + ENCODERS)
 def test_config_names_real_tensors(variant):
     model = timm.create_model(variant, device="meta")
     names = model.state_dict()
     cfg = model.pretrained_cfg
-    assert {f"{name}.weight" for name in (*cfg["first_conv"], cfg["classifier"])} <= names.keys()
+    first = [cfg["first_conv"]] if isinstance(cfg["first_conv"], str) else cfg["first_conv"]
+    assert {f"{name}.weight" for name in (*first, cfg["classifier"])} <= names.keys()
     assert (model.num_features, model.head_hidden_size) == (2 * model.feature_info[-1]["num_chs"],) * 2
     assert model.forward_features(torch.randn(1, *cfg["input_size"], device="meta")).shape[-2:] == cfg["pool_size"]
 
@@ -117,6 +151,15 @@ def test_features_only():
     assert all(torch.equal(a, b) for a, b in zip(some(x), expected[1:3], strict=True))
 
 
+@pytest.mark.parametrize("variant", ["fastvit_mci3", "fastvithd"])
+def test_every_stage_is_a_feature(variant):
+    """timm's own leaves the one of stride 64 out."""
+    backbone = timm.create_model(variant, features_only=True, **small(variant))
+    assert backbone.feature_info.reduction() == [4, 8, 16, 32, 64]
+    sizes = [feature.shape[-1] for feature in backbone(torch.randn(1, 3, 128, 128))]
+    assert sizes == [32, 16, 8, 4, 2]
+
+
 def test_forward_intermediates():
     model = randomize(timm.create_model("fastvit_t8")).eval()
     x = torch.randn(1, 3, 64, 64)
@@ -160,7 +203,7 @@ def test_layer_wise_lr_decay_follows_the_depth(variant):
     assert len(set(order)) == 1 + sum(len(stage.blocks) for stage in model.stages) + 1, "stem, each block, head"
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, weight_decay=0.05, layer_decay=0.5)
     scale = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
-    assert scale[id(model.head.fc.weight)] == 1.0 > scale[id(model.stages[0].blocks[0].ffn.fc1.weight)]
+    assert scale[id(model.head.fc.weight)] == 1.0 > scale[id(model.stages[0].blocks[0].mlp.fc1.weight)]
 
 
 def test_layer_scale_is_decayed_as_published():
@@ -169,8 +212,8 @@ def test_layer_scale_is_decayed_as_published():
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1.0, weight_decay=0.05)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     block = model.stages[0].blocks[0]
-    assert decay[id(block.ffn.fc2.scale.gamma)] == 0.05
-    assert decay[id(block.ffn.fc2.conv.bias)] == decay[id(block.token_mixer.norm.weight)] == 0.0
+    assert decay[id(block.layer_scale.gamma)] == 0.05
+    assert decay[id(block.mlp.fc2.bias)] == decay[id(block.token_mixer.norm.identity.weight)] == 0.0
 
 
 def test_gradient_checkpointing_changes_nothing():
@@ -185,10 +228,10 @@ def test_gradient_checkpointing_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12"])
+@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12", "fastvit_mci2", "fastvit_mci3"])
 @pytest.mark.parametrize("fused", [False, True])
 def test_scripts_and_traces(variant, fused):
-    model = randomize(timm.create_model(variant, num_classes=5)).eval()
+    model = randomize(timm.create_model(variant, num_classes=5, **small(variant))).eval()
     model = reparameterize_model(model) if fused else model
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
@@ -213,7 +256,7 @@ def test_pretrained_goes_through_the_conversion(tmp_path, form):
     reference = timm.create_model("fastvit_t8").eval()
     load_checkpoint(reference, apple)
     path = tmp_path / "model.pth"
-    torch.save({"state_dict": apple} if form == "apple" else to_timm(reference.state_dict()), path)
+    torch.save({"state_dict": apple} if form == "apple" else reference.state_dict(), path)
 
     def pretrained(**kwargs):
         overlay = {"file": str(path)}
@@ -224,6 +267,7 @@ def test_pretrained_goes_through_the_conversion(tmp_path, form):
         expected = reference(x)
         assert torch.equal(pretrained()(x), expected)
         assert relative_error(pretrained(fused=True)(x), expected) < 1e-5
+        assert relative_error(pretrained(inference_mode=True)(x), expected) < 1e-5
         few = pretrained(num_classes=4)
         torch.testing.assert_close(few.forward_features(x), reference.forward_features(x))
         assert few(x).shape == (1, 4)
@@ -234,5 +278,6 @@ def test_pretrained_goes_through_the_conversion(tmp_path, form):
 
 def test_the_blocks_are_importable_and_named():
     names = ("RepMixer", "RepConv", "ConvFFN", "PatchEmbed", "ConditionalPositionalEncoding", "Attention", "LayerScale")
+    names += ("RepMixerBlock", "AttentionBlock")
     assert all(issubclass(getattr(fastvit, name), nn.Module) for name in names)
     assert set(names) <= set(fastvit.__all__)

@@ -85,7 +85,7 @@ def test_layer_decay_is_timm_s():
     for name, (lr, decay) in groups(network, ours).items():
         assert (lr, decay) == (pytest.approx(expected[names[name]][0]), expected[names[name]][1])
     rates = groups(network, ours)
-    assert rates["stem.0.conv.conv.weight"][0] < rates["stages.3.blocks.1.ffn.fc1.weight"][0] < 1e-3
+    assert rates["stem.0.conv_kxk.0.conv.weight"][0] < rates["stages.3.blocks.1.mlp.fc1.weight"][0] < 1e-3
     assert rates["head.fc.weight"][0] == 1e-3
 
 

@@ -10,8 +10,8 @@ import timm.models.fastvit as builtin
 import torch
 from torch import nn
 
-from fastvit import CheckpointError, load_checkpoint, reparameterize_model, to_timm
-from reference import VARIANTS, golden_weights, randomize, relative_error
+from fastvit import CheckpointError, load_checkpoint, reparameterize_model
+from reference import golden_shapes, golden_weights, randomize, relative_error, small
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +29,76 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_timms_names_and_back(variant):
-    """Strict into timm's built-in network, and back into ours bit for bit."""
-    model = randomize(timm.create_model(variant, num_classes=5))
-    timms = getattr(builtin, variant)(num_classes=5)
-    timms.load_state_dict(to_timm(model.state_dict()), strict=True)
-    again = fresh(variant)
-    load_checkpoint(again, timms.state_dict())
-    assert equal(model.state_dict(), again.state_dict())
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_timms_fused_checkpoints(variant):
+@pytest.mark.parametrize("variant", ["fastvit_t8", "fastvit_sa12", "fastvit_mci2", "fastvit_mci4"])
+def test_fused_checkpoints_of_timm(variant):
     """timm's own fusing of its built-in network leaves batch norms and layer scales; loading folds them."""
-    model = randomize(timm.create_model(variant, num_classes=5)).eval()
-    timms = getattr(builtin, variant)(num_classes=5).eval()
-    timms.load_state_dict(to_timm(model.state_dict()))
-    fused = fresh(variant, fused=True)
-    load_checkpoint(fused, timm.utils.reparameterize_model(timms).state_dict())
+    options = small(variant)
+    model = randomize(timm.create_model(variant, num_classes=5, **options)).eval()
+    timms = getattr(builtin, variant)(num_classes=5, layers=options["depths"], embed_dims=options["dims"]).eval()
+    timms.load_state_dict(model.state_dict())
+    state = timm.utils.reparameterize_model(timms).state_dict()
     x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        assert relative_error(fused(x), model(x)) < 1e-5
+    for form in ("fused", "inference_mode"):
+        fused = fresh(variant, **options, **{form: True})
+        load_checkpoint(fused, state)
+        with torch.no_grad():
+            assert relative_error(fused(x), model(x)) < 1e-5
+    fused.load_state_dict(state, strict=True)
 
 
-def test_a_dictionary_is_left_as_it_was(source):
-    state = {"state_dict": to_timm(source.state_dict())}
+def apples_clip(name, form, prefix):
+    """As Apple's files: the image tower under a prefix, its projection a matrix, and something else beside it."""
+    state = {f"{prefix}{key}": tensor for key, tensor in golden_weights(name, form).items()}
+    return state | {"text_encoder.embedding_layer.weight": torch.zeros(3, 2), "logit_scale": torch.zeros(())}
+
+
+def test_mobileclips_files(tmp_path):
+    """Apple's names under `image_encoder.model.`, open_clip's and a DDP's under `visual.trunk.`, timm's alone."""
+    apple = apples_clip("mobileclip_mci0", "unfused", "image_encoder.model.")
+    model = fresh("fastvit_mci0", num_classes=512)
+    load_checkpoint(model, apple)
+    assert torch.equal(model.head.fc.weight, apple["image_encoder.model.head.proj"].T)
+    assert not model.head.fc.bias.any()
+    expected = model.state_dict()
+    for prefix in ("visual.trunk.", "module.visual.trunk.", ""):
+        state = {f"{prefix}{name}": tensor for name, tensor in expected.items()}
+        torch.save(state | ({"text.positional_embedding": torch.zeros(2)} if prefix else {}), tmp_path / "clip.pt")
+        again = fresh("fastvit_mci0", num_classes=512)
+        load_checkpoint(again, tmp_path / "clip.pt")
+        assert equal(again.state_dict(), expected)
+
+
+def test_llavas_fastvlm():
+    """Apple's names, fused the published way, deep inside; on the meta device, for it is large."""
+    manifest = golden_shapes("fastvithd", "fused")
+    prefix = "model.vision_tower.vision_tower.model."
+    state = {f"{prefix}{name}": torch.zeros(shape, device="meta") for name, shape in manifest.items()}
+    state["model.layers.0.mlp.gate_proj.weight"] = torch.zeros(2, 2)
+    for name in ("fastvithd", "fastvit_mci3"):
+        model = fresh(name, num_classes=768, fused=True, device="meta")
+        load_checkpoint(model, state)
+    with pytest.raises(CheckpointError, match="holds a fastvit_mci3 or fastvithd, but the model is a fastvit_mci0"):
+        load_checkpoint(fresh("fastvit_mci0", fused=True, device="meta"), state)
+
+
+def test_the_projection_without_bias():
+    """Apple's and CLIP's has none, timm's has one of zeros."""
+    biased = fresh("fastvit_mci0", num_classes=8, **small("fastvit_mci0"))
+    plain = copy.deepcopy(biased)
+    plain.head.fc = nn.Linear(plain.num_features, 8, bias=False)
+    load_checkpoint(biased, plain.state_dict())
+    assert not biased.head.fc.bias.any()
+    load_checkpoint(plain, biased.state_dict())
+    assert torch.equal(plain.head.fc.weight, biased.head.fc.weight)
+    biased.head.fc.bias.data += 1
+    with pytest.raises(CheckpointError, match=r"has an unknown head\.fc\.bias"):
+        load_checkpoint(plain, biased.state_dict())
+
+
+def test_a_dictionary_is_left_as_it_was():
+    state = {"state_dict": golden_weights("fastvit_sa12", "unfused")}
     before = copy.deepcopy(state)
-    load_checkpoint(fresh(), state)
+    load_checkpoint(fresh(num_classes=1000), state)
     assert equal(state["state_dict"], before["state_dict"])
 
 
@@ -103,7 +145,7 @@ def test_fused_checkpoints_of_ours(source, tmp_path):
 
 def test_a_checkpoint_of_timms_training_script(source, tmp_path):
     """It holds the command line, as an argparse.Namespace."""
-    state = to_timm(source.state_dict())
+    state = source.state_dict()
     torch.save(
         {"state_dict": state, "args": argparse.Namespace(lr=0.1, betas=[0.9]), "version": 2}, tmp_path / "last.pth.tar"
     )
@@ -200,6 +242,8 @@ def _write(kind, path, state):
         torch.save(torch.zeros(3), path)
     elif kind == "resnet":
         torch.save({"conv1.weight": torch.zeros(1), "fc.weight": torch.zeros(1)}, path)
+    elif kind == "convnext":  # has stages and blocks, too
+        torch.save({"stages.0.blocks.0.mlp.fc1.weight": torch.zeros(4, 1)}, path)
     elif kind == "truncated":
         torch.save(state, path)
         path.write_bytes(path.read_bytes()[:-5000])
@@ -224,6 +268,7 @@ def _write(kind, path, state):
         ("script", "is a TorchScript program"),
         ("tensor", "is not a FastViT checkpoint: it holds a Tensor"),
         ("resnet", "is not a FastViT checkpoint: it holds conv1.weight, fc.weight"),
+        ("convnext", "is not a FastViT checkpoint: it holds stages.0.blocks"),
         ("truncated", "truncated: download or copy it again"),
         ("truncated old", "truncated.*: download or copy it again"),
         ("truncated.safetensors", "damaged or truncated"),
@@ -247,7 +292,7 @@ def test_missing_file(tmp_path):
 
 
 def _without_a_tensor(state):
-    return {name: tensor for name, tensor in state.items() if name != "stem.0.conv.conv.weight"}
+    return {name: tensor for name, tensor in state.items() if name != "stem.0.conv_kxk.0.conv.weight"}
 
 
 def _with_a_foreign_tensor(state):
@@ -255,17 +300,17 @@ def _with_a_foreign_tensor(state):
 
 
 def _of_another_shape(state):
-    return {**state, "stem.0.conv.conv.weight": torch.zeros(64, 1, 3, 3)}
+    return {**state, "stem.0.conv_kxk.0.conv.weight": torch.zeros(64, 1, 3, 3)}
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without_a_tensor, r"lacks stem\.0\.conv\.conv\.weight"),
+        (_without_a_tensor, r"lacks stem\.0\.conv_kxk\.0\.conv\.weight"),
         (_with_a_foreign_tensor, r"has an unknown stem\.9\.weight"),
         (
             _of_another_shape,
-            r"stem\.0\.conv\.conv\.weight of shape \(64, 1, 3, 3\) where the model has \(64, 3, 3, 3\)",
+            r"stem\.0\.conv_kxk\.0\.conv\.weight of shape \(64, 1, 3, 3\) where the model has \(64, 3, 3, 3\)",
         ),
     ],
 )
@@ -280,7 +325,7 @@ def test_never_a_partial_load(source, change, message):
 @pytest.mark.parametrize(
     ("form", "name", "fused", "message"),
     [
-        ("fused", "fastvit_t8", False, r"holds a fused fastvit_t8, but the model is in train form: .*fused=True"),
+        ("fused", "fastvit_t8", False, r"holds a fastvit_t8 fused.*, but the model is in train form: .*fused=True"),
         ("unfused", "fastvit_t8", True, r"holds a fastvit_t8 in train form, but the model is fused: .*reparameterize"),
         ("unfused", "fastvit_sa24", False, r"holds a fastvit_t8, but the model is a fastvit_sa24"),
         ("fused", "fastvit_t12", True, r"holds a fastvit_t8, but the model is a fastvit_t12"),
@@ -305,8 +350,20 @@ def test_a_model_that_is_no_fastvit(source):
         load_checkpoint(nn.Linear(2, 2), source.state_dict())
 
 
-def test_to_timm_takes_the_train_form_only(source):
-    apple = golden_weights("fastvit_t8", "unfused")
-    for state in (reparameterize_model(source).state_dict(), apple, nn.Linear(2, 2).state_dict()):
-        with pytest.raises(CheckpointError, match="in train form"):
-            to_timm(state)
+def test_forms_that_do_not_fit():
+    """Completely fused, nothing is left of what the published form keeps apart."""
+    fused, published = (fresh(**small("fastvit_sa12"), **{form: True}) for form in ("fused", "inference_mode"))
+    with pytest.raises(CheckpointError, match=r"fused, but the model is fused the published way: .*fused=True"):
+        load_checkpoint(published, fused.state_dict())
+
+
+def test_a_model_around_a_network():
+    class Clip(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.visual = nn.ModuleDict({"trunk": fresh("fastvit_t8", **small("fastvit_t8"))})
+            self.text = nn.Linear(2, 2)
+
+    clip = Clip()
+    with pytest.raises(CheckpointError, match=r"the model is more than a FastViT: pass its part visual\.trunk"):
+        load_checkpoint(clip, clip.visual["trunk"].state_dict())

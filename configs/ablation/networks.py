@@ -21,8 +21,9 @@ import timm.models
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from fastvit import ConvFFN, LayerScale, PatchEmbed, RepConv
-from fastvit.layers import AttentionBlock, NormConv, RepMixerBlock
+from fastvit import ConvFFN, LayerScale, PatchEmbed, RepConv, RepMixerBlock
+from fastvit.layers import LargeKernelConv
+from fastvit.models.pyramid import NormedConv
 
 Change = Callable[[nn.Module], None]
 
@@ -30,16 +31,14 @@ Change = Callable[[nn.Module], None]
 def small_patch_embedding(model: nn.Module) -> None:
     """3x3 depthwise with a scale branch, as in the stem, in place of 7x7 and 3x3."""
     for embed in parts(model, PatchEmbed):
-        conv = embed[0].conv.conv
-        embed[0] = RepConv(conv.in_channels, conv.out_channels, stride=2, groups=conv.groups)
+        conv = embed.proj[0].large_conv.conv
+        embed.proj[0] = RepConv(conv.in_channels, conv.out_channels, stride=2, groups=conv.groups)
 
 
 def pointwise_ffn(model: nn.Module) -> None:
     """A batch norm in place of the 7x7 conv-BN in front of the two pointwise convolutions."""
-    for block in parts(model, (RepMixerBlock, AttentionBlock)):
-        expand = block.ffn.fc1
-        block.ffn.conv = nn.Identity()
-        block.ffn.fc1 = NormConv(expand.in_channels, expand.out_channels)
+    for ffn in parts(model, ConvFFN):
+        ffn.conv, ffn.fc1 = nn.Identity(), NormedConv(ffn.fc1)
 
 
 def single_branches(model: nn.Module) -> None:
@@ -47,8 +46,10 @@ def single_branches(model: nn.Module) -> None:
     mixers = {block.token_mixer.mixer for block in parts(model, RepMixerBlock)}
     for conv in parts(model, RepConv):
         if conv not in mixers:
-            conv.branches = nn.ModuleList()
-            conv.skip = None
+            conv.conv_scale = conv.identity = None
+    for embed in parts(model, PatchEmbed):
+        if isinstance(embed.proj[0], LargeKernelConv):
+            embed.proj[0] = embed.proj[0].large_conv
 
 
 def no_positional_encoding(model: nn.Module) -> None:
@@ -58,12 +59,14 @@ def no_positional_encoding(model: nn.Module) -> None:
 
 def kernel_size(size: int, model: nn.Module) -> None:
     """Of the large-kernel convolutions of the patch embeddings and FFNs."""
-    for embed in parts(model, PatchEmbed):
-        conv = embed[0].conv.conv
-        sizes = (size, 3) if size > 3 else (3, 1)
-        embed[0] = RepConv(conv.in_channels, conv.out_channels, sizes, stride=2, groups=conv.groups)
-    for block in parts(model, (RepMixerBlock, AttentionBlock)):
-        block.ffn.conv = ConvFFN(block.ffn.conv.conv.in_channels, kernel_size=size).conv
+    if size == 3:
+        small_patch_embedding(model)
+    else:
+        for embed in parts(model, PatchEmbed):
+            conv = embed.proj[0].large_conv.conv
+            embed.proj[0] = LargeKernelConv(conv.in_channels, conv.out_channels, size)
+    for ffn in parts(model, ConvFFN):
+        ffn.conv = ConvFFN(ffn.fc1.in_channels, kernel_size=size).conv
 
 
 def repmixer_for_pooling(model: nn.Module) -> None:
@@ -96,7 +99,7 @@ class Pooling(nn.Module):
 def pooling_mixers(model: nn.Module) -> None:
     """Pooling in place of RepMixer in every block, to compare the token mixers in one and the same network."""
     for block in parts(model, RepMixerBlock):
-        block.token_mixer = Pooling(block.token_mixer.norm.num_features)
+        block.token_mixer = Pooling(block.mlp.fc1.in_channels)
 
 
 without_large_kernels = (small_patch_embedding, pointwise_ffn)

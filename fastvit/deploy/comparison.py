@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvit.compare import relative_error
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.whole_image import WholeImage
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.run import Run, computed
 from fastvit.errors import ExportError
 from fastvit.precision import exact_float32
-from fastvit.reparam import relative_error
 
 # (height, width) of pictures on the scale of the crop: portrait, panorama, smaller than the crop, larger, and odd.
 PICTURES = ((1.9, 1.0), (0.7, 3.1), (0.55, 0.4), (4.3, 5.1), (1.013, 1.117))

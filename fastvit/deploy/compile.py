@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
+from fastvit.compare import relative_error
 from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
 from fastvit.deploy.network import make_network, outputs_of
 from fastvit.deploy.runtimes.run import Run, computed, make_settings, plain_mode
 from fastvit.errors import EngineError, UserError, nearest
-from fastvit.reparam import relative_error
 from fastvit.runtime.timing import seconds_of
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)

@@ -68,7 +68,7 @@ class NormedConv(Reparameterizable):
         return self.conv(self.norm(x))
 
     def equivalent(self) -> Affine:
-        return Affine.of(self.conv).after_batch_norm(self.norm)
+        return Affine.of(self.norm).then(self.conv)
 
 
 class OnPyramid:

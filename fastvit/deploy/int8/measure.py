@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvit.compare import relative_error
 from fastvit.data.images import NO_LABEL
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.int8.images import Samples
@@ -19,7 +20,6 @@ from fastvit.deploy.network import flat
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.run import Run, computed, make_settings
 from fastvit.deploy.sidecar import size_in_bytes
-from fastvit.reparam import relative_error
 from fastvit.runtime.timing import interleaved_latency
 
 

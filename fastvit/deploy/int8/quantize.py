@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastvit.compare import relative_error
 from fastvit.deploy.card import Card
 from fastvit.deploy.export import describe
 from fastvit.deploy.files import placed_when_done, require_free, require_space
@@ -19,7 +20,6 @@ from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.runtimes.run import Run, make_settings
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError
-from fastvit.reparam import relative_error
 
 QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e(), AiEdge())}
 FLOAT_LAYERS = (0, 3, 8)  # so many of the most sensitive layers are left in float, one try after the other

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastvit.reparam import relative_error
+from fastvit.compare import relative_error
 
 LAYERS = (nn.Conv2d, nn.Linear)
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch._inductor.codecache import PyCodeCache
 from torch.export import Dim
 
+from fastvit.compare import relative_error
 from fastvit.deploy.network import flat
 from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
 from fastvit.deploy.runtimes.run import Run, plain_mode
 from fastvit.errors import EngineError
 from fastvit.precision import exact_float32
-from fastvit.reparam import relative_error
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "cpu": {"freezing": True},  # packs the weights once, in the layout of oneDNN's kernels

@@ -1,0 +1,42 @@
+"""How far the outputs of two models are from each other."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastvit.precision import exact_float32
+
+
+@torch.no_grad()
+def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int, int] = (3, 256, 256)) -> float:
+    """Relative L2 difference of the eval-mode outputs of two models on the same two random images.
+
+    Args:
+        model, fused: models with equal outputs: a tensor, or a list, tuple or dict of tensors. Neither is changed.
+        input_size: (channels, height, width) of the images.
+
+    Returns:
+        |fused(x) - model(x)| / |model(x)|, computed in float64. Both models run in exact float32.
+    """
+    parameter = next(model.parameters())
+    x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
+    with exact_float32():
+        expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
+    return relative_error(actual, expected)
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """|actual - expected| / |expected| over all tensors in two equally nested outputs, computed in float64."""
+    a, e = (torch.cat([t.flatten().cpu().double() for t in _tensors(output)]) for output in (actual, expected))
+    return float((a - e).norm() / e.norm())
+
+
+def _tensors(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    else:
+        for value in output.values() if isinstance(output, dict) else output:
+            yield from _tensors(value)

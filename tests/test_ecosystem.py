@@ -1,0 +1,121 @@
+"""What loads timm's networks by their names: with fastvit imported, ours load the same; without, timm's load ours."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import timm
+import torch
+from timm.models import save_for_hf
+from torch import nn
+from transformers import FastVlmForConditionalGeneration, TimmWrapperConfig, TimmWrapperForImageClassification
+
+import fastvit
+from fastvit import reparameterize_model
+from reference import randomize, relative_error
+
+PROGRAM = Path(__file__).parent / "without_fastvit.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What our network is saved to; and what timm's are, by a process that also checks what it reads and fuses."""
+    folder = tmp_path_factory.mktemp("ecosystem")
+    torch.manual_seed(0)
+    model = randomize(timm.create_model("fastvit_t8", num_classes=5)).eval()
+    images = torch.randn(2, 3, 64, 64)
+    torch.save(images, folder / "images.pt")
+    torch.save(model(images).detach(), folder / "logits.pt")
+    torch.save(model.state_dict(), folder / "ours.pt")
+    save_for_hf(model, folder / "ours")
+    wrapper = TimmWrapperForImageClassification(TimmWrapperConfig(architecture="fastvit_t8", num_labels=5))
+    wrapper.timm_model.load_state_dict(model.state_dict())
+    wrapper.save_pretrained(folder / "ours_transformers")
+    done = subprocess.run([sys.executable, PROGRAM, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def images(folder):
+    return torch.load(folder / "images.pt")
+
+
+LOADERS = {
+    "load_state_dict": lambda folder: _loaded(lambda model: model.load_state_dict(torch.load(folder / "theirs.pt"))),
+    "timm.models.load_checkpoint": lambda folder: _loaded(
+        lambda model: timm.models.load_checkpoint(model, folder / "theirs.pt")
+    ),
+    "fastvit.load_checkpoint": lambda folder: _loaded(
+        lambda model: fastvit.load_checkpoint(model, folder / "theirs" / "pytorch_model.bin")
+    ),
+    "checkpoint_path": lambda folder: timm.create_model(
+        "fastvit_t8", num_classes=5, checkpoint_path=str(folder / "theirs.pt")
+    ),
+    "local-dir": lambda folder: timm.create_model(f"local-dir:{folder / 'theirs'}", pretrained=True),
+    "unpickled": lambda folder: torch.load(folder / "theirs.pickle", weights_only=False),
+}
+
+
+def _loaded(load):
+    model = timm.create_model("fastvit_t8", num_classes=5)
+    load(model)
+    return model
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_timms_files_load(folder, images, loader):
+    model = LOADERS[loader](folder).eval()
+    assert isinstance(model, fastvit.FastViT) or loader == "unpickled"
+    with torch.no_grad():
+        assert relative_error(model(images), torch.load(folder / "logits.pt")) < 1e-5
+        assert relative_error(reparameterize_model(model)(images), torch.load(folder / "logits.pt")) < 1e-5
+
+
+def test_transformers_loads_a_folder_of_timm(folder, images, tmp_path):
+    model, info = TimmWrapperForImageClassification.from_pretrained(folder / "theirs", output_loading_info=True)
+    assert isinstance(model.timm_model, fastvit.FastViT)
+    assert not any(info.values()), "nothing missing, unexpected or of another shape"
+    model.save_pretrained(tmp_path)
+    again = TimmWrapperForImageClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        for each in (model, again):
+            assert relative_error(each.eval()(images).logits, torch.load(folder / "logits.pt")) < 1e-5
+
+
+def test_open_clip(folder, images):
+    saved = torch.load(folder / "clip.pt")
+    model = open_clip.create_model("MobileCLIP2-S0").eval()
+    assert isinstance(model.visual.trunk, fastvit.FastViT)
+    model.load_state_dict(saved["state_dict"], strict=True)
+    with torch.no_grad():
+        for each in (model, reparameterize_model(model)):
+            assert relative_error(each.encode_image(images), saved["embeddings"][: len(images)]) < 1e-5
+    fastvit.load_checkpoint(model.visual.trunk, folder / "clip.pt")  # finds the tower in the file
+
+
+def test_transformers_fastvlm(folder, images):
+    model, info = FastVlmForConditionalGeneration.from_pretrained(folder / "vlm", output_loading_info=True)
+    assert isinstance(model.model.vision_tower.timm_model, fastvit.FastViT)
+    assert not any(info.values())
+    fused = reparameterize_model(model)
+    tokens = torch.tensor([[3, 3, 3, 3, 5, 6]] * len(images))
+    for each in (model.eval(), fused):
+        with torch.no_grad():
+            logits = each(input_ids=tokens, pixel_values=images).logits
+        assert relative_error(logits, torch.load(folder / "answer.pt")) < 1e-5
+    rest = {name: p for name, p in model.state_dict().items() if "vision_tower" not in name}
+    assert all(torch.equal(fused.state_dict()[name], tensor) for name, tensor in rest.items())
+
+
+def test_the_page_s_code_runs():
+    page = (Path(__file__).parents[1] / "docs" / "mobileclip.md").read_text()
+    names: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(compile(code, "docs/mobileclip.md", "exec"), names)
+    assert names["embedding"].shape == (2, 512)
+    assert names["stages"].feature_info.reduction() == [4, 8, 16, 32]
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in names["clip"].modules())
