@@ -9,7 +9,7 @@ from PIL import Image
 from browser import chromium, need_npm, served
 from deployment import LABELS, PREPROCESSING, discerning_network, need
 from fastvit.data.digits import Digits
-from fastvit.data.whole_image import WholeImage
+from fastvit.data.whole_image import Normalization, ResizeBox, WholeImage
 from fastvit.deploy import Card, export
 from fastvit.deploy.formats.web import CONTENT_NETWORK, RUNTIME_FILES, Overlay, Web
 from fastvit.models import semantic_fpn
@@ -21,7 +21,9 @@ READY = "document.getElementById('status').textContent.startsWith('Choose')"
 ANSWERED = "document.getElementById('status').textContent.startsWith('Prepared')"
 
 OVERLAY = Overlay(
-    WholeImage(96, 200, 32, PREPROCESSING.mean, PREPROCESSING.std), ((20, 20, 20), (250, 80, 0), (0, 200, 80))
+    WholeImage(ResizeBox(96, 200, 32), Normalization(PREPROCESSING.mean, PREPROCESSING.std)),
+    labels=("sky", "roof", "tree"),
+    colors=((20, 20, 20), (250, 80, 0), (0, 200, 80)),
 )
 PAINTED = """() => {
     const canvas = document.getElementById("overlay"), colors = new Set();
@@ -273,8 +275,7 @@ def segmenter():
 
 def test_a_segmenter_paints_the_classes_of_pixels(browser, folder, segmenter, pictures, tmp_path):
     path = tmp_path / "scenes.web"
-    card = Card(labels=("sky", "roof", "tree"))
-    export(segmenter, path, torch.zeros(1, 3, 64, 64), format=Web(overlay=OVERLAY), card=card)
+    export(segmenter, path, torch.zeros(1, 3, 64, 64), format=Web(overlay=OVERLAY))
     page = browser.new_page()
     page.route(f"{CONTENT_NETWORK}/*", ContentNetwork(folder))
     with served(path) as address:
@@ -286,7 +287,7 @@ def test_a_segmenter_paints_the_classes_of_pixels(browser, folder, segmenter, pi
                 logits = segmenter(OVERLAY.preprocessing.transform()(photographs()[name])[None])[0]
             right = logits.argmax(0)
             shares = right.flatten().bincount(minlength=3) / right.numel()
-            assert found == pytest.approx(dict(zip(card.labels, shares.tolist(), strict=True)), abs=1e-3)
+            assert found == pytest.approx(dict(zip(OVERLAY.labels, shares.tolist(), strict=True)), abs=1e-3)
             assert page.get_by_label("Colors").is_visible()
             assert {tuple(color) for color in page.evaluate(PAINTED)} == set(OVERLAY.colors)
     page.close()

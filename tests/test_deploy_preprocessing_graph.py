@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from deployment import PREPROCESSING
-from fastvit.data.whole_image import WholeImage
+from fastvit.data.whole_image import Normalization, ResizeBox, WholeImage
 from fastvit.errors import ExportError
 from photographs import array, photographs
 
@@ -35,7 +35,7 @@ def test_the_same_bits_as_pillow_and_timm(interpolation, shape):
 
 @pytest.mark.parametrize(("short", "long", "divisor"), [(48, 96, 32), (100, 1000, 1), (None, 0, 8)])
 def test_the_same_colors_of_whole_images(short, long, divisor):
-    whole = WholeImage(short, long, divisor, PREPROCESSING.mean, PREPROCESSING.std)
+    whole = WholeImage(ResizeBox(short, long, divisor), Normalization(PREPROCESSING.mean, PREPROCESSING.std))
     run, transform = by_onnxruntime(preprocessing_graph(whole)), whole.transform()
     for name in ("as it is", "portrait", "panorama", "smaller than the crop", "one row"):
         image = photographs()[name]

@@ -115,8 +115,8 @@ def overlay_of(trained: "Trained") -> "Overlay | None":
     from fastvit.tasks.segmentation.picture import class_colors
 
     task = trained.task
-    colors = (255 * class_colors(task.recipe.data.num_classes)).round().int().tolist()
-    return Overlay(WholeImage(*task.box, *task.normalization), tuple(map(tuple, colors)))
+    colors = class_colors(len(trained.labels))
+    return Overlay(WholeImage(task.box, task.normalization), trained.labels, tuple(colors))
 
 
 def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list[Path]:

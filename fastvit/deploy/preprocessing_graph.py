@@ -17,7 +17,7 @@ from onnxscript import FLOAT, UINT8, OnnxFunction, optimizer, script
 from onnxscript import opset20 as op
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.data.whole_image import WholeImage
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import ExportError
 
 IMAGE_NAME = "image"
@@ -96,7 +96,7 @@ def preprocessing_graph(preprocessing: Preprocessing | WholeImage) -> ModelProto
     if kernel not in KERNELS:
         how = kernel or "in a way of the task"
         raise ExportError(f"preprocessing inside needs images resized by {' or '.join(KERNELS)}, not {how}")
-    place = whole_in_box(preprocessing) if is_whole else cropped(preprocessing)
+    place = whole_in(preprocessing.box) if is_whole else cropped(preprocessing)
     resample = resampling(*KERNELS[kernel], block=16)
     mean, std = (list(values) for values in (preprocessing.mean, preprocessing.std))
 
@@ -167,7 +167,7 @@ def to_cover(target_height: int, target_width: int) -> OnnxFunction:
     return resized
 
 
-def whole_in_box(box: WholeImage) -> OnnxFunction:
+def whole_in(box: ResizeBox) -> OnnxFunction:
     """As `cropped`, of all of the image."""
     short, long, divisor = float(box.short or 0), float(box.long), box.divisor
 

@@ -15,7 +15,6 @@ from typing import Any
 
 from PIL import Image
 
-from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.whole_image import WholeImage
 from fastvit.deploy.comparison import compare_pixels
 from fastvit.deploy.formats.format import Format
@@ -48,10 +47,12 @@ class Overlay:
 
     Attributes:
         preprocessing: of the network, which gives logits (1, classes, height, width).
+        labels: names of the classes.
         colors: of each class, red, green and blue from 0 to 255.
     """
 
     preprocessing: WholeImage
+    labels: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
 
 
@@ -91,11 +92,12 @@ class Web(Format):
 
         from fastvit.deploy.preprocessing_graph import preprocessing_graph
 
-        if request.card.labels is None or self._preprocessing(request) is None:
+        shown = self.overlay or request.card
+        if shown.labels is None or shown.preprocessing is None:
             raise ExportError(
                 "a page is for classifiers and segmenters: this network has no labels or no preprocessing"
             )
-        preprocessing = preprocessing_graph(self._preprocessing(request))
+        preprocessing = preprocessing_graph(shown.preprocessing)
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
@@ -106,9 +108,6 @@ class Web(Format):
             copy_runtime(path)
         (path / "page.json").write_text(json.dumps(page, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-    def _preprocessing(self, request: Request) -> Preprocessing | WholeImage | None:
-        return self.overlay.preprocessing if self.overlay else request.card.preprocessing
-
     def _opened(self, request: Request) -> Request:
         """Whole images have sizes of their own."""
         return replace(request, dynamic=frozenset({"size"})) if self.overlay else request
@@ -116,12 +115,13 @@ class Web(Format):
     def _describe(self, request: Request, title: str, examples: Sequence[str]) -> dict[str, Any]:
         """What the page says and shows."""
         card = request.card
+        labels = (self.overlay or card).labels
         parameters = sum(parameter.numel() for parameter in request.network.parameters())
         name = f"{card.architecture['name']}, " if card.architecture else ""
         return {
             "title": title,
-            "about": f"{name}{len(card.labels)} classes, {parameters / 1e6:.1f} million parameters",
-            "labels": list(card.labels),
+            "about": f"{name}{len(labels)} classes, {parameters / 1e6:.1f} million parameters",
+            "labels": list(labels),
             "colors": self.overlay and self.overlay.colors,
             "network": NETWORK,
             "preprocessing": PREPROCESSING,
@@ -140,7 +140,7 @@ class Web(Format):
 
     def check(self, path: Path, request: Request) -> dict[str, Any]:
         prepare = OnnxImage().run_on_images(path / PREPROCESSING, make_settings())
-        pictures = compare_pixels(prepare, self._preprocessing(request), request)
+        pictures = compare_pixels(prepare, (self.overlay or request.card).preprocessing, request)
         return super().check(path, self._opened(request)) | {"pictures": pictures}
 
     def interface(self, request: Request) -> dict[str, Any]:
