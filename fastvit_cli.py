@@ -8,8 +8,10 @@ def main() -> None:
     """Parse the command line, then import the package, then do what was asked."""
     spec = find_spec("fastvit")
     package = sys.modules["fastvit"] = module_from_spec(spec)  # known, but not run: its parts can be imported
-    from fastvit.cli.main import parse, run
+    from fastvit.cli.main import ends_quietly, parse, run
 
-    command = parse(sys.argv[1:])
-    spec.loader.exec_module(package)
-    run(command)
+    with ends_quietly():
+        command = parse(sys.argv[1:])
+        if not command.light:
+            spec.loader.exec_module(package)
+        run(command)

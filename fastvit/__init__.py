@@ -3,6 +3,9 @@
 Importing this package registers the networks with timm: `timm.create_model("fastvit_t8")`.
 """
 
+from importlib import import_module
+from typing import Any
+
 from fastvit.builtin import from_timm
 from fastvit.compare import fusion_error
 from fastvit.fastvit import FastViT
@@ -43,5 +46,13 @@ __all__ = [
     "from_timm",
     "fusion_error",
     "load_checkpoint",
+    "load_trained",
     "reparameterize_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`load_trained`, which knows what stands on these layers; it is imported when it is asked for."""
+    if name == "load_trained":
+        return import_module("fastvit.trained").load_trained
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fastvit.precision import exact_float32
 
 
 @torch.no_grad()
@@ -18,27 +19,13 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
         input_size: (channels, height, width) of the images.
 
     Returns:
-        |fused(x) - model(x)| / |model(x)|, computed in float64. Both models run without TF32.
+        |fused(x) - model(x)| / |model(x)|, computed in float64. Both models run in exact float32.
     """
     parameter = next(model.parameters())
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
-    with without_tf32():
+    with exact_float32():
         expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
     return relative_error(actual, expected)
-
-
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Within it, float32 on CUDA is float32: TF32, torch's default for convolutions, rounds to 10 bits."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
 
 
 def relative_error(actual: Any, expected: Any) -> float:

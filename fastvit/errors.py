@@ -6,6 +6,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+# The extra of fastvit that brings a module; several bring some of them, and this is the one to ask for.
+EXTRAS = {
+    **dict.fromkeys(("pydantic", "tensorboard", "matplotlib", "sklearn"), "train"),
+    **dict.fromkeys(("webdataset", "datasets"), "streams"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    **dict.fromkeys(("openvino", "nncf"), "openvino"),
+    **dict.fromkeys(("executorch", "torchao"), "executorch"),
+    **dict.fromkeys(("litert_torch", "ai_edge_litert", "ai_edge_quantizer"), "litert"),
+    "coremltools": "coreml",
+    "imagecorruptions": "corruptions",
+    "pycocotools": "detection",
+    "roma": "hand",
+    "wandb": "wandb",
+}
+
 
 class UserError(ValueError):
     """Something about the user's recipe, data or files. The message is a sentence that says what, and the fix."""
@@ -46,6 +61,10 @@ class ExportError(UserError):
     """A network that cannot be exported as asked, or an exported file that cannot be used."""
 
 
+class EngineError(UserError):
+    """A network that an engine cannot compute as asked."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...?` for the end of a message, or nothing if nothing is near."""
     found = difflib.get_close_matches(word, list(known), n=1)
@@ -66,9 +85,19 @@ def some(names: Sequence[str], most: int = 5) -> str:
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback."""
+    """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback.
+
+    The import of a module that an extra brings is such an error, wherever it fails.
+    """
     try:
         yield
+        return
     except UserError as error:
-        print(error.sentence(), file=sys.stderr)
-        sys.exit(2)
+        sentence = error.sentence()
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        sentence = str(MissingPackage("this", module, extra=EXTRAS[module]))
+    print(sentence, file=sys.stderr)
+    sys.exit(2)

@@ -1,4 +1,4 @@
-"""A trained network on the validation data of its task, as trained and fused, side by side."""
+"""A trained network on the validation data of its task; as trained and as fused, side by side."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,87 +10,162 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
+from tqdm import tqdm
 
 from fastvit.compare import fusion_error
+from fastvit.errors import DataError, RunError, some
+from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
-from fastvit.runtime.device import best_device
+from fastvit.runtime.device import autocast, best_device
 from fastvit.runtime.environment import environment
+from fastvit.runtime.folders import require_writable
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.timing import interleaved_latency
+from fastvit.trained import Kind, Trained
 from fastvit.training.evaluation import evaluate
 from fastvit.training.loaders import eval_loader
-from fastvit.training.task import Metrics, Task
+from fastvit.training.task import Metrics, Network, Task
 
 PICTURED_SAMPLES = 50
 FORMS = ("unfused", "fused")
 
 
+def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
+    """The task to evaluate a network with: its own or, of a classifier that has none, one on a folder of images.
+
+    Raises:
+        UserError: it is no classifier, or the overrides do not say where the images are.
+    """
+    if trained.task is not None:
+        return trained.task
+    if trained.does != "classification" or trained.preprocessing is None or trained.labels is None:
+        raise RunError(f"{trained.source} is no classifier, or does not say what images go through: evaluate its run")
+    stated = trained.preprocessing
+    if stated.height != stated.width:
+        raise RunError(f"{trained.source} takes images of {stated.width}x{stated.height}: only squares are evaluated")
+    data = stated.to_dict() | {
+        "dataset": "folder",
+        "num_classes": len(trained.labels),
+        "image_size": stated.height,
+        # Published figures are of images as they are stored.
+        "exif_orientation": trained.kind not in (Kind.TIMM, Kind.HUB),
+    }
+    recipe = {
+        "task": "classification",
+        "output": f"runs/{trained.name}",
+        "data": {key: value for key, value in data.items() if key not in ("height", "width")},
+        # A recipe has these; here nothing follows from them.
+        "model": {"name": (trained.architecture or {"name": "fastvit_t8"})["name"]},
+        "augmentation": {},
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"epochs": 1},
+        "loop": {"batch_size": 64},
+    }
+    return make_task(build_recipe(recipe, overrides, source=trained.source))
+
+
 def evaluate_forms(
-    task: Task, model: nn.Module, folder: Path, *, forms: Sequence[str] = FORMS, processes: Processes = ALONE
+    trained: Trained, task: Task, folder: Path, *, forms: Sequence[str] = FORMS, processes: Processes = ALONE
 ) -> tuple[dict[str, Any], list[Path], list[str]]:
     """Measure, and write evaluation.json, predictions.png and the task's details into a folder.
 
+    Computed in the precision of the task's recipe; exported files in their own.
+
     Args:
-        model: in train form and eval mode.
-        forms: which of `FORMS` to measure.
+        task: from `task_of`.
+        forms: some of `FORMS`; exported files have one, "exported".
 
     Returns:
         The result, as in evaluation.json; the files; and what the data has to say. Empty but in the main process.
+
+    Raises:
+        UserError: the data is missing, or is of other classes; or the weights are.
     """
-    models = {"unfused": model, "fused": reparameterize_model(model)}
-    models = {form: models[form] for form in forms}
+    processes.on_main(lambda: require_writable(folder))
     data = task.open_data("val")
+    _require_same_classes(trained, data.class_names)
+    models = _forms(trained, forms)
     metrics = measure(task, models, data.samples, processes)
     if not processes.is_main:
         return {}, [], []
-    result = compare(task, models, metrics)
+    result = compare(task, models, metrics) | {"source": trained.source, "weights": trained.weights}
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "evaluation.json", folder / "predictions.png"]
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    last = forms[-1]
-    picture = task.draw(models[last].cpu(), some_samples(data.samples), data.class_names)
+    form, model = list(models.items())[-1]
+    picture = task.draw(_on(model, torch.device("cpu")), some_samples(data.samples), data.class_names)
     picture.savefig(written[1], dpi=120)
-    return result, [*written, *task.write_details(metrics[last], data, folder)], data.notices()
+    return result, [*written, *task.write_details(metrics[form], data, folder)], data.notices()
 
 
-def measure(task: Task, models: Mapping[str, nn.Module], val: Dataset, processes: Processes) -> dict[str, Metrics]:
+def _forms(trained: Trained, forms: Sequence[str]) -> dict[str, Network]:
+    if trained.kind is Kind.FILE:
+        return {"exported": trained.network}
+    models = {"unfused": trained.module, "fused": reparameterize_model(trained.module)}
+    return {form: models[form] for form in forms}
+
+
+def _require_same_classes(trained: Trained, names: Sequence[str] | None) -> None:
+    """Labels are positions among the names: with the same ones in another order all would be wrong."""
+    if names and trained.labels and set(names) & set(trained.labels) and tuple(names) != trained.labels:
+        different = [f"{own} is {other}" for own, other in zip(trained.labels, names, strict=False) if own != other]
+        what = some(different) if different else f"{len(trained.labels)} there, {len(names)} here"
+        raise DataError(f"the classes of {trained.source} are not those of the images: {what}")
+
+
+def _device(models: Mapping[str, Network], local_rank: int = 0) -> torch.device:
+    on_cpu = any(not isinstance(model, nn.Module) for model in models.values())  # where exported files are at home
+    return torch.device("cpu") if on_cpu else best_device(local_rank)
+
+
+def _on(model: Network, device: torch.device) -> Network:
+    return model.to(device) if isinstance(model, nn.Module) else model
+
+
+def measure(task: Task, models: Mapping[str, Network], val: Dataset, processes: Processes) -> dict[str, Metrics]:
     """The metrics of each model over all validation data, in all processes."""
-    recipe, device = task.recipe, best_device(processes.local_rank)
+    recipe, device = task.recipe, _device(models, processes.local_rank)
     keep_freed_memory(device)
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
     batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)
-    on_device = [model.to(device) for model in models.values()]
-    return dict(zip(models, evaluate(task, on_device, batches, device=device, processes=processes), strict=True))
+    shown = tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if processes.is_main else True)
+    on_device = [_on(model, device) for model in models.values()]
+    precision = recipe.loop.precision
+    metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
+    return dict(zip(models, metrics, strict=True))
 
 
-def compare(task: Task, models: Mapping[str, nn.Module], metrics: dict[str, Metrics]) -> dict[str, Any]:
+def compare(task: Task, models: Mapping[str, Network], metrics: Mapping[str, Metrics]) -> dict[str, Any]:
     """Metrics, parameters and latency of each form, and how far they agree, ready for JSON."""
-    latency = latency_ms(models, task.input_size, best_device())
-    result: dict[str, Any] = {
-        form: {
-            **metrics[form].report(),
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "latency_ms": latency[form],
-        }
-        for form, model in models.items()
-    }
+    latency = latency_ms(models, task)
+    result: dict[str, Any] = {}
+    for form, model in models.items():
+        result[form] = metrics[form].report()
+        if isinstance(model, nn.Module):
+            result[form]["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        result[form]["latency_ms"] = latency[form]
     if len(models) == len(FORMS):
         result["same_predictions"] = metrics["unfused"].same_predictions(metrics["fused"])
         comparable = (task.comparable(models[form]) for form in FORMS)
         result["fusion_error"] = fusion_error(*comparable, task.input_size)
         result["speed_up"] = latency["unfused"] / latency["fused"]
-    return result | {"input_size": task.input_size, "recipe": task.recipe.to_dict(), "environment": environment()}
+    return result | {
+        "precision": task.recipe.loop.precision,
+        "input_size": task.input_size,
+        "recipe": task.recipe.to_dict(),
+        "environment": environment(),
+    }
 
 
 @torch.inference_mode()
-def latency_ms(
-    models: Mapping[str, nn.Module], input_size: tuple[int, int, int], device: torch.device
-) -> dict[str, float]:
-    """Median milliseconds of one image in float32."""
-    image = torch.randn(1, *input_size, device=device)
-    seconds = interleaved_latency({name: lambda model=model: model(image) for name, model in models.items()})
+def latency_ms(models: Mapping[str, Network], task: Task) -> dict[str, float]:
+    """Median milliseconds of one image, in the recipe's precision."""
+    device = _device(models)
+    image = torch.randn(1, *task.input_size, device=device)
+    with autocast(device, task.recipe.loop.precision):
+        seconds = interleaved_latency({name: lambda model=model: model(image) for name, model in models.items()})
     return {name: 1000 * median(times) for name, times in seconds.items()}
 
 
@@ -102,8 +177,9 @@ def some_samples(dataset: Dataset) -> list[Any]:
     return [dataset[i * len(dataset) // count] for i in range(count)]
 
 
-def table(result: dict[str, Any], forms: Sequence[str]) -> str:
-    """The comparison, for people."""
+def table(result: dict[str, Any]) -> str:
+    """The result, for people."""
+    forms = [form for form in (*FORMS, "exported") if form in result]
     rows = [("", *forms)]
     rows += [(name.replace("_", " "), *(number(result[form][name]) for form in forms)) for name in result[forms[0]]]
     if "fusion_error" in result:
@@ -114,7 +190,9 @@ def table(result: dict[str, Any], forms: Sequence[str]) -> str:
     lines = [f"{name:<18}" + "".join(f"{value:>16}" for value in values) for name, *values in rows]
     machine = result["environment"]
     hardware = machine["gpu"] if machine["gpu"] != "none" else f"{machine['cpu']}, threads: {machine['threads']}"
-    return "\n".join([*lines, f"(latency: median for one image on {hardware}, torch {machine['torch']})"])
+    weights = result["weights"].partition(", sha256")[0]
+    how = f"in {result['precision']}; latency: median for one image on {hardware}, torch {machine['torch']}"
+    return "\n".join([f"{weights}:", *lines, f"({how})"])
 
 
 def number(value: float) -> str:

@@ -1,117 +1,203 @@
-"""What a classifier, in any form, sees in image files."""
+"""What a network says about image files: found, read and predicted by several threads, and written down as it comes."""
 
+import csv
+import glob
+import json
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import torch
-from torch import Tensor
+from PIL import Image
+from torch import nn
 
-from fastvit import reparameterize_model
-from fastvit.data.reading import IMAGE_SUFFIXES, is_image, read_image
-from fastvit.deploy import FORMATS, Exported, Preprocessing, load
-from fastvit.errors import DataError, ExportError
-from fastvit.trained import find_trained
+from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, read_image
+from fastvit.errors import DataError, RunError
+from fastvit.predictor import Prediction, Predictor, Shown
 
-MOST_IMAGES_DRAWN = 12
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """Images (B, 3, H, W) -> logits (B, classes), `batch` of them at a time, and what goes before and after."""
-
-    logits: Callable[[Tensor], Tensor]
-    batch: int
-    preprocessing: Preprocessing
-    labels: tuple[str, ...]
+BATCHES_AHEAD = 2  # of each thread: done before they are asked for
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Predicted:
+    """A file and what was said about it, or why it could not be read."""
+
     path: Path
-    labels: list[str]  # the most probable first
-    probabilities: list[float]
+    prediction: Prediction | None
+    reason: str = ""
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The images, those of a folder sorted, with the folders in it."""
-    found: list[Path] = []
+def find_images(names: Sequence[str]) -> list[Path]:
+    """The files that a user names, each once: images, folders with all that is in them, patterns as `photos/**/*.jpg`.
+
+    Raises:
+        DataError: a name stands for nothing.
+    """
+    found: dict[Path, None] = {}
+    for name in names:
+        path = Path(name).expanduser()
+        if path.is_dir():
+            files = sorted(filter(is_image, path.rglob("*")))
+            if not files:
+                raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(IMAGE_SUFFIXES)}")
+        else:
+            # Path.glob takes no absolute patterns.
+            matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
+            files = [match for match in matches if match.is_file()]
+            if not files:
+                raise DataError(f"there is no image or folder {name}")
+        found |= dict.fromkeys(files)
+    return list(found)
+
+
+def predict_files(
+    predictor: Predictor,
+    paths: Sequence[Path],
+    *,
+    batch: int = 16,
+    threads: int | None = None,
+    then: Callable[[Predicted], None] = lambda predicted: None,
+) -> Iterator[Predicted]:
+    """What is said about each file, in their order. Files that cannot be read are among them.
+
+    Each thread takes a batch, and reads, prepares and predicts it. On a CPU each computes on one core, so that all are
+    busy and none waits for another; torch's own number of threads is afterwards as before.
+
+    Args:
+        batch: images at a time.
+        threads: by default as many as torch computes with.
+        then: what else to do with each, by the same thread.
+    """
+    cores = torch.get_num_threads()
+    threads = threads or cores
+    size = max(1, min(batch, -(-len(paths) // threads)))
+    batches = [paths[start : start + size] for start in range(0, len(paths), size)]
+    is_module = isinstance(predictor.network, nn.Module)
+    alone: Any = nullcontext() if is_module else Lock()  # the runtimes of exported files have threads of their own
+
+    def work(some: Sequence[Path]) -> list[Predicted]:
+        predicted = _predict(predictor, some, alone)
+        for each in predicted:
+            then(each)
+        return predicted
+
+    with _one_core_each(threads, apply=is_module and predictor.device.type == "cpu") as pool:
+        for predicted in _in_order(pool, work, batches, ahead=threads * BATCHES_AHEAD):
+            yield from predicted
+
+
+def _predict(predictor: Predictor, paths: Sequence[Path], alone: Any) -> list[Predicted]:
+    prepared, reasons = [], {}
     for path in paths:
-        if not path.exists():
-            raise DataError(f"there is no image or folder {path}")
-        inside = sorted(filter(is_image, path.rglob("*")))
-        if path.is_dir() and not inside:
-            raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(IMAGE_SUFFIXES)}")
-        found += inside if path.is_dir() else [path]
-    return found
+        try:
+            prepared.append(predictor.prepare(read_image(path)))
+        except UnreadableImage as error:
+            reasons[path] = error.reason
+    with alone:
+        predictions = iter(predictor.predict(prepared) if prepared else ())
+    return [
+        Predicted(path, None, reasons[path]) if path in reasons else Predicted(path, next(predictions))
+        for path in paths
+    ]
 
 
-def find_classifier(model: str) -> Classifier:
-    path = Path(model)
-    if any(model.endswith(each.suffix) for each in FORMATS.values()) and (path.exists() or path.suffix != ".pt"):
-        return exported_classifier(path, load(path))
-    trained = find_trained(model)
-    if trained.labels is None:
-        raise ExportError(f"{model} is no classifier: fastvit evaluate draws the predictions of a run")
-    network = reparameterize_model(trained.model)
-
-    @torch.no_grad()
-    def logits(images: Tensor) -> Tensor:
-        return network(images)
-
-    return Classifier(logits, 1, trained.preprocessing, trained.labels)
-
-
-def exported_classifier(path: Path, network: Exported) -> Classifier:
-    sidecar = network.sidecar
-    missing = [name for name in ("preprocessing", "labels") if sidecar[name] is None]
-    if missing:
-        raise ExportError(f"{path} was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    preprocessing = Preprocessing.from_dict(sidecar["preprocessing"])
-    return Classifier(network, sidecar["input"]["batch"][0], preprocessing, tuple(sidecar["labels"]))
-
-
-def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator[Prediction]:
-    """In as few images at a time as the network takes; the last ones are repeated to fill their batch."""
-    transform = classifier.preprocessing.transform()
-    for start in range(0, len(paths), classifier.batch):
-        some = paths[start : start + classifier.batch]
-        images = torch.stack([transform(read_image(path)) for path in some])
-        filled = torch.cat([images, images[-1:].expand(classifier.batch - len(some), -1, -1, -1)])
-        probabilities = classifier.logits(filled)[: len(some)].softmax(dim=1)
-        best = probabilities.topk(min(top, len(classifier.labels)))
-        for path, values, indices in zip(some, best.values.tolist(), best.indices.tolist(), strict=True):
-            yield Prediction(path, [classifier.labels[index] for index in indices], values)
-
-
-def table(predictions: Sequence[Prediction]) -> str:
-    """A block of lines for each image."""
-    lines = []
-    for prediction in predictions:
-        lines.append(str(prediction.path))
-        for label, probability in zip(prediction.labels, prediction.probabilities, strict=True):
-            lines.append(f"  {probability:7.2%}  {label}")
-    return "\n".join(lines)
-
-
-def draw(predictions: Sequence[Prediction], path: Path) -> None:
-    """The first images, and beside each its classes as bars."""
+@contextmanager
+def _one_core_each(threads: int, *, apply: bool) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads compute on one core each, if that applies. What has not begun at the end is left out."""
+    before = torch.get_num_threads()
+    if apply:
+        torch.set_num_threads(1)
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(torch.get_num_threads(),))
     try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ExportError('the picture needs matplotlib: pip install "fastvit[train]", or say --no-picture') from error
-    shown = predictions[:MOST_IMAGES_DRAWN]
-    figure = Figure(figsize=(8, 1.8 * len(shown)), layout="constrained")
-    rows = figure.subplots(len(shown), 2, squeeze=False, width_ratios=(1, 2))
-    for (left, right), prediction in zip(rows, shown, strict=True):
-        left.imshow(read_image(prediction.path))
-        left.set_axis_off()
-        right.barh(prediction.labels, prediction.probabilities)
-        right.invert_yaxis()  # the most probable on top
-        right.set_xlim(0, 1)
-        right.set_title(prediction.path.name, fontsize=9)
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[..., Any], items: Sequence[Any], *, ahead: int) -> Iterator[Any]:
+    """As `pool.map`, but no more than `ahead` results wait to be taken."""
+    left = iter(items)
+    waiting: deque[Future] = deque(pool.submit(work, item) for item in islice(left, ahead))
+    while waiting:
+        yield waiting.popleft().result()
+        waiting.extend(pool.submit(work, item) for item in islice(left, 1))
+
+
+# ---- written down ----------------------------------------------------------------------------------------------------
+
+
+class Table:
+    """A new file of predictions, .csv or .jsonl, in which each is written at once. Raises RunError if it cannot be."""
+
+    def __init__(self, path: Path, columns: Sequence[str], shown: Shown):
+        self.path, self.shown = path, shown
+        self.is_csv = path.suffix == ".csv"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("w", newline="", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error.strerror})") from error
+        self.rows = csv.writer(self.file, lineterminator="\n")
+        if self.is_csv:
+            self.rows.writerow(("image", *columns))
+
+    def __enter__(self) -> "Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, predicted: Predicted) -> None:
+        """Add a prediction. Of an image that cannot be read, JSON says why; in CSV it has no row."""
+        said = predicted.prediction
+        try:
+            if not self.is_csv:
+                content = said.to_dict(self.shown) if said else {"error": predicted.reason}
+                self.file.write(json.dumps({"image": str(predicted.path), **content}, ensure_ascii=False) + "\n")
+            elif said:
+                self.rows.writerows((predicted.path, *row) for row in said.rows(self.shown))
+            self.file.flush()
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written ({error.strerror}); what came before is there") from error
+
+
+def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """A name for the picture of each image: its path below the folder that all are in."""
+    absolute = {path: path.absolute() for path in paths}
+    top = os.path.commonpath([path.parent for path in absolute.values()])
+    names = {path: "-".join(each.relative_to(top).parts) for path, each in absolute.items()}
+    return {path: name if name.lower().endswith((".jpg", ".png")) else f"{name}.jpg" for path, name in names.items()}
+
+
+def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
+    """Write the picture of a prediction. Raises RunError."""
+    if predicted.prediction is None:
+        return
+    picture = predicted.prediction.draw(read_image(predicted.path), shown)  # read again: many at once are too large
+    _save(picture, target, quality=90)
+
+
+def save_mask(predicted: Predicted, target: Path) -> None:
+    """Write the classes of the pixels as .png. Raises RunError, also if it is not pixels that are predicted."""
+    if predicted.prediction is None:
+        return
+    mask = predicted.prediction.mask()
+    if mask is None:
+        raise RunError("--masks is for segmentation: these predictions have no classes of pixels")
+    _save(mask, target.with_suffix(".png"))
+
+
+def _save(picture: Image.Image, target: Path, **options: Any) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:
-        raise ExportError(f"the picture {path} cannot be written ({error})") from error
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target, **options)
+    except OSError as error:
+        raise RunError(f"the picture {target} cannot be written ({error})") from error

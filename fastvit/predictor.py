@@ -1,15 +1,27 @@
-"""What every task can say about a single image. Its own way of saying it is in `fastvit.tasks.<task>.prediction`."""
+"""What every task can say about a single image; how each says it is in its own room."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
 from PIL import Image
 
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.errors import RunError
 from fastvit.training.task import Task
+
+IMAGE_CLASSIFICATION = "classification of images as they are"  # of exported files with their preprocessing inside
+
+PREDICTORS = {  # module in `fastvit.tasks`, and class
+    "classification": ("classification.prediction", "Classifier"),
+    IMAGE_CLASSIFICATION: ("classification.prediction", "ImageClassifier"),
+    "segmentation": ("segmentation.prediction", "Segmenter"),
+    "detection": ("detection.prediction", "Detector"),
+    "hand_mesh": ("hand_mesh.predictor", "HandPredictor"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +51,10 @@ class Prediction(ABC):
     @abstractmethod
     def summary(self, shown: Shown) -> str:
         """The same for people, in one line."""
+
+    def mask(self) -> Image.Image | None:
+        """A picture of the image's size whose pixels are classes, where that is what is predicted."""
+        return None
 
     @abstractmethod
     def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
@@ -79,3 +95,20 @@ class Predictor(ABC):
     @abstractmethod
     def predict(self, prepared: Sequence[Any]) -> list[Prediction]:
         """What the network says about a batch of them."""
+
+
+def find_predictor(
+    task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None, settings: Task | None
+) -> type[Predictor]:
+    """The predictor of a task. Raises RunError, whose subject is the network, if there is none, or it needs more."""
+    if task is None:
+        raise RunError("gives features, which say nothing about an image by themselves")
+    if task not in PREDICTORS:
+        raise RunError(f"is for {task}, for which single images cannot be predicted: use fastvit evaluate")
+    needed = {"preprocessing": preprocessing, "labels": labels}
+    if missing := [name for name, value in needed.items() if value is None and task == "classification"]:
+        raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
+    if task not in ("classification", IMAGE_CLASSIFICATION) and settings is None:
+        raise RunError(f"is an exported file for {task}, which does not say its settings: name the run that it is from")
+    module, name = PREDICTORS[task]
+    return getattr(import_module(f"fastvit.tasks.{module}"), name)

@@ -6,13 +6,14 @@ import torch
 from PIL import Image
 from torch import nn
 
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.robustness.classifier import Classifier
 from fastvit.robustness.evaluation import Meter
 from fastvit.robustness.recipe import SetConfig
 from fastvit.robustness.sets import FileReader, parts_of
 from fastvit.runtime.processes import ALONE
 
-PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear", "crop_pct": 1.0, "input_size": (3, 32, 32)}
+PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear", "crop_pct": 1.0}
 
 
 def color_of(index):
@@ -32,7 +33,7 @@ class ReadsColors(nn.Module):
 class ColorClassifier:
     """In place of a trained model."""
 
-    device, num_classes, image_size, input = torch.device("cpu"), 1000, 32, PLAIN
+    device, num_classes, preprocessing = torch.device("cpu"), 1000, Preprocessing(32, 32, **PLAIN)
     transform, geometry = Classifier.transform, Classifier.geometry
 
     def __init__(self, model=None):

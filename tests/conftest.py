@@ -1,7 +1,32 @@
 import pytest
 import torch
 
+from fastvit.recipes import load_recipe, make_task
+from launch import QUICKSTART, script
+from reference import randomize
+
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory):
+    """The folder of a run of one epoch on the digits. Nothing may be written into it."""
+    folder = tmp_path_factory.mktemp("runs") / "short"
+    script("train")([QUICKSTART, f"output={folder}", "schedule.epochs=1", "schedule.warmup_epochs=0"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def random_run(tmp_path_factory):
+    """A folder that looks like a run on the digits, with random weights, which give each image another answer."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    folder.mkdir()
+    recipe = load_recipe(QUICKSTART)
+    torch.manual_seed(0)
+    model = randomize(make_task(recipe).build_model())
+    checkpoint = {"state_dict": model.state_dict(), "recipe": recipe.to_dict(), "class_names": list("0123456789")}
+    torch.save(checkpoint, folder / "best.pt")
+    return folder

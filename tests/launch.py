@@ -14,6 +14,7 @@ from fastvit.cli.main import main
 from fastvit.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart" / "digits.yaml")
 QUICK = ("schedule.epochs=2", "schedule.warmup_epochs=0.5", "loop.batch_size=96", "loop.checkpoint_steps=4")
 STEPS = 26  # 1257 // 96 in each of two epochs
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

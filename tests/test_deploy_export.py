@@ -1,16 +1,14 @@
 """What is left of an export that fails (nothing), and what it says."""
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from deployment import LABELS, PREPROCESSING, small_network
-from fastvit.deploy import FORMATS, export, load
-from fastvit.deploy.formats import format as format_module
-from fastvit.errors import ExportError
+from deployment import PREPROCESSING, need, small_network
+from fastvit.deploy import FORMATS, Card, export, load
+from fastvit.errors import ExportError, MissingPackage, UserError
 from launch import complaint, script
 
 EXAMPLE = torch.zeros(1, 3, 64, 64)
@@ -93,7 +91,7 @@ def test_files_have_the_usual_permissions(model, tmp_path):
         ("a.onnx", {"opset": 16}, "opset must be from 18 to 24, not 16"),
         ("a.safetensors", {"dynamic": ("width",)}, "cannot keep open: width"),
         ("a.mlpackage", {"dynamic": ("batch",)}, "cannot keep open: batch"),
-        ("a.safetensors", {"labels": ["a", "b"]}, "2 labels for an output of shape (1, 7)"),
+        ("a.safetensors", {"card": Card(labels=("a", "b"))}, "2 labels for an output of shape (1, 7)"),
         ("a.safetensors", {"example_input": torch.zeros(3, 64, 64)}, "(B, C, H, W), not (3, 64, 64)"),
         ("a.safetensors", {"example_input": torch.zeros(1, 1, 64, 64)}, "does not take images of shape (1, 1, 64, 64)"),
         ("a.safetensors", {"example_input": torch.zeros(1, 3, 32, 32), "dynamic": ("size",)}, "64 to 1024 pixels"),
@@ -102,10 +100,10 @@ def test_files_have_the_usual_permissions(model, tmp_path):
 )
 def test_bad_requests_get_a_sentence_and_leave_nothing(model, tmp_path, path, options, message):
     kind = next((each for each in FORMATS.values() if path.endswith(each.suffix)), None)
-    if kind and any(find_spec(module) is None for module in kind.packages.values()):
-        pytest.skip(f"{kind.name} is not installed")
-    options = {"example_input": EXAMPLE, "preprocessing": PREPROCESSING, **options}
-    with pytest.raises(ExportError) as caught:
+    if kind:
+        need(kind.name)
+    options = {"example_input": EXAMPLE, "card": Card(PREPROCESSING), **options}
+    with pytest.raises(UserError) as caught:
         export(model, tmp_path / path, **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -114,8 +112,8 @@ def test_bad_requests_get_a_sentence_and_leave_nothing(model, tmp_path, path, op
 
 @pytest.mark.parametrize("name", [name for name, each in FORMATS.items() if each.packages])
 def test_a_missing_package_names_the_extra(model, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(format_module, "find_spec", lambda module: None)
-    with pytest.raises(ExportError, match=rf'pip install "fastvit\[{FORMATS[name].extra}\]"'):
+    monkeypatch.setattr("fastvit.errors.find_spec", lambda module: None)
+    with pytest.raises(MissingPackage, match=rf'pip install "fastvit\[{FORMATS[name].extra}\]"'):
         export(model, tmp_path / f"a{FORMATS[name].suffix}", EXAMPLE)
 
 
@@ -124,7 +122,7 @@ def test_every_extra_that_a_format_names_installs_its_packages():
     extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     for each in FORMATS.values():
         if each.packages:
-            assert set(each.packages) <= {
+            assert {*each.packages, *each.converters} <= {
                 line.split(">")[0].split("=")[0] for line in extras["optional-dependencies"][each.extra]
             }
 
@@ -185,12 +183,3 @@ def test_feature_backbones_export_by_the_script(tmp_path, capsys):
     script("export")([*arguments, "--format", "torch_export"])
     features = load(tmp_path / "fastvit_t8.exported.pt2")(torch.randn(1, 3, 64, 96))
     assert [tuple(each.shape[1:]) for each in features] == [(48, 16, 24), (96, 8, 12), (192, 4, 6), (384, 2, 3)]
-
-
-def test_labels_of_imagenet_come_along():
-    from fastvit.trained import find_trained
-
-    trained = find_trained("fastvit_t8", random_weights=True)
-    assert len(trained.labels) == 1000
-    assert trained.labels[1] == "goldfish, Carassius auratus"
-    assert trained.labels != LABELS

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 
 import fastvit
-from deployment import LABELS, PREPROCESSING, need, small_network
-from fastvit.deploy import FORMATS, export, load
+from deployment import CARD, LABELS, PREPROCESSING, need, small_network
+from fastvit.deploy import FORMATS, Card, export, load
 from fastvit.deploy.formats import coreml
 from fastvit.deploy.formats.onnx import OPSETS
-from fastvit.deploy.request import Limits, make_request
-from fastvit.errors import ExportError
+from fastvit.deploy.request import make_request
+from fastvit.errors import ExportError, UserError
 from reference import randomize, relative_error
 
 SLOW = pytest.mark.slow
@@ -38,8 +38,7 @@ def model():
 def exported(model, folder, name, example=(1, 3, 64, 64), **options):
     need(name)
     path = folder / f"network{FORMATS[name].suffix}"
-    options = {"preprocessing": PREPROCESSING, "labels": LABELS, **options}
-    return path, export(model, path, torch.randn(example), format=name, **options)
+    return path, export(model, path, torch.randn(example), format=name, **{"card": CARD, **options})
 
 
 @torch.no_grad()
@@ -71,14 +70,14 @@ def test_takes_any_layout_and_dtype_and_refuses_other_shapes(model, tmp_path, na
     for shape in ((1, 3, 64, 96), (2, 4, 64, 96), (2, 3, 96, 64), (2, 3, 64, 64)):
         with pytest.raises(ExportError, match="was exported for"):
             network(torch.randn(shape))
-    with pytest.raises(ExportError, match="normalized floats"):
+    with pytest.raises(UserError, match="normalized floats"):
         network(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
 
 
 def test_safetensors_loads_into_a_fused_network(tmp_path):
     model = randomize(timm.create_model("fastvit_t8", num_classes=7))
-    architecture = {"name": "fastvit_t8", "options": {"num_classes": 7}}
-    path, _ = exported(model, tmp_path, "safetensors", architecture=architecture)
+    card = Card(architecture={"name": "fastvit_t8", "options": {"num_classes": 7}})
+    path, _ = exported(model, tmp_path, "safetensors", card=card)
     images = torch.randn(1, 3, 64, 64)
     right = expected(model, images)
     assert relative_error(load(path)(images), right) < 1e-5
@@ -124,7 +123,7 @@ def test_backbones_and_networks_around_them_export(tmp_path, name):
     images = torch.randn(2, 3, 96, 128)
     for model in (backbone, Segmenter(backbone)):
         folder = tmp_path / type(model).__name__
-        path, sidecar = exported(model, folder, name, labels=None, dynamic=("batch", "size"))
+        path, sidecar = exported(model, folder, name, card=Card(), dynamic=("batch", "size"))
         right = expected(model, images)
         right = list(right.values()) if isinstance(right, dict) else right
         for output, of_eager in zip(load(path)(images), right, strict=True):
@@ -155,16 +154,7 @@ def test_core_ml_of_other_weights_is_refused(core_ml, model):
     kind = FORMATS["coreml"]
 
     def request(model):
-        return make_request(
-            model,
-            torch.randn(1, 3, 64, 64),
-            dynamic=("size",),
-            limits=Limits(),
-            preprocessing=PREPROCESSING,
-            labels=LABELS,
-            opset=None,
-            architecture=None,
-        )
+        return make_request(model, torch.randn(1, 3, 64, 64), dynamic=("size",), card=CARD)
 
     kind.verify(path, request(model))
     other = copy.deepcopy(model)
@@ -192,7 +182,7 @@ def test_the_pixel_network_normalizes_as_the_preprocessing_does():
 
 
 def test_the_sidecar_says_what_is_needed_to_use_the_file(model, tmp_path):
-    path, returned = exported(model, tmp_path, "onnx", weights="tests")
+    path, returned = exported(model, tmp_path, "onnx", card=replace(CARD, weights="tests"))
     sidecar = json.loads((tmp_path / "network.onnx.json").read_text())
     assert sidecar == json.loads(json.dumps(returned))
     assert sidecar["labels"] == list(LABELS)

@@ -6,9 +6,11 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
-from deployment import LABELS, PREPROCESSING, need
+from deployment import CARD, LABELS, need
 from fastvit import FastViT, reparameterize_model
+from fastvit.data.images import NO_LABEL
 from fastvit.deploy import FORMATS, load
 from fastvit.deploy.int8 import QUANTIZERS, Samples, quantize, split
 from fastvit.deploy.int8.quantize import FLOAT_LAYERS
@@ -26,7 +28,8 @@ def patterns(count, seed):
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(len(LABELS), (count,), generator=generator)
     coarse = patterns[labels] + 0.7 * torch.randn(count, 3, 4, 4, generator=generator)
-    return Samples(nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic"), labels)
+    images = nn.functional.interpolate(coarse, size=(64, 64), mode="bicubic")
+    return Samples(list(zip(images, labels.tolist(), strict=True)))
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +40,28 @@ def model():
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(40):
         batch = patterns(32, seed=100 + step)
-        loss = nn.functional.cross_entropy(model(batch.images), batch.labels)
+        labels = torch.tensor([label for _, label in batch])
+        loss = nn.functional.cross_entropy(model(batch.images()), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return model
 
 
+class Imperfect(list):
+    """Samples whose first has no label, and whose second cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise DataError("image b.png cannot be read")
+        image, label = super().__getitem__(index)
+        return image, label if index else NO_LABEL
+
+
 @pytest.fixture(scope="module")
 def samples():
     """To calibrate on and to validate on."""
-    return patterns(32, seed=0), patterns(60, seed=1)
+    return patterns(32, seed=0), Samples(Imperfect(patterns(60, seed=1).source))
 
 
 def quantized(model, samples, folder, name, **options):
@@ -55,7 +69,7 @@ def quantized(model, samples, folder, name, **options):
     for module in QUANTIZERS[name].packages.values():
         pytest.importorskip(module)
     path = folder / f"int8{FORMATS[name].suffix}"
-    common = {"format": name, "labels": LABELS, "preprocessing": PREPROCESSING, "min_agreement": 80.0}
+    common = {"format": name, "card": CARD, "min_agreement": 80.0}
     return path, quantize(model, path, *samples, **{**common, "max_top1_loss": 20.0, **options})
 
 
@@ -88,15 +102,56 @@ def test_the_sensitive_layer_is_found():
     assert not any(layer._forward_pre_hooks for layer in network)
 
 
-def test_calibration_and_validation_images_are_different_ones():
-    samples = [(torch.full((3, 2, 2), float(i)), i) for i in range(120)]
-    calibration, validation = split(samples, 40)
+class Folder:
+    """Images of ten classes, one class after the other, as a folder has them; each holds its number."""
+
+    def __init__(self, length):
+        self.length, self.read = length, []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return torch.full((3, 2, 2), float(index)), index * 10 // self.length
+
+
+def numbers(samples):
+    return [int(image[0, 0, 0, 0]) for image, _ in samples]
+
+
+def test_calibration_and_validation_images_are_different_ones_of_all_classes():
+    folder = Folder(120)
+    calibration, validation = split(folder, 40)
     assert (len(calibration), len(validation)) == (40, 80)
-    assert set(calibration.labels.tolist()) | set(validation.labels.tolist()) == set(range(120))
-    assert torch.equal(calibration.images[:, 0, 0, 0].long(), calibration.labels)
-    assert len(split(samples, 500)[0]) == 60
+    assert sorted(numbers(calibration) + numbers(validation)) == list(range(120))
+    assert len(split(folder, 500)[0]) == 60
     with pytest.raises(DataError, match="30 images are too few"):
-        split(samples[:30], 10)
+        split(Folder(30), 10)
+    for samples in split(Folder(50_000), 100, 1000):
+        classes = [label for _, label in samples]
+        assert [classes.count(label) for label in range(10)] == pytest.approx([len(classes) / 10] * 10, rel=0.2)
+
+
+def test_of_many_images_two_thousand_are_read_and_none_is_kept():
+    folder = Folder(50_000)
+    calibration, validation = split(folder, 128)
+    assert (len(calibration), len(validation), folder.read) == (128, 2000, [])
+    assert sum(1 for _ in validation) == 2000
+    assert folder.read == sorted(set(folder.read))
+    assert not set(folder.read) & set(numbers(calibration))
+
+
+def test_samples_of_a_stream():
+    class Stream(IterableDataset):
+        def __len__(self):
+            return 200
+
+        def __iter__(self):
+            return (Folder(200)[index] for index in range(200))
+
+    of_stream, of_folder = split(Stream(), 40), split(Folder(200), 40)
+    assert list(map(numbers, of_stream)) == list(map(numbers, of_folder))
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -104,6 +159,7 @@ def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_pat
     path, sidecar = quantized(model, samples, tmp_path, name)
     measured = sidecar["verification"]
     full, half, small = (measured[each] for each in ("float32", "bfloat16", "int8"))
+    assert (measured["validation_images"], measured["labelled"], measured["unreadable"]) == (59, 58, 1)
     assert full["top1"] > 85
     assert (full["agreement"], full["relative_error"]) == (100, 0)
     assert 0 < half["relative_error"] < 0.05
@@ -115,9 +171,10 @@ def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_pat
     chosen = len(sidecar["quantization"]["float_layers"])
     assert tries[str(chosen)] == min(tries.values())
     network = load(path)
+    image = samples[0].images()[:1]
     with torch.no_grad():
-        expected = reparameterize_model(model)(samples[1].images[:1])
-    assert (network(samples[1].images[:1]) - expected).norm() < 0.1 * expected.norm()
+        expected = reparameterize_model(model)(image)
+    assert (network(image) - expected).norm() < 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -145,9 +202,8 @@ def test_what_falls_below_the_bounds_is_refused_and_leaves_nothing(model, sample
 
 
 def test_a_format_without_int8(model, samples, tmp_path):
-    common = {"labels": LABELS, "preprocessing": PREPROCESSING}
     with pytest.raises(ExportError, match="int8 is for openvino, onnx, executorch"):
-        quantize(model, tmp_path / "a.safetensors", *samples, format="safetensors", **common)
+        quantize(model, tmp_path / "a.safetensors", *samples, format="safetensors", card=CARD)
     assert FLOAT_LAYERS[0] == 0
 
 

@@ -137,7 +137,10 @@ def test_a_model_of_other_classes_is_refused(root, tmp_path):
     weights = tmp_path / "small.pt"
     torch.save({"state_dict": timm.create_model("fastvit_t8", num_classes=10).state_dict()}, weights)
     recipe = read_robustness_recipe(CONFIGS / "imagenet_a.yaml", [f"root={root}", f"model.checkpoint={weights}"])
-    with pytest.raises(RecipeError, match=r"model\.checkpoint"):
+    with pytest.raises(RecipeError, match=r"model: .*small.pt holds a fastvit_t8, but the model is a fastvit_sa12"):
+        next(measure(recipe))
+    recipe = read_robustness_recipe(CONFIGS / "imagenet_a.yaml", [f"root={root}", f"model.name={tmp_path}"])
+    with pytest.raises(RecipeError, match=r"model: there is no checkpoint .*best.pt"):
         next(measure(recipe))
 
 
@@ -163,7 +166,7 @@ def test_a_set_that_is_not_whole_is_found_before_any_is_measured(more, overrides
 
 def test_making_corruptions_without_the_library_is_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr("fastvit.errors.find_spec", lambda _: None)
-    said = complaint(script("evaluate"), ["robustness/own_data", "model.run=nowhere"], capsys)
+    said = complaint(script("evaluate"), ["robustness/own_data", "model.name=runs/nowhere"], capsys)
     assert said == 'making corruptions needs imagecorruptions: pip install "fastvit[corruptions]"'
 
 

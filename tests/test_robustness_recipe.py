@@ -41,19 +41,19 @@ def test_one_set_can_be_changed_by_its_name():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {}}, "give either run"),
-        ({"model": {"run": "a", "checkpoint": "b"}}, "a run has its own weights"),
+        ({"model": {}}, "model.name"),
+        ({"model": {"name": "fastvit_t8"}}, "no weights of its own: give a tag, pretrained: true, or a checkpoint"),
+        ({"model": {"name": "runs/a", "checkpoint": "b"}}, "weights and classes of its own: leave out pretrained and"),
         ({"sets": {}}, "sets is empty"),
         ({"root": None}, "root is missing"),
         ({"sets": {"x": {"kind": "imagenet"}}}, "folder is for all kinds but"),
-        ({"sets": {"x": {"kind": "corrupted_validation"}}}, "give model.run"),
         ({"sets": {"x": {"kind": "imagenet_c", "folder": "c", "resize": False, "crop_pct": 1}}}, "crop_pct is about"),
     ],
 )
 def test_contradictions_are_refused(change, message):
     plain = {
         "task": "robustness",
-        "model": {"name": "fastvit_t8"},
+        "model": {"name": "fastvit_t8.apple_in1k"},
         "root": "data",
         "output": "out",
         "sets": {"x": {"kind": "imagenet", "folder": "x"}},

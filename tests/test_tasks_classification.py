@@ -1,5 +1,6 @@
 """The classification task says what timm would, and counts as it should."""
 
+import csv
 import re
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError, RecipeError
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification.details import confusion_matrix
+from fastvit.tasks.classification.details import write_details
 from fastvit.tasks.classification.distillation import Teacher, build_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.task import Classification
-from fastvit.training.task import open_train_and_val
+from fastvit.training.task import Part, open_train_and_val
 from reference import randomize
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
@@ -126,7 +127,7 @@ def test_the_picture_marks_wrong_predictions():
     model[1].bias.data = torch.eye(10)[7]  # everything is a seven
     figure = configured.draw(model, samples, val.class_names)
     titles = [(axes.get_title(), axes.title.get_color()) for axes in figure.axes[:12]]
-    assert titles == [("7", "black") if label == 7 else (f"7, is {label}", "red") for _, label in samples]
+    assert titles == [("7", "black") if label == 7 else (f"7\nis {label}", "red") for _, label in samples]
 
 
 def test_skipped_images_are_counted_and_named(tmp_path: Path):
@@ -235,14 +236,24 @@ def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("teacher", "message"),
     [
-        ("{name: fastvit_t8}", "a teacher needs weights"),
-        ("{name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "a teacher needs weights"),
+        ("{name: fastvit_t8}", "fastvit_t8 has no weights of its own: give a tag, pretrained: true, or a checkpoint"),
+        ("{name: fastvit_t8, pretrained: true, checkpoint: a.pt}", "pretrained and checkpoint exclude each other"),
         ("{name: fastvit_t9, pretrained: true}", "did you mean fastvit_t8?"),
     ],
 )
 def test_a_teacher_that_cannot_be(teacher: str, message: str):
     with pytest.raises(RecipeError, match=re.escape(message)):
         task(f"distillation={{teacher: {teacher}}}")
+
+
+def test_a_run_can_teach(random_run: Path):
+    """By its folder alone: it knows its network, and what its images go through."""
+    student = task(f"distillation={{teacher: {{name: {random_run}}}}}")
+    student.prepare_training(torch.device("cpu"))
+    weights = torch.load(random_run / "best.pt")["state_dict"]
+    torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
+    with pytest.raises(RecipeError, match="knows 10 classes, the data has 9: train a teacher on the data"):
+        task(f"distillation={{teacher: {{name: {random_run}}}}}", "data.num_classes=9").prepare_training(None)
 
 
 def test_a_teacher_of_other_classes(teacher_checkpoint: Path):
@@ -255,9 +266,23 @@ def test_an_odd_batch_cannot_be_mixed():
         task("augmentation.mixup=0.2").losses(Given(), (torch.randn(3, 10), torch.zeros(3, dtype=torch.long)))
 
 
-def test_confusion_by_hand():
-    labels, predicted = torch.tensor([0, 0, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 2, 2])
-    assert confusion_matrix(labels, predicted, 3).tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 2]]
+def test_the_table_of_classes_by_hand(tmp_path: Path):
+    """Of three classes one is never predicted, and a fourth has no images."""
+    measured = ClassificationMetrics()
+    labels, predicted = torch.tensor([0, 0, 1, 1, 1, NO_LABEL]), torch.tensor([0, 1, 1, 1, 1, 0])
+    measured.update(nn.functional.one_hot(predicted, 4).float(), (None, labels))
+    names = ("猫" * 40, "dog", "of a name that is far too long for its place", "none")
+    files = write_details(measured, Part([], names), tmp_path)
+    with files[1].open(encoding="utf-8") as file:
+        rows = [row[1:] for row in csv.reader(file)]
+    assert rows == [
+        ["images", "recall", "precision", "f1"],
+        ["2", "50.00", "100.00", "66.67"],
+        ["3", "100.00", "75.00", "85.71"],
+        ["0", "", "", ""],
+        ["0", "", "", ""],
+    ]
+    assert files[2].stat().st_size > 5000
 
 
 def test_merged_metrics_are_those_of_all():

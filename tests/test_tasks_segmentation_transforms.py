@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastvit.data.whole_image import Normalization, ResizeBox
 from fastvit.tasks.segmentation.masks import UNLABELLED
-from fastvit.tasks.segmentation.transforms import Normalization, ResizeBox, TrainTransform, ValTransform
+from fastvit.tasks.segmentation.transforms import TrainTransform, ValTransform
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 ANY_SIZE = ResizeBox(None, 2048)

@@ -1,6 +1,8 @@
 """Export a trained network, verified in each format's own runtime.
 
 fastvit export runs/quickstart --format onnx openvino --dynamic batch
+fastvit export runs/quickstart --format onnx --preprocessing inside
+fastvit export runs/quickstart --format web --examples 6
 fastvit export fastvit_t8.apple_in1k --format coreml --output exports
 fastvit export fastvit_sa12 --checkpoint fastvit_sa12.pth.tar --features --format onnx --dynamic batch size
 
@@ -10,20 +12,35 @@ weights come from, and how far it is from the eager network. docs/deploy.md says
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from fastvit.cli.source import SOURCE, add_weights, image_size, options
 from fastvit.errors import ExportError
 
 if TYPE_CHECKING:
+    from fastvit.deploy.formats import Format
+    from fastvit.deploy.formats.web import Overlay
     from fastvit.deploy.sidecar import Sidecar
     from fastvit.trained import Trained
 
-FORMATS = ("onnx", "openvino", "coreml", "executorch", "aot_inductor", "torch_export", "safetensors")
+FORMATS = (
+    "onnx",
+    "openvino",
+    "coreml",
+    "litert",
+    "executorch",
+    "aot_inductor",
+    "torch_export",
+    "safetensors",
+    "timm",
+    "web",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="folder or checkpoint of a run, or a network such as fastvit_t8.apple_in1k")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what a run's recipe says")
+    parser.add_argument("source", help=SOURCE)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--format", nargs="+", required=True, choices=FORMATS, help="one or more")
     parser.add_argument("--output", type=Path, default=Path("exports"), help="folder (exports)")
     parser.add_argument("--name", help="of the files, without suffix; that of the run or of the network by default")
@@ -35,71 +52,133 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--opset", type=int, help="of onnx and openvino")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one in each line")
-    weights = parser.add_argument_group("for the name of a network without a tag")
-    weights.add_argument("--checkpoint", type=Path, help="weights: a file that load_checkpoint reads")
-    weights.add_argument("--random-weights", action="store_true", help="none, to try things out")
-    weights.add_argument("--num-classes", type=int, help="of these weights (1000)")
-    weights.add_argument("--features", action="store_true", help="the outputs of the four stages, not the classifier's")
+    parser.add_argument("--features", action="store_true", help="the outputs of the stages of a classifier")
+    parser.add_argument(
+        "--preprocessing", choices=("outside", "inside"), default="outside", help="inside: of onnx, openvino and coreml"
+    )
+    add_weights(parser)
+    page = parser.add_argument_group("for web")
+    page.add_argument("--offline", action="store_true", help="put the runtime beside the page (41 MB, from npm)")
+    page.add_argument(
+        "--examples", nargs="+", default=[], metavar="PICTURE", help="to click on; or how many of the run's own"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.deploy.formats import get_format
+    from fastvit.cli.formats import targets, write_each
     from fastvit.trained import find_trained
-
-    for name in arguments.format:
-        get_format(name).require()  # all of them, before any work
-    trained = find_trained(
-        arguments.source,
-        checkpoint=arguments.checkpoint,
-        random_weights=arguments.random_weights,
-        num_classes=arguments.num_classes,
-        image_size=image_size(arguments),
-        features_only=arguments.features,
-        overrides=arguments.overrides,
-    )
-    for name in arguments.format:
-        path, sidecar = export_one(name, trained, arguments)
-        print(summary(path, sidecar), flush=True)
-
-
-def image_size(arguments: argparse.Namespace) -> tuple[int, int] | None:
-    size = arguments.image_size
-    if size and (len(size) > 2 or min(size) < 32):
-        raise ExportError("--image-size is one side or height and width, of at least 32 pixels")
-    return (size[0], size[-1]) if size else None
-
-
-def export_one(name: str, trained: "Trained", arguments: argparse.Namespace) -> "tuple[Path, Sidecar]":
-    import torch
-
-    from fastvit.deploy import export
-    from fastvit.deploy.formats import get_format
 
     if arguments.batch < 1:
         raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
+    size = image_size(arguments.image_size)
+    trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
+    labels = labels_of(trained, arguments.labels)
+    require_known_to_safetensors(trained, arguments.format)
+    with TemporaryDirectory() as folder:
+        kinds = [find_format(name, trained, arguments, Path(folder)) for name in arguments.format]
+        paths = targets(kinds, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
+        write_each(paths, lambda kind, path: export_one(kind, path, trained, labels, arguments))
+
+
+def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, folder: Path) -> "Format":
+    """The format of a name, with what the arguments say about it. Raises UserError.
+
+    Args:
+        folder: for pictures that the format is going to copy.
+    """
+    from fastvit.deploy.formats import get_format
+    from fastvit.deploy.formats.timm_folder import TimmFolder
+    from fastvit.deploy.formats.web import Web
+    from fastvit.model_card import model_card
+
+    if (arguments.offline or arguments.examples) and "web" not in arguments.format:
+        raise ExportError("--offline and --examples are for a page: add --format web, or leave them out")
+    if name == "web":
+        examples = example_pictures(arguments.examples, trained, folder)
+        return Web(offline=arguments.offline, examples=examples, overlay=overlay_of(trained))
+    if name == "timm":
+        return TimmFolder(model_card(trained, title=arguments.name or trained.name))
+    if arguments.preprocessing == "outside":
+        return get_format(name)
+    inside = get_format(name).inside
+    if inside is None:
+        raise ExportError(f"--preprocessing inside is for onnx, openvino and coreml; {name} cannot have it")
+    return get_format(inside)
+
+
+def overlay_of(trained: "Trained") -> "Overlay | None":
+    """What a page paints over a picture, of a segmenter."""
+    if trained.does != "segmentation":
+        return None
+    from fastvit.data.whole_image import WholeImage
+    from fastvit.deploy.formats.web import Overlay
+    from fastvit.tasks.segmentation.picture import class_colors
+
+    task = trained.task
+    colors = class_colors(len(trained.labels))
+    return Overlay(WholeImage(task.box, task.normalization), trained.labels, tuple(colors))
+
+
+def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list[Path]:
+    """The pictures of that name, or as many of the run's validation images as the only name says. Raises UserError."""
+    from fastvit.deploy.examples import save_some
+
+    if len(names) != 1 or not names[0].isdigit():
+        return list(map(Path, names))
+    if trained.task is None:
+        raise ExportError(f"{trained.source} comes without images: give pictures with --examples FILE ...")
+    return save_some(trained.task.open_data("val").samples, int(names[0]), folder)
+
+
+def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:
+    """The names of a classifier's classes: its own, or those in a file. Raises ExportError."""
+    own = trained.labels if trained.does == "classification" else None
+    if file is None:
+        return own
+    if own is None:
+        raise ExportError(f"--labels is for classifiers: {trained.source} is for {trained.does or 'features'}")
+    labels = read_labels(file)
+    if len(labels) != len(own):
+        raise ExportError(f"{file} has {len(labels)} names, and {trained.source} has {len(own)} classes")
+    return labels
+
+
+def require_known_to_safetensors(trained: "Trained", formats: list[str]) -> None:
+    """Weights alone are of use where the fused network can be built without them: in our own."""
+    from fastvit.reparam import Reparameterizable
+
+    is_ours = any(isinstance(module, Reparameterizable) for module in trained.module.modules())
+    if "safetensors" in formats and not is_ours:
+        raise ExportError(f"safetensors holds the weights of a fused FastViT, and {trained.name} is none: leave it out")
+
+
+def export_one(
+    kind: "Format", path: Path, trained: "Trained", labels: tuple[str, ...] | None, arguments: argparse.Namespace
+) -> str:
+    import torch
+
+    from fastvit.deploy import Card, export
+
     size = trained.preprocessing
-    path = arguments.output / f"{arguments.name or trained.name}{get_format(name).suffix}"
     sidecar = export(
-        trained.model,
+        trained.module,
         path,
         torch.zeros(arguments.batch, 3, size.height, size.width),
-        format=name,
+        format=kind,
         dynamic=arguments.dynamic,
-        preprocessing=trained.preprocessing,
-        labels=read_labels(arguments.labels) if arguments.labels else trained.labels,
-        weights=trained.weights,
-        architecture=trained.architecture,
-        opset=arguments.opset if "onnx" in get_format(name).packages else None,
+        card=Card(trained.preprocessing, labels, trained.weights, trained.architecture),
+        opset=arguments.opset if "onnx" in kind.converters else None,
         overwrite=arguments.overwrite,
     )
-    return path, sidecar
+    return summary(path, sidecar)
 
 
-def read_labels(path: Path) -> list[str]:
+def read_labels(path: Path) -> tuple[str, ...]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(f"the labels in {path} cannot be read ({error})") from error
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def summary(path: Path, sidecar: "Sidecar") -> str:
@@ -111,6 +190,12 @@ def summary(path: Path, sidecar: "Sidecar") -> str:
     for each in verification.get("outputs", []):
         shape = "x".join(map(str, each["shape"]))
         lines.append(f"  {shape:<16} relative error {each['relative_error']:.1e} in {verification['runtime']}")
+    for each in verification.get("pictures", []):
+        size = "x".join(map(str, each["picture"]))
+        apart = " and ".join(
+            f"{name} differ by {each[name]:.1e}" for name in ("pixels", "probabilities") if name in each
+        )
+        lines.append(f"  picture {size:<8} {apart}")
     if "checked" in verification:
         lines.append(f"  checked: {verification['checked']}")
     return "\n".join(lines)

@@ -1,12 +1,15 @@
 """Find the subcommand, parse its arguments, run it.
 
 A subcommand is a module of this folder with a docstring, which is its help; `add_arguments(parser)`; and
-`run(arguments)`. What needs torch is imported within `run`, so that help comes at once.
+`run(arguments)`. What needs torch is imported within `run`, so that help comes at once. One that never needs it sets
+the default `light`.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 
 from fastvit.errors import exit_on_user_error, nearest
@@ -16,6 +19,8 @@ COMMANDS = {
     "evaluate": "measure a trained network, as trained and fused",
     "predict": "what is in images",
     "export": "write ONNX, Core ML, OpenVINO, ExecuTorch, ...",
+    "push": "upload to the Hugging Face hub",
+    "serve": "show an exported web page on this machine",
     "quantize": "write int8, and show it beside float32",
     "benchmark": "measure how fast networks are",
     "memory": "how much memory training takes",
@@ -26,7 +31,21 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` by default."""
-    run(parse(sys.argv[1:] if argv is None else argv))
+    with ends_quietly():
+        run(parse(sys.argv[1:] if argv is None else argv))
+
+
+@contextmanager
+def ends_quietly() -> Iterator[None]:
+    """No traceback, and a shell's status, after Ctrl-C, and where a reader such as `head` has heard enough."""
+    try:
+        yield
+        sys.stdout.flush()  # else it fails when Python ends
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)  # 128 and the number of SIGPIPE
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 and the number of SIGINT
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -42,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         f"fastvit {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.set_defaults(command=name)
+    parser.set_defaults(command=name, light=False)
     module.add_arguments(parser)
     return parser.parse_intermixed_args(argv[1:])
 

@@ -1,30 +1,105 @@
-"""Predict the classes of images with a trained network in any form, and draw them.
+"""Say what is in images, with a trained network in any form.
 
 fastvit predict photo.jpg --model fastvit_t8.apple_in1k
-fastvit predict photos/ more/cat.png --model runs/quickstart
-fastvit predict photos/ --model exports/quickstart.onnx
+fastvit predict photos/ "more/*.png" --model runs/quickstart --output predictions.csv --pictures pictures
+fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jsonl
 
-An exported network brings its preprocessing and labels along, in the JSON file beside it.
+Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: where
+they were exported for), and otherwise on all cores.
 """
 
 import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvit.cli.source import SOURCE, add_weights, image_size, options
+from fastvit.errors import DataError, RunError, some
+
+if TYPE_CHECKING:
+    from fastvit.prediction import Predicted
+    from fastvit.predictor import Predictor, Shown
+
+TABLES = (".csv", ".jsonl")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("images", nargs="+", type=Path, help="images, or folders of them")
-    parser.add_argument("--model", required=True, help="a run, its checkpoint, a hub tag, or an exported file")
-    parser.add_argument("--top", type=int, default=5, help="how many classes (5)")
-    parser.add_argument("--picture", type=Path, default=Path("predictions.png"), help="file to draw into")
-    parser.add_argument("--no-picture", dest="picture", action="store_const", const=None, help="draw nothing")
+    parser.add_argument("images", nargs="+", help="images, folders of them, and patterns")
+    parser.add_argument("--model", required=True, help=SOURCE)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write into FILE.csv or FILE.jsonl")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each image with what was predicted")
+    parser.add_argument("--masks", type=Path, metavar="FOLDER", help="of segmentation: images whose pixels are classes")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (5)")
+    parser.add_argument("--score", type=float, default=0.5, help="that a detected object must have (0.5)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time (16)")
+    parser.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="a side, or height and width")
+    add_weights(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.prediction import draw, find_classifier, find_images, predict, table
+    from fastvit.prediction import draw, find_images, picture_names, predict_files, save_mask
+    from fastvit.predictor import Shown
+    from fastvit.runtime.allocator import keep_freed_memory
+    from fastvit.runtime.device import best_device
+    from fastvit.trained import find_trained
 
-    paths = find_images(arguments.images)
-    predictions = list(predict(find_classifier(arguments.model), paths, arguments.top))
-    print(table(predictions))
-    if arguments.picture:
-        draw(predictions, arguments.picture)
-        print(f"\nwritten: {arguments.picture}")
+    require_sound(arguments)
+    paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
+    trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+    predictor = trained.predictor_on(best_device())
+    keep_freed_memory(predictor.device)
+    names = picture_names(paths)
+
+    def pictures(predicted: "Predicted") -> None:
+        if arguments.pictures:
+            draw(predicted, arguments.pictures / names[predicted.path], shown)
+        if arguments.masks:
+            save_mask(predicted, arguments.masks / names[predicted.path])
+
+    tell(predict_files(predictor, paths, batch=arguments.batch, then=pictures), len(paths), predictor, arguments, shown)
+
+
+def require_sound(arguments: argparse.Namespace) -> None:
+    """Raise RunError for numbers that mean nothing, and files that must not be replaced."""
+    for name in ("top", "batch"):
+        if getattr(arguments, name) < 1:
+            raise RunError(f"--{name} is {getattr(arguments, name)}, and has to be at least 1")
+    if arguments.output and arguments.output.suffix not in TABLES:
+        raise RunError(f"--output {arguments.output} has to end in {' or '.join(TABLES)}")
+    for path in (arguments.output, arguments.pictures, arguments.masks):
+        taken = path and path.exists() and (not path.is_dir() or any(path.iterdir()))
+        if taken and not arguments.overwrite:
+            raise RunError(f"{path} exists already: name another, or say --overwrite")
+
+
+def tell(
+    results: "Iterator[Predicted]", count: int, predictor: "Predictor", arguments: argparse.Namespace, shown: "Shown"
+) -> None:
+    """Write each result, or print it; then how many there were, how fast, and what was skipped."""
+    from tqdm import tqdm
+
+    from fastvit.prediction import Table
+
+    table = Table(arguments.output, predictor.columns(shown), shown) if arguments.output else nullcontext()
+    start, skipped = time.perf_counter(), []
+    with table, tqdm(results, total=count, unit="image", disable=None) as bar:
+        for predicted in bar:
+            if predicted.prediction is None:
+                skipped.append(f"{predicted.path} ({predicted.reason})")
+            if isinstance(table, Table):
+                table.write(predicted)
+            elif predicted.prediction is not None:
+                tqdm.write(f"{predicted.path}: {predicted.prediction.summary(shown)}")
+    seconds = time.perf_counter() - start
+    read = count - len(skipped)
+    print(f"{read} images in {seconds:.1f} s, {read / seconds:.0f} a second", file=sys.stderr)
+    if skipped:
+        print(f"{len(skipped)} skipped, which cannot be read: {some(skipped)}", file=sys.stderr)
+    if written := [str(path) for path in (arguments.output, arguments.pictures, arguments.masks) if path]:
+        print(f"written: {', '.join(written)}")
+    if not read:
+        raise DataError("none of the images can be read")

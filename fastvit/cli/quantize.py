@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastvit.cli.source import SOURCE, add_weights, options
 from fastvit.errors import DataError, ExportError
 
 if TYPE_CHECKING:
     from fastvit.deploy.sidecar import Sidecar
     from fastvit.trained import Trained
 
-FORMATS = ("openvino", "onnx", "executorch")
+FORMATS = ("openvino", "onnx", "executorch", "litert")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="folder or checkpoint of a run, or a network such as fastvit_t8.apple_in1k")
+    parser.add_argument("source", help=SOURCE)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--format", nargs="+", required=True, choices=FORMATS, help="one or more")
     parser.add_argument("--images", type=Path, help="folder; by default the run's validation images")
     parser.add_argument("--calibration", type=int, default=128, help="images to calibrate on (128); at most half")
@@ -31,39 +33,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("exports"), help="folder (exports)")
     parser.add_argument("--name", help="of the files, without suffix; by default that of the run or network and -int8")
     parser.add_argument("--overwrite", action="store_true", help="replace files of that name")
-    parser.add_argument("--checkpoint", type=Path, help="weights for the name of a network without a tag")
-    parser.add_argument("--num-classes", type=int, help="of that checkpoint (1000)")
+    add_weights(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.deploy.formats import get_format
+    from fastvit.cli.formats import targets, write_each
+    from fastvit.deploy.card import Card
+    from fastvit.deploy.formats import Format, get_format
     from fastvit.deploy.int8 import QUANTIZERS, quantize, split
     from fastvit.trained import find_trained
 
     for name in arguments.format:
-        get_format(name).require()
         QUANTIZERS[name].require()
-    trained = find_trained(arguments.source, checkpoint=arguments.checkpoint, num_classes=arguments.num_classes)
-    if trained.labels is None:
+    trained = find_trained(arguments.source, options(arguments))
+    if trained.does != "classification":
         raise ExportError(f"{arguments.source} is no classifier: int8 is measured by its classes, so only for them")
+    name = arguments.name or f"{trained.name}-int8"
+    paths = targets(list(map(get_format, arguments.format)), arguments.output, name, overwrite=arguments.overwrite)
     calibration, validation = split(find_samples(trained, arguments.images), arguments.calibration)
-    for name in arguments.format:
-        path = arguments.output / f"{arguments.name or trained.name + '-int8'}{get_format(name).suffix}"
+
+    def write(kind: Format, path: Path) -> str:
         sidecar = quantize(
-            trained.model,
+            trained.module,
             path,
             calibration,
             validation,
-            format=name,
-            labels=trained.labels,
-            preprocessing=trained.preprocessing,
+            format=kind.name,
+            card=Card(trained.preprocessing, trained.labels, trained.weights, trained.architecture),
             min_agreement=arguments.min_agreement,
             max_top1_loss=arguments.max_top1_loss,
-            weights=trained.weights,
-            architecture=trained.architecture,
             overwrite=arguments.overwrite,
         )
-        print(f"{path}\n{table(sidecar)}", flush=True)
+        return f"{path}\n{table(sidecar)}"
+
+    write_each(paths, write)
 
 
 def find_samples(trained: "Trained", folder: Path | None) -> Sequence[tuple[Any, int]]:

@@ -14,6 +14,7 @@ from fastvit.errors import RecipeError, nearest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(light=True)
     parser.add_argument("action", nargs="?", choices=("list", "copy"), default="list", help="list (default) or copy")
     parser.add_argument("name", nargs="?", help="of the recipe to copy, as the list shows it")
     parser.add_argument("to", nargs="?", type=Path, help="the new file (default: of the same name, in this folder)")

@@ -14,13 +14,16 @@ from fastvit.data.reading import is_image, read_image
 from fastvit.errors import DataError, some
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
-SPLITS = {"train": ("train",), "val": ("val", "validation")}  # names that the folder of a split may have
+VALIDATION = ("val", "validation")  # two names for one folder
 
 
 def open_folder(root: Path, split: str, *, upright: bool = True) -> ImageFolder:
-    """The images of a split, "train" or "val": pairs of an RGB image and the index of its class by sorted names.
+    """The images of a split: pairs of an RGB image and the index of its class by sorted names.
+
+    What lies in the class folders and is no image, by its name, is in `ignored`.
 
     Args:
+        split: the folder below `root`; "val" and "validation" are the same.
         upright: as `read_image` has it.
 
     Raises:
@@ -32,16 +35,23 @@ def open_folder(root: Path, split: str, *, upright: bool = True) -> ImageFolder:
         raise DataError(f"{folder} has class folders without images: {some(empty)}; fill or remove them")
     if not any(each.is_dir() for each in folder.iterdir()):
         raise DataError(f"{folder} has no class folders; {LAYOUT}")
-    return ImageFolder(str(folder), loader=partial(read_image, upright=upright), is_valid_file=is_image)
+    images = ImageFolder(str(folder), loader=partial(read_image, upright=upright), is_valid_file=is_image)
+    images.ignored = sorted(str(path) for path in folder.rglob("*/*") if _is_ignored(path))
+    return images
 
 
 def _split_folder(root: Path, split: str) -> Path:
     if not root.is_dir():
         raise DataError(f"data.root {root} is not a folder; {LAYOUT}")
-    for name in SPLITS[split]:
+    names = VALIDATION if split in VALIDATION else (split,)
+    for name in names:
         if (root / name).is_dir():
             return root / name
-    raise DataError(f"data.root {root} has no folder {SPLITS[split][0]}; {LAYOUT}")
+    raise DataError(f"data.root {root} has no folder {names[0]}; {LAYOUT}")
+
+
+def _is_ignored(path: Path) -> bool:
+    return path.is_file() and not is_image(path) and not path.name.startswith(".") and path.name != "Thumbs.db"
 
 
 def _has_image(folder: Path) -> bool:

@@ -65,11 +65,12 @@ class TransformedImages(Dataset):
         raise DataError("none of the training images can be read")
 
     def notices(self) -> list[str]:
-        """A sentence about the images that could not be read so far, if there are any."""
-        skipped = self.skipped()
-        if not skipped:
-            return []
-        return [f"images that could not be read and are left out: {len(skipped)}, such as {some(skipped, 3)}"]
+        """Sentences about files that are no images by their names, and images that could not be read so far."""
+        what = {
+            "files that are not taken for images, by their names": getattr(self.source, "ignored", []),
+            "images that could not be read and are left out": self.skipped(),
+        }
+        return [f"{words}: {len(names)}, such as {some(names, 3)}" for words, names in what.items() if names]
 
     def skipped(self) -> list[str]:
         """The images that could not be read so far."""

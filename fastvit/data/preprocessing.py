@@ -4,9 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 
 @dataclass(frozen=True)
@@ -31,10 +36,12 @@ class Preprocessing:
     std: tuple[float, float, float]
 
     @classmethod
-    def of_timm(cls, pretrained_cfg: Mapping[str, Any], height: int, width: int) -> "Preprocessing":
-        """As a model of timm's was pretrained, for images of another size."""
-        config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg))
-        return cls(height, width, config["crop_pct"], config["interpolation"], config["mean"], config["std"])
+    def of_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Preprocessing":
+        """As a network of timm's was evaluated by its authors."""
+        config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg), use_test_size=True)
+        _, height, width = config["input_size"]
+        mean, std = tuple(config["mean"]), tuple(config["std"])  # lists, where they come from a file
+        return cls(height, width, config["crop_pct"], config["interpolation"], mean, std)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -49,6 +56,29 @@ class Preprocessing:
 
         Raises ValueError where resizing is the task's.
         """
+        return self._of_timm()
+
+    def crop(self, image: Image.Image) -> Tensor:
+        """The same up to the crop, five times as fast: from an RGB image to (3, height, width) uint8.
+
+        torch resizes 8-bit images in the arithmetic of Pillow. A color differs from `transform`'s by two of 255 levels
+        at most, and by 0.02 levels on average. Where torch has other rules (nearest), or timm (crops that are not
+        square), `transform`'s own steps are taken.
+        """
+        resize, center_crop, *_ = self._of_timm().transforms
+        if self.height != self.width or self.interpolation not in ("bilinear", "bicubic"):
+            return pil_to_tensor(center_crop(resize(image)))
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # channels last in memory, which is quick
+        mode = InterpolationMode(self.interpolation)
+        resized = F.resize(pixels, [resize.size], mode, antialias=True)
+        return F.center_crop(resized, [self.height, self.width])
+
+    def normalize(self, crops: Tensor) -> Tensor:
+        """What the network takes, (B, 3, height, width) float32, from such crops."""
+        mean, std = (torch.tensor(values, device=crops.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return (crops.float() / 255 - mean) / std
+
+    def _of_timm(self) -> Any:
         if self.crop_pct is None or self.interpolation is None:
             raise ValueError("these images are resized in their task's own way: only mean and std are stated")
         return create_transform(

@@ -13,6 +13,7 @@ from fastvit.data.folder import open_folder
 from fastvit.data.reading import read_image
 from fastvit.errors import DataError
 
+DIGITS_SPLITS = {"train": True, "validation": False, "val": False}
 READ_BY_TIMM = ("torch", "hfds", "hfids", "tfds", "wds")  # prefixes of `timm.data.create_dataset`
 
 
@@ -32,7 +33,7 @@ def open_source(
     Args:
         name: "digits", "folder", or a name that begins with one of `READ_BY_TIMM`, such as "torch/cifar10".
         root: folder of the data; not needed for the digits and what is downloaded.
-        split: the name of the part; the digits have two, whatever they are called.
+        split: the name of the part: for a folder that of the folder in it; the digits have train and validation.
         training: whether it is to train on.
         num_classes: what the recipe says; checked where the dataset knows its classes.
         image_size: the digits are made in this size.
@@ -43,9 +44,11 @@ def open_source(
         DataError: the data is not there, or not what the recipe says.
     """
     if name == "digits":
-        source = Digits(train=training, image_size=image_size)
+        if split not in DIGITS_SPLITS:
+            raise DataError(f"the digits have no split {split}, but train and validation")
+        source = Digits(train=DIGITS_SPLITS[split], image_size=image_size)
     elif name == "folder":
-        source = open_folder(root, "train" if training else "val", upright=upright)
+        source = open_folder(root, split, upright=upright)
     else:
         source = _open_with_timm(name, root, split, is_training=training, batch_size=batch_size, upright=upright)
     _require_num_classes(source, num_classes, str(root or name))

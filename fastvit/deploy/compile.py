@@ -1,144 +1,191 @@
-"""Compile a network for inference with `torch.compile`."""
+"""A network as a fast function of images: compiled by the engine that is the fastest for it here."""
 
-import functools
-import itertools
+import math
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
-import torch._inductor.config as inductor_config
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from fastvit.compare import relative_error
-from fastvit.reparam import reparameterize_model
-from fastvit.runtime.allocator import keep_freed_memory
+from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
+from fastvit.deploy.network import make_network, outputs_of
+from fastvit.deploy.runtimes.run import Run, computed, make_settings, plain_mode
+from fastvit.errors import EngineError, UserError, nearest
+from fastvit.runtime.timing import seconds_of
 
-# Largest relative L2 difference from the eager network in its own precision.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.05}
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+TIMING_SECONDS = 0.5
+LEAST_ROUNDS, MOST_ROUNDS = 3, 20
+SETTLE_SECONDS = 0.01  # the threads of some engines spin for some milliseconds after their work
 
-_numbers = itertools.count()
+
+@dataclass(frozen=True)
+class Measured:
+    """One engine, tried on the example.
+
+    Attributes:
+        engine: its name.
+        milliseconds: of a call with the example, the median; None where it was not compared with others.
+        error: relative L2 difference of the outputs from the network's in its own precision; None where it failed.
+        problem: why it cannot be used, in a sentence; None where it can.
+    """
+
+    engine: str
+    milliseconds: float | None = None
+    error: float | None = None
+    problem: str | None = None
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.engine}: {self.problem}"
+        time = "" if self.milliseconds is None else f"{self.milliseconds:.2f} ms, "
+        return f"{self.engine}: {time}error {self.error:.1e}"
+
+
+class Inference:
+    """A network as a function of images (B, C, H, W), normalized, in any float dtype and memory format, on any device.
+
+    It takes any number of images and, where the engine can, any size. It returns what the network does in eval mode,
+    its tensors in `dtype` on `device`, without gradients, whatever mode the caller's thread is in. Several threads may
+    call it at a time.
+
+    Attributes:
+        engine: the name of what computes.
+        report: the engines that were tried.
+        precision: how it multiplies: the name of its dtype; "tf32" on GPUs where torch or TensorRT may do so.
+        dtype, device: of the outputs.
+    """
+
+    def __init__(self, run: Run, subject: Subject, engine: Engine):
+        self._run, self._structure = run, subject.structure
+        self.engine, self.precision = engine.name, engine.precision(subject)
+        self.report: tuple[Measured, ...] = ()
+        self.dtype, self.device = subject.settings.dtype, subject.example.device
+
+    def __call__(self, images: Tensor | np.ndarray) -> Any:
+        return tree_unflatten(computed(self._run, images, self.dtype, self.device), self._structure)
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Inference by {self.engine} in {self.precision} on {self.device}", *map(str, self.report)])
 
 
 def compile_for_inference(
-    model: nn.Module, example_input: Tensor, dtype: torch.dtype | None = None
-) -> Callable[[Tensor], Any]:
-    """A fast function of images: the network fused, then cast, in channels_last, compiled, and warmed up.
-
-    Needs what `torch.compile` needs: a C++ compiler on CPU, Triton on a GPU. On CPU the process keeps the memory that
-    it frees from then on (`fastvit.runtime.allocator.keep_freed_memory`).
+    model: nn.Module,
+    example_input: Tensor,
+    dtype: torch.dtype | None = None,
+    engine: str = "auto",
+    *,
+    threads: int | None = None,
+    streams: int | None = None,
+) -> Inference:
+    """The network fused, cast, and made ready by an engine, whose outputs are compared with the network's.
 
     Args:
-        model: any network with fastvit's blocks, fused or not; it is left as it is. Sets the device.
-        example_input: (B, C, H, W), what it is compiled for and warmed up with. Other batch sizes work too: on CPU one
-            compilation, when the first of them comes, serves all (batches of 1, and of 16 and more, take one each).
-            Another image size is compiled when it first comes.
-        dtype: precision to compute in; by default that of the model. Folding is done before casting.
+        model: any network with one input, images; fused or not; it is left as it is. Its device is computed on.
+        example_input: (B, C, H, W): the batch to be fast for, and to compare and to time engines on.
+        dtype: to compute in, and of the outputs; by default that of the model. Folding is done before casting.
+        engine: `torch`, which needs a C++ compiler on a CPU, `openvino` or `onnxruntime`, each with its extra, or
+            `tensorrt` on a GPU. `auto` makes all that are installed and able to do it ready, which takes a minute where
+            torch has to compile, times them in turn on the example, and keeps the fastest.
+        threads: of the CPU; by default as many as torch has.
+        streams: of openvino and onnxruntime: how many images or calls are computed at a time, with threads / streams
+            threads each. By default one image gets all threads, and a batch is divided among them.
 
-    Returns:
-        A function of images, in any dtype and memory format, that returns what the model does in eval mode, in `dtype`.
+    Other sizes of images: torch compiles each when it first comes; openvino and onnxruntime take them as they are.
+
+    On a CPU, torch takes the memory of its intermediate results from the system again in each call, unless
+    `fastvit.runtime.allocator.keep_freed_memory` was called before: in batches of 16 images of 256 px that makes T8 and
+    SA12 1.1 to 1.6 times as slow. It is not called here, because it is a setting of the whole process.
 
     Raises:
-        ValueError: `dtype` is not a precision for networks.
-        RuntimeError: the outputs for the example differ from the eager network's by more than `TOLERANCE`.
+        UserError: the engine is not installed or cannot do it, or an argument is wrong.
+        RuntimeError: the outputs of no engine are those of the network.
     """
-    fused = _fuse(model)
-    parameter = next(fused.parameters())
-    dtype = dtype or parameter.dtype
-    if dtype not in TOLERANCE:
-        raise ValueError(f"dtype must be one of {', '.join(map(str, TOLERANCE))}, not {dtype}")
-    with torch.no_grad():
-        expected = fused(example_input.to(parameter))
+    network = make_network(model, stacklevel=2)
+    parameter = next(network.parameters())
+    settings = make_settings(dtype or parameter.dtype, threads, streams)
+    if settings.dtype not in DTYPES:
+        raise EngineError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {settings.dtype}")
+    example = torch.as_tensor(example_input).detach().to(parameter)
+    subject = Subject(network, example, *outputs_of(network, example), settings)
+    return _fastest(subject) if engine == "auto" else _make(_find(engine), subject)
 
-    on_cpu = parameter.device.type == "cpu"
-    keep_freed_memory(parameter.device)
-    if on_cpu:
-        _make_depthwise(fused)
-    network = fused.to(dtype=dtype, memory_format=torch.channels_last)
-    known_shapes = set()
 
-    @functools.cache
-    def compiled_for(image_size: torch.Size) -> Callable[[Tensor], Any]:
-        return _compile(network, on_cpu)
+def _find(name: str) -> Engine:
+    if name not in ENGINES:
+        known = ("auto", *ENGINES)
+        raise EngineError(f"there is no engine {name!r}, but {', '.join(known)}{nearest(name, known)}")
+    return ENGINES[name]
 
-    @torch.no_grad()
-    def infer(images: Tensor) -> Any:
-        images = images.to(device=parameter.device, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        compiled = compiled_for(images.shape[1:])
-        if not on_cpu:
-            return tree_map(torch.clone, compiled(images))  # the next replay of a CUDA graph overwrites the output
-        images = images.detach()  # the mark is an attribute: not on the user's tensor
-        torch._dynamo.maybe_mark_dynamic(images, 0)
-        if images.shape in known_shapes:
-            return compiled(images)
-        with inductor_config.patch(freezing=True):  # `options` alone does not freeze: torch 2.15 reads both
-            output = compiled(images)
-        known_shapes.add(images.shape)
-        return output
 
-    error = relative_error(infer(example_input), expected)
-    if not error <= TOLERANCE[dtype]:
+def _make(engine: Engine, subject: Subject) -> Inference:
+    """Build and verify; raises what the engine raises, and RuntimeError where its outputs are wrong."""
+    engine.require(subject)
+    with plain_mode():
+        run = engine.build(subject)
+    inference = Inference(run, subject, engine)
+    error = _difference(inference, subject.example, subject.expected)
+    for shape in engine.trials(subject):
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(subject.example)
+        error = max(error, _difference(inference, images, outputs_of(subject.network, images)[0]))
+    if not error <= TOLERANCE[inference.precision]:
         raise RuntimeError(
-            f"the compiled network differs from the eager one by {error:.1e} (relative L2), more than "
-            f"{TOLERANCE[dtype]:g} in {dtype}: use reparameterize_model(model) without compiling, and report this"
+            f"what {engine.name} computes differs from the network by {error:.1e} (relative L2), more than "
+            f"{TOLERANCE[inference.precision]:g} in {inference.precision}: choose another engine, or use the network "
+            "as reparameterize_model(model) gives it, and report this"
         )
-    return infer
+    inference.report = (Measured(engine.name, error=error),)
+    return inference
 
 
-class RepeatedDepthwise(nn.Module):
-    """A grouped convolution with several outputs for each input channel, as a depthwise one on repeated channels.
-
-    The same numbers, from oneDNN's depthwise kernel: for several outputs it has a slow one only (those four of T8's 52
-    convolutions took a sixth of the time in float32, more than a quarter in bfloat16).
-    """
-
-    def __init__(self, conv: nn.Conv2d):
-        super().__init__()
-        channels = conv.out_channels
-        self.times = channels // conv.in_channels
-        self.conv = nn.Conv2d(channels, channels, conv.kernel_size, conv.stride, conv.padding, groups=channels)
-        self.conv.weight, self.conv.bias = conv.weight, conv.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.repeat_interleave(self.times, dim=1))
+def _difference(inference: Inference, images: Tensor, expected: tuple[Tensor, ...]) -> float:
+    outputs = tree_leaves(inference(images))
+    if [each.shape for each in outputs] != [each.shape for each in expected]:
+        return math.inf
+    return relative_error(outputs, expected)
 
 
-def _make_depthwise(model: nn.Module) -> None:
-    """Replace every `nn.Conv2d` in `model` that `RepeatedDepthwise` is for."""
-    for name, module in model.named_children():
-        if type(module) is not nn.Conv2d:
-            _make_depthwise(module)
-        elif 1 < module.groups == module.in_channels < module.out_channels and _is_plain(module):
-            setattr(model, name, RepeatedDepthwise(module))
+def _fastest(subject: Subject) -> Inference:
+    """Of all engines that can compute it; the others are released."""
+    made: dict[str, Inference] = {}
+    report: dict[str, Measured] = {}
+    for name, engine in ENGINES.items():
+        if subject.example.device.type not in engine.devices:
+            continue
+        try:
+            made[name] = _make(engine, subject)
+            (report[name],) = made[name].report
+        except Exception as error:  # engines have errors of their own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            report[name] = Measured(name, problem=reason)
+            if not isinstance(error, UserError):
+                warnings.warn(f"engine {name} is left out, because it failed: {reason}", stacklevel=3)
+    if not made:
+        raise EngineError(f"no engine can compute this network here; {'; '.join(map(str, report.values()))}")
+    if len(made) > 1:
+        for name, seconds in _seconds(made, subject.example).items():
+            report[name] = replace(report[name], milliseconds=1000 * seconds)
+    best = made[min(made, key=lambda name: report[name].milliseconds or 0)]
+    best.report = tuple(report.values())
+    return best
 
 
-def _is_plain(conv: nn.Conv2d) -> bool:
-    return conv.dilation == (1, 1) and conv.padding_mode == "zeros" and not conv._forward_hooks
-
-
-def _fuse(model: nn.Module) -> nn.Module:
-    """The fused copy; what fusing warns about points to the caller of `compile_for_inference`."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        fused = reparameterize_model(model)
-    for warning in caught:
-        warnings.warn(warning.message, stacklevel=3)
-    return fused
-
-
-def _compile(network: nn.Module, on_cpu: bool) -> Callable[[Tensor], Any]:
-    def forward(images: Tensor) -> Any:
-        return network(images)
-
-    # torch counts compilations by code object, and refuses what exceeds its limit of 8. And it remembers by file, line
-    # and name which sizes have changed between calls, and compiles for any such size from then on, which is up to 1.6
-    # times as slow (SA12). With the code of the class, or of this function, both would be so for the networks and image
-    # sizes of a process together. Each gets a copy of the code, with a name of its own.
-    forward.__code__ = forward.__code__.replace(co_name=f"forward_{next(_numbers)}")
-    if not on_cpu:
-        return torch.compile(forward, mode="max-autotune", fullgraph=True)  # records CUDA graphs
-    # Freezing packs the weights once, in the layout of oneDNN's kernels. The network is ours alone and stays as it
-    # is, so that nothing about it needs to be checked in each call.
-    options = {"freezing": True, "guard_filter_fn": torch.compiler.skip_guard_on_inbuilt_nn_modules_unsafe}
-    return torch.compile(forward, options=options, fullgraph=True)
+def _seconds(inferences: Mapping[str, Inference], images: Tensor) -> dict[str, float]:
+    """The median time of a call of each, measured in turn; a turn starts with a call that is not counted."""
+    samples: dict[str, list[float]] = {name: [] for name in inferences}
+    end = time.perf_counter() + TIMING_SECONDS
+    for i in range(MOST_ROUNDS):
+        if i >= LEAST_ROUNDS and time.perf_counter() > end:
+            break
+        for name, inference in inferences.items():
+            time.sleep(SETTLE_SECONDS)
+            inference(images)
+            samples[name].append(seconds_of(lambda inference=inference: inference(images)))
+    return {name: median(each) for name, each in samples.items()}

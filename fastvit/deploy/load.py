@@ -1,14 +1,16 @@
 """An exported network as a function of images, in its own runtime, guarded by what its sidecar says."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
-from fastvit.deploy.formats.format import Run
+from fastvit.deploy.formats.image_input import ImageInput, ImageRun
+from fastvit.deploy.runtimes.run import Run, computed, make_settings
 from fastvit.deploy.sidecar import Sidecar, read_sidecar
 from fastvit.errors import ExportError
 
@@ -16,43 +18,82 @@ from fastvit.errors import ExportError
 class Exported:
     """A loaded network.
 
-    Call it with images (B, C, H, W), a tensor or an array in any float dtype and memory format, on any device. It
-    returns what the network did: a tensor, or a tuple of tensors, in float32 on the CPU. Images of a shape that was not
-    exported are refused with an ExportError.
+    Call it with images (B, C, H, W), normalized: a tensor or an array in any float dtype and memory format, on any
+    device. It returns what the network did, a tensor or a tuple of tensors, on the CPU, in the dtype that it was loaded
+    for; the same whatever mode the caller's thread is in. Several threads may call it at a time. Images of a shape that
+    was not exported are refused with an ExportError.
 
     Attributes:
+        engine: the name of what computes.
+        dtype, device: of the outputs.
         sidecar: the JSON file beside it.
+        card: what belongs to the network.
     """
 
-    def __init__(self, run: Run, sidecar: Sidecar):
-        self.run, self.sidecar = run, sidecar
+    device = torch.device("cpu")
+
+    def __init__(self, run: Run, sidecar: Sidecar, engine: str, dtype: torch.dtype = torch.float32):
+        self._run, self.sidecar, self.engine, self.dtype = run, sidecar, engine, dtype
+        self.card = Card.from_dict(sidecar)
 
     def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...]:
         images = torch.as_tensor(images)
         self._require_shape(images)
-        outputs = self.run(images.detach().cpu().float().contiguous())
+        outputs = computed(self._run, images, self.dtype)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _require_shape(self, images: Tensor) -> None:
-        if images.ndim != 4 or not images.is_floating_point():
-            raise ExportError(
-                f"images must be normalized floats of shape (B, C, H, W), not {images.dtype} of {tuple(images.shape)}"
-            )
-        for name, size in zip(("batch", "channels", "height", "width"), images.shape, strict=True):
+        for name, size in zip(("batch", "channels", "height", "width"), images.shape, strict=False):
             low, high = self.sidecar["input"][name]
             if not low <= size <= high:
                 allowed = f"{low}" if low == high else f"{low} to {high}"
                 raise ExportError(f"the network was exported for {name} {allowed}, not {size}: export it for that")
 
 
-def load(path: str | Path) -> Callable[[Tensor | np.ndarray], Tensor | tuple[Tensor, ...]]:
+class ExportedForImages:
+    """A loaded classifier with its preprocessing inside.
+
+    Call it with an RGB image of any size, Pillow's or uint8 (H, W, 3); it returns the probabilities (classes,). Several
+    threads may call it at a time.
+
+    Attributes:
+        engine, sidecar, card: as those of `Exported`.
+    """
+
+    def __init__(self, run: ImageRun, sidecar: Sidecar, engine: str):
+        self._run, self.sidecar, self.engine = run, sidecar, engine
+        self.card = Card.from_dict(sidecar)
+
+    def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
+        pixels = np.ascontiguousarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ExportError(f"an image must be RGB, uint8 (H, W, 3), not {pixels.dtype} of {pixels.shape}")
+        return torch.from_numpy(self._run(pixels))
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+    streams: int | None = None,
+) -> Exported | ExportedForImages:
     """Load what `export` or the quantisation wrote.
 
+    Args:
+        path: the file.
+        dtype: to compute in, and of the outputs; other than float32 for OpenVINO only, on CPUs that have it.
+        threads, streams: of ONNX Runtime and OpenVINO, as in `compile_for_inference`.
+
     Raises:
-        ExportError: a file or a package is missing, or a file is not what was written.
+        UserError: a file or a package is missing, a file is not what was written, or its runtime cannot compute so.
     """
     path = Path(path)
     sidecar = read_sidecar(path)
     kind = get_format(sidecar["format"])
-    kind.require()
-    return Exported(kind.load(path), sidecar)
+    kind.require_runtime()
+    settings = make_settings(dtype, threads, streams)
+    kind.require_settings(settings)
+    if isinstance(kind, ImageInput):
+        return ExportedForImages(kind.run_on_images(path, settings), sidecar, kind.runtime)
+    return Exported(kind.load(path, settings), sidecar, kind.runtime, dtype)

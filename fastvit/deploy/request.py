@@ -1,16 +1,14 @@
-"""What is exported: a network made ready for all formats, the shapes that it must take, and what belongs to it."""
+"""What is exported: a network made ready for a format, the shapes that it must take, and what belongs to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from fastvit.data.preprocessing import Preprocessing
+from fastvit.deploy.card import Card
+from fastvit.deploy.depthwise import split_depthwise
+from fastvit.deploy.network import Network, make_network, outputs_of
 from fastvit.errors import ExportError
-from fastvit.reparam import reparameterize_model
 
 INPUT_NAME = "images"
 AXES = ("batch", "size")  # what can stay open: the number of images, their height and width
@@ -24,43 +22,29 @@ class Limits:
     side: tuple[int, int] = (64, 1024)  # torch.export asks for more than 32
 
 
-class Network(nn.Module):
-    """A network with one input called `images` and a tensor or a flat tuple of tensors as its output."""
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        outputs = tree_leaves(self.network(images))
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
 @dataclass(frozen=True)
 class Request:
     """One export.
 
     Attributes:
+        original: the network as it was given, to compare with.
         network: fused, in eval mode, in float32, on the CPU.
         example: (B, C, H, W), float32, on the CPU: the shape that is exported.
         dynamic: which of `AXES` stay open.
         limits: how far those that do.
-        output_names: one for each tensor of the output.
-        preprocessing: what its images go through before; None if unknown.
-        labels: names of the classes, in the order of the output; None for what is no classifier.
+        outputs: names and shapes of the tensors that the example gives.
+        card: what belongs to the network.
         opset: of ONNX; None for the format's own.
-        architecture: {"name": ..., "options": ...} that `timm.create_model` builds it from; None if it is not timm's.
     """
 
+    original: nn.Module
     network: Network
     example: Tensor
     dynamic: frozenset[str]
     limits: Limits
-    output_names: tuple[str, ...]
-    preprocessing: Preprocessing | None
-    labels: tuple[str, ...] | None
+    outputs: dict[str, tuple[int, ...]]
+    card: Card
     opset: int | None
-    architecture: Mapping[str, Any] | None
 
     def ranges(self) -> dict[str, tuple[int, int]]:
         """Smallest and largest batch, channels, height and width that the exported file takes."""
@@ -97,18 +81,36 @@ def make_request(
     model: nn.Module,
     example: Tensor,
     *,
-    dynamic: Sequence[str],
-    limits: Limits,
-    preprocessing: Preprocessing | None,
-    labels: Sequence[str] | None,
-    opset: int | None,
-    architecture: Mapping[str, Any] | None,
+    dynamic: Collection[str] = (),
+    limits: Limits = Limits(),
+    card: Card = Card(),  # noqa: B008 - frozen
+    opset: int | None = None,
+    depthwise: bool = False,
 ) -> Request:
     """Fuse the model and check that everything fits together.
 
+    Args:
+        depthwise: write grouped convolutions as depthwise ones, see `SplitDepthwise`.
+
     Raises:
-        ExportError: it does not; the message says what.
+        ExportError: something does not fit; the message says what.
     """
+    _require_shapes(example, dynamic, limits)
+    network = make_network(model, stacklevel=3).cpu().float()
+    example = example.detach().cpu().float().contiguous()
+    tensors, _ = outputs_of(network, example)
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    labels = card.labels
+    if labels is not None and (len(shapes) > 1 or len(shapes[0]) < 2 or shapes[0][1] != len(labels)):
+        raise ExportError(f"there are {len(labels)} labels for an output of shape {shapes[0]}")
+    if depthwise:
+        split_depthwise(network)
+    names = ("output",) if len(shapes) == 1 else tuple(f"output_{i}" for i in range(len(shapes)))
+    outputs = dict(zip(names, shapes, strict=True))
+    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset)
+
+
+def _require_shapes(example: Tensor, dynamic: Collection[str], limits: Limits) -> None:
     if unknown := set(dynamic) - set(AXES):
         raise ExportError(f"dynamic must be some of {', '.join(AXES)}, not {', '.join(sorted(unknown))}")
     if example.ndim != 4:
@@ -119,22 +121,3 @@ def make_request(
         raise ExportError(f"with an open size, images are {low} to {high} pixels on a side, not {height}x{width}")
     if "batch" in dynamic and batch > limits.batch[1]:
         raise ExportError(f"with an open batch, there are at most {limits.batch[1]} images, not {batch}")
-    network = Network(reparameterize_model(model).cpu().float()).eval().requires_grad_(False)
-    example = example.detach().cpu().float().contiguous()
-    outputs = _outputs(network, example)
-    if labels is not None and (len(outputs) > 1 or outputs[0].ndim < 2 or outputs[0].shape[1] != len(labels)):
-        raise ExportError(f"there are {len(labels)} labels for an output of shape {tuple(outputs[0].shape)}")
-    names = ("output",) if len(outputs) == 1 else tuple(f"output_{i}" for i in range(len(outputs)))
-    labels = tuple(labels) if labels else None
-    return Request(network, example, frozenset(dynamic), limits, names, preprocessing, labels, opset, architecture)
-
-
-@torch.no_grad()
-def _outputs(network: Network, example: Tensor) -> list[Tensor]:
-    try:
-        outputs = tree_leaves(network(example))
-    except RuntimeError as error:
-        raise ExportError(
-            f"the network does not take images of shape {tuple(example.shape)} ({str(error).splitlines()[0]})"
-        ) from error
-    return [output for output in outputs if isinstance(output, Tensor)]

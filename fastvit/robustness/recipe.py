@@ -8,24 +8,13 @@ from pydantic import Field, PositiveInt, model_validator
 
 from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
 from fastvit.robustness.corruptions import CORRUPTIONS
-from fastvit.tasks.network import KnownModel
+from fastvit.tasks.network import NamedNetwork
 
 
-class ModelSource(Section):
-    """A trained classifier: of a run, or by its timm name."""
+class ModelSource(NamedNetwork):
+    """A trained classifier."""
 
-    run: UserPath | None = None  # folder of a run, or a checkpoint in it
-    name: KnownModel | None = None  # with the hub's weights, unless there is a checkpoint
-    checkpoint: UserPath | None = None  # of that name: a file that `fastvit.load_checkpoint` reads
     form: Literal["unfused", "fused"] = "fused"
-
-    @model_validator(mode="after")
-    def _is_one(self) -> "ModelSource":
-        if (self.run is None) == (self.name is None):
-            raise ValueError("give either run, a run of fastvit train, or name, a model of timm's")
-        if self.run and self.checkpoint:
-            raise ValueError("a run has its own weights: remove checkpoint, or give a name in place of the run")
-        return self
 
 
 class SetConfig(Section):
@@ -77,8 +66,6 @@ class RobustnessRecipe(Section):
             raise ValueError("sets is empty: there is nothing to evaluate")
         if self.root is None and any(each.folder for each in self.sets.values()):
             raise ValueError("root is missing: the folder of the sets")
-        if self.model.run is None and any(each.kind == "corrupted_validation" for each in self.sets.values()):
-            raise ValueError("corrupted_validation is about the data of a run: give model.run")
         return self
 
     def path(self, config: SetConfig) -> Path:

@@ -16,8 +16,12 @@ from fastvit import shipped
 from fastvit.config import Section, UserPath
 from fastvit.errors import RecipeError, nearest
 from fastvit.fastvit import FastViT
+from fastvit.pretrained import WeightsError, create_pretrained, load_weights
+from fastvit.trained import Kind, Options, Trained, find_trained, kind_of
 from fastvit.variants import VARIANTS
-from fastvit.weights import CheckpointError, load_checkpoint
+from fastvit.weights import CheckpointError
+
+ADVICE = "set model.pretrained=false, and model.checkpoint to a file that you have"
 
 
 def _known_model(name: str) -> str:
@@ -80,6 +84,32 @@ class NetworkConfig(Section):
         return self
 
 
+class NamedNetwork(Section):
+    """A trained network by any of the names that the commands know: see `fastvit.trained`."""
+
+    name: str
+    pretrained: bool = False  # of a recipe, or of a name of timm's without a tag: with the hub's weights
+    checkpoint: UserPath | None = None  # of these: with the weights of a file
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "NamedNetwork":
+        kind = kind_of(self.name)
+        if self.pretrained and self.checkpoint:
+            raise ValueError("pretrained and checkpoint exclude each other: give one of them")
+        if kind not in (Kind.TIMM, Kind.RECIPE) and (self.pretrained or self.checkpoint):
+            raise ValueError(f"{self.name} is {kind.value}: leave out pretrained and checkpoint")
+        has_tag = kind is Kind.TIMM and "." in self.name
+        if kind in (Kind.TIMM, Kind.RECIPE) and not (has_tag or self.pretrained or self.checkpoint):
+            raise ValueError(f"{self.name} has no weights of its own: give a tag, pretrained: true, or a checkpoint")
+        return self
+
+    def find(self, *, num_classes: int | None = None) -> Trained:
+        """The network. Raises UserError if there is none, or if the options do not fit it."""
+        return find_trained(
+            self.name, Options(checkpoint=self.checkpoint, pretrained=self.pretrained, num_classes=num_classes)
+        )
+
+
 def build_network(
     config: NetworkConfig, *, initial_weights: bool, reset_head: bool = False, **options: Any
 ) -> nn.Module:
@@ -91,20 +121,18 @@ def build_network(
         **options: of `timm.create_model`, such as `num_classes`.
 
     Raises:
-        RecipeError: the weights cannot be had, or are not of this network.
+        RecipeError: there are no such weights, or they are of another network.
     """
+    options["drop_path_rate"] = config.drop_path_rate
     try:
-        model = timm.create_model(
-            config.name,
-            pretrained=config.pretrained and initial_weights,
-            drop_path_rate=config.drop_path_rate,
-            **options,
-        )
+        if config.pretrained and initial_weights:
+            return create_pretrained(config.name, advice=ADVICE, **options)
+        model = timm.create_model(config.name, **options)
         if config.checkpoint and initial_weights:
-            load_checkpoint(model, config.checkpoint, reset_head=reset_head)
-    except (CheckpointError, OSError) as error:
+            load_weights(model, config.checkpoint, reset_head=reset_head)
+    except (CheckpointError, WeightsError) as error:
         key = "checkpoint" if config.checkpoint else "pretrained"
-        message = str(error).replace("reset_head=True", "model.reset_head=true")
+        message = str(error).replace("pass reset_head=True", "set model.reset_head=true")
         raise RecipeError(f"model.{key}: {message}") from error
     return model
 

@@ -304,8 +304,8 @@ class Trainer:
         rule = f"{recipe.optimizer.lr:g} * {loop.batch_size} / {base}" if base else "fixed: scale it if you change that"
         return (
             f"{type(self.learner.model).__name__} with {parameters:,} parameters on {self.device} in {loop.precision}\n"
-            f"{len(self.val_data.samples)} validation samples; {self.batches.steps_per_epoch} steps per epoch, "
-            f"{self.total_steps} steps in all, {self.step} done\n"
+            f"{len(self.train_data.samples)} training samples, {len(self.val_data.samples)} validation samples; "
+            f"{self.batches.steps_per_epoch} steps per epoch, {self.total_steps} steps in all, {self.step} done\n"
             f"batch {loop.batch_size} = {count} processes x {loop.accumulation} accumulated x "
             f"{self.batches.batch_size}\n"
             f"{recipe.optimizer.name}, peak learning rate {recipe.peak_lr:g} for this batch ({rule})\n"

@@ -1,21 +1,21 @@
 """One pass through validation data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from fastvit.runtime.device import autocast, to_device
 from fastvit.runtime.processes import ALONE, Processes
-from fastvit.training.task import Metrics, Task
+from fastvit.training.task import Metrics, Network, Task
 
 
 @torch.no_grad()
 def evaluate(
     task: Task,
-    models: Sequence[nn.Module],
-    batches: DataLoader,
+    models: Sequence[Network],
+    batches: Iterable[Any],
     *,
     device: torch.device,
     precision: str = "float32",
@@ -24,7 +24,8 @@ def evaluate(
 ) -> list[Metrics]:
     """The task's metrics of each model in one pass over all batches, in all processes. Leaves them in eval mode."""
     for model in models:
-        model.eval()
+        if isinstance(model, nn.Module):
+            model.eval()
     metrics = [task.new_metrics() for _ in models]
     for batch in batches:
         batch = to_device(batch, device, channels_last=channels_last)

@@ -1,7 +1,6 @@
 """The output folder of a run: what lies where."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import yaml
 
 from fastvit.errors import RunError
 from fastvit.runtime.environment import environment
+from fastvit.runtime.folders import require_writable
 from fastvit.training.recipe import Recipe
 
 
@@ -41,9 +41,7 @@ class RunFolder:
             raise RunError(
                 f"{self.path} already holds a run: continue it with --resume {self.path}, or choose another output"
             )
-        existing = next(path for path in (self.path.absolute(), *self.path.absolute().parents) if path.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            raise RunError(f"output {self.path} cannot be written: {existing} is not a writable folder")
+        require_writable(self.path)
         if self.path.exists() and any(self.path.iterdir()):
             names = sorted(path.name for path in self.path.iterdir())
             raise RunError(f"output {self.path} is not empty, it holds {', '.join(names[:3])}: choose another output")

@@ -2,14 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import DataError, some
 
 if TYPE_CHECKING:
@@ -93,6 +95,14 @@ class Task(ABC):
     @abstractmethod
     def input_size(self) -> tuple[int, int, int]:
         """(channels, height, width) of a typical image, to measure speed and fusion error with."""
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What a validation image goes through; of a task that resizes in a way of its own, mean and std only."""
+        config = get_pretrained_cfg(self.recipe.model.name).to_dict()
+        _, height, width = self.input_size
+        of_timm = Preprocessing.of_timm(config)
+        return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None)
 
     def collate(self, samples: list[Any]) -> Any:
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""

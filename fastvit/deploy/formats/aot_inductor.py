@@ -1,14 +1,13 @@
 """AOTInductor: the network compiled to machine code ahead of time, for this kind of CPU."""
 
-import shutil
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from fastvit.deploy.formats.format import Format, Run, export_program
+from fastvit.deploy.formats.format import Format, export_program, run_of
 from fastvit.deploy.request import Request
-from fastvit.errors import ExportError
+from fastvit.deploy.runtimes.inductor import require_compiler
+from fastvit.deploy.runtimes.run import Run, Settings
 
 
 class AotInductor(Format):
@@ -21,10 +20,10 @@ class AotInductor(Format):
     name = "aot_inductor"
     suffix = ".pt2"
     runtime = "AOTInductor"
+    depthwise = True
 
     def require(self) -> None:
-        if not any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++", "cl")):
-            raise ExportError("aot_inductor needs a C++ compiler such as g++ to build: install one")
+        require_compiler("aot_inductor")
 
     def convert(self, request: Request, path: Path) -> None:
         # Freezing packs the weights, which pays off for one fixed shape only.
@@ -36,12 +35,5 @@ class AotInductor(Format):
                 export_program(request), package_path=str(path), inductor_configs=options
             )
 
-    def load(self, path: Path) -> Run:
-        package = torch._inductor.aoti_load_package(str(path))
-
-        @torch.no_grad()
-        def run(images: Tensor) -> tuple[Tensor, ...]:
-            outputs = package(images)
-            return (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
-
-        return run
+    def load(self, path: Path, settings: Settings) -> Run:
+        return run_of(torch._inductor.aoti_load_package(str(path)))

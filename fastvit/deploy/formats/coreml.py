@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.deploy.formats.format import Format, Run, size_axes
+from fastvit.deploy.formats.format import Format, size_axes
 from fastvit.deploy.request import INPUT_NAME, Request
+from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError
 
 
@@ -31,9 +34,10 @@ class CoreMl(Format):
     extra = "coreml"
     axes = ("size",)
     tolerance = 0.01
+    inside = "coreml"
 
     def convert(self, request: Request, path: Path) -> None:
-        if request.preprocessing is None:
+        if request.card.preprocessing is None:
             raise ExportError("coreml needs the preprocessing, for its input is an image: give mean, std and the rest")
         batch, channels, height, width = request.example.shape
         if (batch, channels) != (1, 3):
@@ -45,7 +49,9 @@ class CoreMl(Format):
         if "size" in request.dynamic:
             axes = size_axes(request)
             height, width = (ct.RangeDim(*request.limits.side, default=side) for side in (height, width))
-        network = PixelNetwork(request.network, request.preprocessing, classifier=request.labels is not None).eval()
+        network = PixelNetwork(
+            request.network, request.card.preprocessing, classifier=request.card.labels is not None
+        ).eval()
         example = torch.zeros_like(request.example)
         program = torch.export.export(network, (example,), dynamic_shapes={INPUT_NAME: axes} if axes else None)
         image = ct.ImageType(INPUT_NAME, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)
@@ -53,11 +59,11 @@ class CoreMl(Format):
             model = ct.convert(
                 program.run_decompositions({}),
                 inputs=[image],
-                outputs=[ct.TensorType(name) for name in request.output_names],
+                outputs=[ct.TensorType(name) for name in request.outputs],
                 convert_to="mlprogram",
                 compute_precision=ct.precision.FLOAT16,
                 minimum_deployment_target=ct.target.iOS16,
-                classifier_config=ct.ClassifierConfig(list(request.labels)) if request.labels else None,
+                classifier_config=ct.ClassifierConfig(list(request.card.labels)) if request.card.labels else None,
                 skip_model_load=True,
             )
         model.save(str(path))
@@ -79,12 +85,12 @@ class CoreMl(Format):
         constants = {
             operation.name: operation.outputs[0].val for operation in operations if operation.op_type == "const"
         }
-        check_constants(constants, request.network)
-        if request.labels:
+        check_constants(constants, expected_weights(request.network, request.example))
+        if request.card.labels:
             (classify,) = (operation for operation in operations if operation.op_type == "classify")
-            _require(tuple(classify.classes.val) == request.labels, "its labels are not the network's")
+            _require(tuple(classify.classes.val) == request.card.labels, "its labels are not the network's")
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path, settings: Settings) -> Run:
         raise ExportError(f"{path} can be run on macOS only, by Core ML: coremltools.models.MLModel(path).predict(...)")
 
 
@@ -104,15 +110,45 @@ class PixelNetwork(nn.Module):
         return self.last(outputs) if isinstance(outputs, Tensor) else outputs
 
 
-def check_constants(constants: dict[str, Any], network: nn.Module) -> None:
-    """Raise ExportError unless each parameter of the network is among a program's constants, rounded to float16."""
-    contents = {np.asarray(value).tobytes() for value in constants.values() if isinstance(value, np.ndarray)}
-    for name, parameter in network.named_parameters():
-        expected = parameter.detach().numpy().astype(np.float16)
+@torch.no_grad()
+def expected_weights(network: nn.Module, example: Tensor) -> dict[str, np.ndarray]:
+    """The parameters of a network by name; with each convolution the batch norm after it, which coremltools folds."""
+    program = torch.export.export(network, (example,))
+    names = program.graph_signature.inputs_to_parameters | program.graph_signature.inputs_to_buffers
+    weights = dict(network.named_parameters())
+
+    def tensor(node: Node | None) -> Tensor | None:
+        return None if node is None else program.state_dict[names[node.name]]
+
+    for norm in program.graph.find_nodes(op="call_function", target=torch.ops.aten.batch_norm.default):
+        conv, gamma, beta, mean, variance, _, _, epsilon = norm.args[:8]
+        if conv.target is not torch.ops.aten.conv2d.default or len(conv.users) > 1:
+            continue
+        kernel, bias = conv.args[1], (*conv.args, None)[2]
+        folded = fuse_conv_bn_weights(
+            *map(tensor, (kernel, bias, mean, variance)), epsilon, *map(tensor, (gamma, beta))
+        )
+        for node in filter(None, (kernel, bias, gamma, beta)):
+            weights.pop(names[node.name])
+        weights |= dict(zip((names[kernel.name], f"{names[kernel.name]} (its bias)"), folded, strict=True))
+    return {name: weight.numpy() for name, weight in weights.items()}
+
+
+def check_constants(constants: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
+    """Raise ExportError unless each of the weights is among a program's constants, rounded to float16."""
+    arrays = [value for value in constants.values() if isinstance(value, np.ndarray) and value.dtype == np.float16]
+    for name, weight in weights.items():
+        # What is folded gets another name. And of equal constants, coremltools keeps one, under its own name.
         constant = constants.get(f"p_network_{name.replace('.', '_')}_to_fp16")
-        # Of equal constants, coremltools keeps one, under its own name.
-        same = expected.tobytes() in contents if constant is None else np.array_equal(constant.flat, expected.flat)
-        _require(same, f"the weights {name} are missing or others")
+        among = [each for each in arrays if each.size == weight.size] if constant is None else [constant]
+        _require(any(_is_rounded(each, weight) for each in among), f"the weights {name} are missing or others")
+
+
+def _is_rounded(constant: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether it is the weight in float16. coremltools rounds tiny numbers up to the smallest one, numpy to zero."""
+    smallest = np.finfo(np.float16).smallest_subnormal
+    difference = np.abs(constant.astype(np.float32).ravel() - weight.ravel())
+    return bool(np.all(difference <= np.maximum(2.0**-11 * 1.01 * np.abs(weight.ravel()), smallest)))
 
 
 def _coremltools() -> ModuleType:

@@ -1,12 +1,15 @@
 """ExecuTorch with XNNPACK, for ARM and x86 CPUs in phones and other small machines."""
 
 from pathlib import Path
+from threading import Lock
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
-from fastvit.deploy.formats.format import Format, Run, export_program
+from fastvit.deploy.formats.format import Format, export_program, run_of
 from fastvit.deploy.request import Limits, Request
+from fastvit.deploy.runtimes.run import Run, Settings
 
 
 class ExecuTorch(Format):
@@ -25,12 +28,17 @@ class ExecuTorch(Format):
     def convert(self, request: Request, path: Path) -> None:
         write_pte(export_program(request), path)
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path, settings: Settings) -> Run:
         from executorch.runtime import Runtime
 
         method = Runtime.get().load_program(path).load_method("forward")
-        # The runtime's own memory is written over by the next call.
-        return lambda images: tuple(output.clone() for output in method.execute([images]))
+        lock = Lock()
+
+        def execute(images: Tensor) -> list[Tensor]:
+            with lock:  # the runtime's own memory is written over by the next call
+                return [output.clone() for output in method.execute([images])]
+
+        return run_of(execute)
 
 
 def write_pte(program: ExportedProgram, path: Path) -> None:

@@ -1,19 +1,20 @@
 """What every format can do: be converted to, and be loaded in its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from fastvit.deploy.comparison import compare
+from fastvit.deploy.network import flat
 from fastvit.deploy.request import INPUT_NAME, Limits, Request
-from fastvit.errors import ExportError
-
-Run = Callable[[Tensor], tuple[Tensor, ...]]  # contiguous float32 images (B, C, H, W) -> outputs
+from fastvit.deploy.runtimes.run import Run, Settings, make_settings
+from fastvit.errors import ExportError, require_packages
 
 
 class Format(ABC):
@@ -23,11 +24,15 @@ class Format(ABC):
         name: on the command line.
         suffix: of its files. An exported network is one file or folder, and those beside it with `companions`.
         runtime: what loads it.
-        packages: what converting and running needs besides torch, by distribution name -> module.
+        packages: what running needs besides torch, by distribution name -> module.
+        converters: what converting needs on top of that.
         extra: of fastvit that installs them.
         axes: what can stay open.
         limits: how far.
         tolerance: largest relative L2 difference of the outputs from the eager network's.
+        depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
+        sets_threads: whether its runtime can be told how many threads and streams to take.
+        inside: the name of the format whose files have the preprocessing inside; None if there is none.
     """
 
     name: str
@@ -35,17 +40,21 @@ class Format(ABC):
     runtime: str
     companions: tuple[str, ...] = ()
     packages: dict[str, str] = {}  # noqa: RUF012 - a constant of each class
+    converters: dict[str, str] = {}  # noqa: RUF012
     extra: str | None = None
     axes: tuple[str, ...] = ("batch", "size")
     limits: Limits = Limits()
     tolerance: float = 1e-4
+    depthwise: bool = False
+    sets_threads: bool = False
+    inside: str | None = None
 
     @abstractmethod
     def convert(self, request: Request, path: Path) -> None:
         """Write `path` and its companions. May raise anything."""
 
     @abstractmethod
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path, settings: Settings) -> Run:
         """The file in its own runtime. What it is called with has a shape that was exported."""
 
     def verify(self, path: Path, request: Request) -> Run | None:
@@ -53,20 +62,65 @@ class Format(ABC):
 
         Raises ExportError if the file is not as it should be.
         """
-        return self.load(path)
+        return self.load(path, make_settings())
+
+    def check(self, path: Path, request: Request) -> dict[str, Any]:
+        """Compare with the network that was given, on each shape that `request` lists. Returns what was found.
+
+        Raises ExportError if it differs.
+        """
+        run = self.verify(path, request)
+        if run is None:
+            checked = "structure and constants of the program; its outputs were not run"
+            return {"runtime": self.runtime, "checked": checked}
+        errors = compare(run, request)
+        worst = max(each["relative_error"] for each in errors)
+        if not worst <= self.tolerance:
+            raise ExportError(
+                f"what {self.runtime} computes from the {self.name} file differs from the network by {worst:.1e} "
+                f"(relative L2), more than {self.tolerance:g}: nothing was written"
+            )
+        return {"runtime": self.runtime, "tolerance": self.tolerance, "outputs": errors}
+
+    def interface(self, request: Request) -> dict[str, Any]:
+        """What the file takes and returns, for the JSON file beside it."""
+        return {
+            "input": {"name": INPUT_NAME, "dtype": "float32", "layout": "NCHW", **request.ranges()},
+            "example": list(request.example.shape),
+            "outputs": {name: list(shape) for name, shape in request.outputs.items()},
+        }
 
     def require(self) -> None:
-        """Raises ExportError, which names the extra, if a package is missing."""
-        missing = [name for name, module in self.packages.items() if find_spec(module) is None]
-        if missing:
-            raise ExportError(f'{self.name} needs {", ".join(missing)}: pip install "fastvit[{self.extra}]"')
+        """Raises MissingPackage, which names the extra, if something is missing that converting needs."""
+        require_packages(self.name, *self.converters.values(), *self.packages.values(), extra=self.extra or "")
+
+    def require_runtime(self) -> None:
+        """As `require`, for running."""
+        require_packages(f"running {self.name}", *self.packages.values(), extra=self.extra or "")
+
+    def dtypes(self) -> Collection[torch.dtype]:
+        """What its runtime can compute in, here."""
+        return (torch.float32,)
+
+    def require_settings(self, settings: Settings) -> None:
+        """Raises ExportError if the runtime cannot compute so."""
+        if settings.dtype not in self.dtypes():
+            known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes())
+            raise ExportError(f"{self.runtime} computes {self.name} files in {known} here, not in {settings.dtype}")
+        if not self.sets_threads and settings != make_settings(settings.dtype):
+            raise ExportError(f"{self.runtime} decides on its threads itself: leave out threads and streams")
 
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__, **{name: version(name) for name in self.packages}}
+        return {"torch": torch.__version__, **{name: version(name) for name in (*self.converters, *self.packages)}}
 
     def files(self, path: Path) -> list[Path]:
         """What belongs to the exported network `path`."""
         return [path, *(path.with_suffix(suffix) for suffix in self.companions)]
+
+
+def run_of(function: Callable[[Tensor], Any]) -> Run:
+    """A function of contiguous float32 images on the CPU as a `Run`."""
+    return lambda images: flat(function(images.to("cpu", torch.float32).contiguous()))
 
 
 def export_program(request: Request) -> ExportedProgram:

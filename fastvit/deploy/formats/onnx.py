@@ -1,11 +1,20 @@
 """ONNX, for ONNX Runtime, TensorRT and OpenVINO."""
 
+import io
+import warnings
+from collections.abc import Collection
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from fastvit.deploy.formats.format import Format, Run
+from fastvit.deploy.formats.format import Format
+from fastvit.deploy.network import Network
 from fastvit.deploy.request import INPUT_NAME, Request
+from fastvit.deploy.runtimes.onnxruntime import onnxruntime_run
+from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError
 
 OPSETS = range(18, 25)  # below 18 torch writes 18 and does not say so
@@ -19,45 +28,72 @@ class Onnx(Format):
     name = "onnx"
     suffix = ".onnx"
     runtime = "ONNX Runtime"
-    packages = {**PACKAGES, "onnxruntime": "onnxruntime"}  # noqa: RUF012
+    packages = {"onnxruntime": "onnxruntime"}  # noqa: RUF012
+    converters = PACKAGES
     extra = "export"
+    depthwise = True
+    sets_threads = True
+    inside = "onnx_image"
 
     def convert(self, request: Request, path: Path) -> None:
-        write_onnx(request, path)
+        path.write_bytes(onnx_of(request).content)
 
-    def load(self, path: Path) -> Run:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return lambda images: tuple(map(torch.from_numpy, session.run(None, {INPUT_NAME: images.numpy()})))
+    def load(self, path: Path, settings: Settings) -> Run:
+        return onnxruntime_run(str(path), settings)
 
 
-def write_onnx(request: Request, path: Path) -> None:
-    """Write the network as ONNX; raises ExportError if the opset is not one that torch can write."""
-    import onnx
+class OnnxModel(NamedTuple):
+    """A serialized model, weights included, and which of its axes are open: "batch", "size"."""
 
+    content: bytes
+    dynamic: frozenset[str]
+
+
+def onnx_of(request: Request) -> OnnxModel:
+    """What is asked for, as ONNX. Raises ExportError if the opset is not one that torch can write."""
     opset = request.opset or DEFAULT_OPSET
+    return to_onnx(request.network, request.example, dynamic=request.dynamic, names=request.outputs, opset=opset)
+
+
+def to_onnx(
+    network: Network,
+    example: Tensor,
+    *,
+    dynamic: Collection[str],
+    names: Collection[str] | None = None,
+    opset: int = DEFAULT_OPSET,
+) -> OnnxModel:
+    """A network in float32 on the CPU as ONNX.
+
+    Args:
+        example: (B, C, H, W).
+        dynamic: which axes stay open, "batch", "size" or both.
+        names: of the outputs.
+        opset: 18 to 24.
+
+    Raises:
+        ExportError: there is no such opset.
+        Exception: of torch.onnx, where it cannot write this network.
+    """
     if opset not in OPSETS:
         raise ExportError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, not {opset}")
-    axes: dict[int, str] = {}
-    if "batch" in request.dynamic:
-        axes[0] = "batch"
-    if "size" in request.dynamic:
-        axes |= {2: "height", 3: "width"}
-    torch.onnx.export(
-        request.network,
-        (request.example,),
-        path,
-        input_names=[INPUT_NAME],
-        output_names=list(request.output_names),
-        opset_version=opset,
-        dynamic_shapes={INPUT_NAME: axes} if axes else None,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    written = next(entry.version for entry in onnx.load(path).opset_import if entry.domain == "")
+    axes = {0: "batch"} if "batch" in dynamic else {}
+    axes |= {2: "height", 3: "width"} if "size" in dynamic else {}
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (example,),
+            input_names=[INPUT_NAME],
+            output_names=names and list(names),
+            opset_version=opset,
+            dynamic_shapes={INPUT_NAME: axes} if axes else None,
+            dynamo=True,
+            verbose=False,
+        )
+    written = program.model.opset_imports[""]
     if written != opset:
         raise ExportError(f"torch {torch.__version__} wrote opset {written} in place of {opset}: ask for {written}")
+    buffer = io.BytesIO()
+    program.save(buffer, external_data=False)
+    return OnnxModel(buffer.getvalue(), frozenset(dynamic))

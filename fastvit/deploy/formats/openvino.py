@@ -1,13 +1,16 @@
 """OpenVINO's intermediate representation, for Intel and AMD CPUs, Intel GPUs and NPUs."""
 
+import io
+from collections.abc import Collection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
-from fastvit.deploy.formats.format import Format, Run
-from fastvit.deploy.formats.onnx import PACKAGES, write_onnx
+from fastvit.deploy.formats.format import Format
+from fastvit.deploy.formats.onnx import PACKAGES, onnx_of
 from fastvit.deploy.request import Request
+from fastvit.deploy.runtimes.openvino import openvino_run, precisions
+from fastvit.deploy.runtimes.run import Run, Settings
 
 
 class OpenVino(Format):
@@ -17,32 +20,23 @@ class OpenVino(Format):
     suffix = ".xml"
     runtime = "OpenVINO"
     companions = (".bin",)
-    packages = {**PACKAGES, "openvino": "openvino"}  # noqa: RUF012
+    packages = {"openvino": "openvino"}  # noqa: RUF012
+    converters = PACKAGES
     extra = "openvino"
+    depthwise = True
+    sets_threads = True
+    inside = "openvino_image"
 
     def convert(self, request: Request, path: Path) -> None:
         import openvino
 
-        with TemporaryDirectory() as folder:
-            source = Path(folder) / "network.onnx"
-            write_onnx(request, source)
-            model = openvino.convert_model(source)
-            openvino.save_model(model, path, compress_to_fp16=False)  # by default it would halve the weights
+        model = openvino.Core().read_model(io.BytesIO(onnx_of(request).content))
+        openvino.save_model(model, path, compress_to_fp16=False)  # by default it would halve the weights
 
-    def load(self, path: Path) -> Run:
-        return load_openvino(path, "f32")
+    def load(self, path: Path, settings: Settings) -> Run:
+        import openvino
 
+        return openvino_run(openvino.Core().read_model(path), settings)
 
-def load_openvino(path: Path, precision: str) -> Run:
-    """On the CPU, computing in `precision`: f32 or bf16. OpenVINO's own choice would depend on the CPU."""
-    import openvino
-
-    config = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-    compiled = openvino.Core().compile_model(path, "CPU", config)
-    outputs = range(len(compiled.outputs))
-
-    def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        results = compiled([images.numpy()])
-        return tuple(torch.from_numpy(results[i].copy()) for i in outputs)
-
-    return run
+    def dtypes(self) -> Collection[torch.dtype]:
+        return precisions()

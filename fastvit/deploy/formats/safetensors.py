@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from fastvit.deploy.formats.format import Format, Run
-from fastvit.deploy.request import Network, Request
+from fastvit.deploy.formats.format import Format, run_of
+from fastvit.deploy.request import Request
+from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError
 from fastvit.weights import load_checkpoint
 
@@ -25,7 +26,7 @@ class SafeTensors(Format):
 
     def convert(self, request: Request, path: Path) -> None:
         state = {name: tensor.contiguous() for name, tensor in request.network.network.state_dict().items()}
-        save_file(state, path, metadata={"format": "pt", "architecture": json.dumps(request.architecture)})
+        save_file(state, path, metadata={"format": "pt", "architecture": json.dumps(request.card.architecture)})
 
     def verify(self, path: Path, request: Request) -> Run:
         network = copy.deepcopy(request.network.network)
@@ -35,7 +36,7 @@ class SafeTensors(Format):
         network.load_state_dict(load_file(path))
         return _run(network)
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path, settings: Settings) -> Run:
         with safetensors.safe_open(path, "pt") as file:
             architecture = json.loads((file.metadata() or {}).get("architecture", "null"))
         if architecture is None:
@@ -46,11 +47,5 @@ class SafeTensors(Format):
 
 
 def _run(network: nn.Module) -> Run:
-    wrapped = Network(network).eval()
-
-    @torch.no_grad()
-    def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        outputs = wrapped(images)
-        return outputs if isinstance(outputs, tuple) else (outputs,)
-
-    return run
+    network = network.eval().to(memory_format=torch.channels_last)
+    return run_of(lambda images: network(images.contiguous(memory_format=torch.channels_last)))

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
-from fastvit.deploy.formats.format import Format, Run, export_program
+from fastvit.deploy.formats.format import Format, export_program, run_of
 from fastvit.deploy.request import Request
+from fastvit.deploy.runtimes.run import Run, Settings
 
 
 class TorchExport(Format):
@@ -18,12 +19,5 @@ class TorchExport(Format):
     def convert(self, request: Request, path: Path) -> None:
         torch.export.save(export_program(request), path)
 
-    def load(self, path: Path) -> Run:
-        module = torch.export.load(path).module()
-
-        @torch.no_grad()
-        def run(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            outputs = module(images)
-            return outputs if isinstance(outputs, tuple) else (outputs,)
-
-        return run
+    def load(self, path: Path, settings: Settings) -> Run:
+        return run_of(torch.export.load(path).module())

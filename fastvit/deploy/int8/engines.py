@@ -1,10 +1,10 @@
 """int8 in each runtime, by its own tool. Layers are named as in the network that is exported."""
 
+import io
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,9 +15,9 @@ from torch.fx import Node
 
 from fastvit.deploy.formats.executorch import write_pte
 from fastvit.deploy.formats.format import export_program
-from fastvit.deploy.formats.onnx import write_onnx
+from fastvit.deploy.formats.onnx import onnx_of
 from fastvit.deploy.request import INPUT_NAME, Request
-from fastvit.errors import ExportError
+from fastvit.errors import require_packages
 
 
 class Quantizer(ABC):
@@ -44,9 +44,7 @@ class Quantizer(ABC):
         """
 
     def require(self) -> None:
-        missing = [name for name, module in self.packages.items() if find_spec(module.partition(".")[0]) is None]
-        if missing:
-            raise ExportError(f'int8 for {self.format} needs {", ".join(missing)}: pip install "fastvit[{self.extra}]"')
+        require_packages(f"int8 for {self.format}", *self.packages.values(), extra=self.extra)
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in self.packages}
@@ -65,11 +63,9 @@ class Nncf(Quantizer):
         import openvino
 
         nncf.set_log_level(logging.ERROR)
-        with TemporaryDirectory() as folder:
-            source = Path(folder) / "network.onnx"
-            write_onnx(request, source)
-            model = openvino.convert_model(source)
-            nodes = {name: node for node, name in weighted_nodes(source).items()}
+        content = onnx_of(request).content
+        model = openvino.Core().read_model(io.BytesIO(content))
+        nodes = {name: node for node, name in weighted_nodes(content).items()}
         ignored = nncf.IgnoredScope(names=_openvino_names(model, {nodes[name]: name for name in in_float}))
         batches = [batch.numpy() for batch in images.split(len(request.example))]
         # Its own choice of ranges, the mean over the images, errs more.
@@ -94,6 +90,7 @@ class OnnxRuntimeQdq(Quantizer):
     extra = "export"
 
     def quantize(self, request: Request, images: Tensor, in_float: Collection[str], path: Path) -> None:
+        import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -106,10 +103,9 @@ class OnnxRuntimeQdq(Quantizer):
                 return None if batch is None else {INPUT_NAME: batch.numpy()}
 
         with TemporaryDirectory() as folder:
-            source, prepared = Path(folder) / "network.onnx", Path(folder) / "prepared.onnx"
-            write_onnx(request, source)
-            quant_pre_process(source, prepared)
-            nodes = weighted_nodes(prepared)
+            prepared = Path(folder) / "prepared.onnx"
+            quant_pre_process(onnx.load_from_string(onnx_of(request).content), prepared)
+            nodes = weighted_nodes(prepared.read_bytes())
             quantize_static(
                 prepared,
                 path,
@@ -149,11 +145,11 @@ class XnnpackPt2e(Quantizer):
         write_pte(torch.export.export(quantized, (request.example,)), path)
 
 
-def weighted_nodes(path: Path) -> dict[str, str]:
-    """The nodes of an ONNX file with weights of a layer -> the name of the layer."""
+def weighted_nodes(content: bytes) -> dict[str, str]:
+    """The nodes of an ONNX model with weights of a layer -> the name of the layer."""
     import onnx
 
-    graph = onnx.load(path).graph
+    graph = onnx.load_from_string(content).graph
     return {
         node.name: name.removesuffix(".weight")
         for node in graph.node

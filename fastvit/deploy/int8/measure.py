@@ -1,8 +1,9 @@
 """Accuracy, agreement, error, size and speed of one network in several precisions."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -12,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fastvit.compare import relative_error
-from fastvit.deploy.formats.format import Format, Run
-from fastvit.deploy.formats.openvino import OpenVino, load_openvino
-from fastvit.deploy.int8.images import UNKNOWN, Samples
+from fastvit.data.images import NO_LABEL
+from fastvit.deploy.formats.format import Format
+from fastvit.deploy.int8.images import Samples
+from fastvit.deploy.network import flat
 from fastvit.deploy.request import Request
+from fastvit.deploy.runtimes.run import Run, computed, make_settings
 from fastvit.deploy.sidecar import size_in_bytes
 from fastvit.runtime.timing import interleaved_latency
 
@@ -25,7 +28,7 @@ class Measured:
     """One precision on the validation images.
 
     Attributes:
-        top1: percent; None without labels.
+        top1: percent of the images with a label; None if there is none.
         agreement: percent of the images with the same class as in float32.
         relative_error: of the logits, L2, against float32.
         speed_up: latency of float32 over that of this one, of one image; medians measured in turn. None where another
@@ -46,66 +49,80 @@ class Measured:
         return asdict(self)
 
 
-def compare_precisions(kind: Format, request: Request, draft: Path, validation: Samples) -> list[Measured]:
-    """float32, bfloat16 and the quantised file `draft`, in this order.
+@dataclass(frozen=True)
+class Comparison:
+    """Several precisions on the same images: float32, bfloat16, int8."""
 
-    float32 runs in the same runtime. bfloat16 does in OpenVINO; for the others, which have none, PyTorch computes it.
+    rows: tuple[Measured, ...]
+    images: int
+    labelled: int
+    unreadable: int
+
+    def to_dict(self) -> dict[str, Any]:
+        counts = {"validation_images": self.images, "labelled": self.labelled, "unreadable": self.unreadable}
+        return counts | {row.name: row.to_dict() for row in self.rows}
+
+
+def compare_precisions(kind: Format, request: Request, draft: Path, validation: Samples) -> Comparison:
+    """float32, bfloat16 and the quantised file `draft`; each image is read once.
+
+    float32 runs in the same runtime. bfloat16 does where the runtime has it; else PyTorch computes it.
     """
     with TemporaryDirectory() as folder:
         full = Path(folder) / f"float32{kind.suffix}"
         kind.convert(request, full)
-        runs: dict[str, Run] = {"float32": kind.load(full)}
-        in_openvino = isinstance(kind, OpenVino)
-        runs["bfloat16"] = load_openvino(full, "bf16") if in_openvino else _in_bfloat16(request.network)
-        runs["int8"] = kind.load(draft)
+        runs = {"float32": kind.load(full, make_settings()), "int8": kind.load(draft, make_settings())}
         sizes = {"float32": size_in_bytes(kind.files(full)), "int8": size_in_bytes(kind.files(draft))}
-        sizes["bfloat16"] = sizes["float32"] if in_openvino else sizes["float32"] // 2
-        timed = [name for name in runs if in_openvino or name != "bfloat16"]
-        latency = _latency({name: runs[name] for name in timed}, validation.images[:1])
-        logits = {name: logits_of(run, validation) for name, run in runs.items()}
-    return [
+        latency = dict(runs)
+        if torch.bfloat16 in kind.dtypes():
+            runs["bfloat16"] = latency["bfloat16"] = kind.load(full, make_settings(torch.bfloat16))
+            sizes["bfloat16"] = sizes["float32"]
+        else:
+            runs["bfloat16"] = _in_bfloat16(request.network)
+            sizes["bfloat16"] = sizes["float32"] // 2
+        logits, labels = logits_of(runs, validation)
+        milliseconds = _latency(latency, request.example)
+    labelled = labels != NO_LABEL
+    rows = tuple(
         Measured(
             name=name,
-            runtime=kind.runtime if name in timed else "PyTorch",
-            top1=_top1(logits[name], validation.labels),
+            runtime=kind.runtime if name in latency else "PyTorch",
+            top1=_percent((logits[name].argmax(1) == labels)[labelled]) if labelled.any() else None,
             agreement=_percent(logits[name].argmax(1) == logits["float32"].argmax(1)),
             relative_error=relative_error(logits[name], logits["float32"]),
             bytes=sizes[name],
-            latency_ms=latency.get(name),
-            speed_up=latency["float32"] / latency[name] if name in timed else None,
+            latency_ms=milliseconds.get(name),
+            speed_up=milliseconds["float32"] / milliseconds[name] if name in latency else None,
         )
-        for name in runs
-    ]
+        for name in ("float32", "bfloat16", "int8")
+    )
+    return Comparison(rows, len(labels), int(labelled.sum()), validation.unreadable)
 
 
-def logits_of(run: Run, samples: Samples) -> Tensor:
-    """(N, classes), one image at a time, as the quantised networks take them."""
-    return torch.cat([run(image[None].contiguous())[0].float() for image in samples.images])
+def logits_of(runs: Mapping[str, Run], samples: Iterable[tuple[Tensor, int]]) -> tuple[dict[str, Tensor], Tensor]:
+    """(N, classes) of each, and the labels (N,); one image at a time, as the quantised networks take them."""
+    logits: dict[str, list[Tensor]] = {name: [] for name in runs}
+    labels = []
+    for image, label in samples:
+        labels.append(label)
+        for name, run in runs.items():
+            logits[name].append(computed(run, image, torch.float32)[0])
+    return {name: torch.cat(each) for name, each in logits.items()}, torch.tensor(labels)
 
 
 def as_run(network: nn.Module) -> Run:
-    """A network with one output as a function that returns a tuple."""
-
-    @torch.no_grad()
-    def run(images: Tensor) -> tuple[Tensor, ...]:
-        return (network(images),)
-
-    return run
+    """A network as a function that returns a tuple."""
+    return lambda images: flat(network(images))
 
 
 def _in_bfloat16(network: nn.Module) -> Run:
-    half: Callable[[Tensor], Tensor] = copy.deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)
+    half = copy.deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)
     return as_run(lambda images: half(images.to(torch.bfloat16, memory_format=torch.channels_last)))
 
 
-def _latency(runs: dict[str, Run], image: Tensor) -> dict[str, float]:
-    image = image.contiguous()
-    seconds = interleaved_latency({name: lambda run=run: run(image) for name, run in runs.items()})
+def _latency(runs: Mapping[str, Run], image: Tensor) -> dict[str, float]:
+    seconds = interleaved_latency({name: partial(computed, run, image, torch.float32) for name, run in runs.items()})
     return {name: 1000 * median(times) for name, times in seconds.items()}
-
-
-def _top1(logits: Tensor, labels: Tensor) -> float | None:
-    return None if (labels == UNKNOWN).any() else _percent(logits.argmax(1) == labels)
 
 
 def _percent(hits: Tensor) -> float:

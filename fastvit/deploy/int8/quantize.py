@@ -1,25 +1,27 @@
 """Quantise a classifier to int8: find what to leave in float, compare with float, and refuse what is not good."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastvit.compare import relative_error
-from fastvit.data.preprocessing import Preprocessing
-from fastvit.deploy.export import describe, placed_when_done, require_free
+from fastvit.deploy.card import Card
+from fastvit.deploy.export import describe
+from fastvit.deploy.files import placed_when_done, require_free, require_space
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.int8.engines import Nncf, OnnxRuntimeQdq, Quantizer, XnnpackPt2e
 from fastvit.deploy.int8.images import Samples
-from fastvit.deploy.int8.measure import Measured, as_run, compare_precisions, logits_of
+from fastvit.deploy.int8.litert import AiEdge
+from fastvit.deploy.int8.measure import Comparison, as_run, compare_precisions, logits_of
 from fastvit.deploy.int8.sensitivity import layer_errors
 from fastvit.deploy.request import Request, make_request
+from fastvit.deploy.runtimes.run import Run, make_settings
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError
 
-QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e())}
+QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e(), AiEdge())}
 FLOAT_LAYERS = (0, 3, 8)  # so many of the most sensitive layers are left in float, one try after the other
 GOOD_ENOUGH = 0.03  # relative L2 error on the calibration images that ends the tries
 SENSITIVITY_IMAGES = 32
@@ -32,12 +34,9 @@ def quantize(
     validation: Samples,
     *,
     format: str,
-    labels: Sequence[str],
-    preprocessing: Preprocessing,
+    card: Card,
     min_agreement: float = 98.0,
     max_top1_loss: float = 1.0,
-    weights: str = "not stated",
-    architecture: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Sidecar:
     """Fuse and quantise a classifier, one image at a time, and measure it beside float32 and bfloat16.
@@ -47,17 +46,18 @@ def quantize(
     Args:
         model: (B, C, H, W) -> (B, classes); it is left as it is.
         path: where to.
-        calibration, validation: different images.
+        calibration, validation: different images. Those to calibrate on are kept in memory.
         format: a name in `QUANTIZERS`.
+        card: what belongs to the network, as in `fastvit.deploy.export`.
         min_agreement: least percentage of validation images with the same class as in float32.
-        max_top1_loss: most points of top-1 that may be lost, where the images have labels.
-        labels, preprocessing, weights, architecture, overwrite: as in `fastvit.deploy.export`.
+        max_top1_loss: most points of top-1 that may be lost, of the images that have labels.
+        overwrite: replace what is there.
 
     Returns:
         What the JSON file beside it says; its "verification" is the comparison.
 
     Raises:
-        ExportError: it cannot be done, or the result falls below these bounds. Then nothing is written.
+        UserError: it cannot be done, or the result falls below these bounds. Then nothing is written.
     """
     path, kind = Path(path), get_format(format)
     if format not in QUANTIZERS:
@@ -66,47 +66,42 @@ def quantize(
     kind.require()
     quantizer.require()
     require_free(path, kind, overwrite=overwrite)
-    request = make_request(
-        model,
-        calibration.images[:1],
-        dynamic=(),
-        limits=kind.limits,
-        preprocessing=preprocessing,
-        labels=labels,
-        opset=None,
-        architecture=architecture,
-    )
     with placed_when_done(path, kind) as draft:
-        tries = _quantize_until_good(quantizer, kind, request, calibration, draft)
-        rows = compare_precisions(kind, request, draft, validation)
-        _require_good(rows, min_agreement, max_top1_loss)
-        sidecar = describe(kind, request, draft, weights=weights)
+        images = calibration.images()
+        request = make_request(model, images[:1], limits=kind.limits, card=card, depthwise=kind.depthwise)
+        require_space(draft.parent, request)
+        tries = _quantize_until_good(quantizer, kind, request, images, draft)
+        comparison = compare_precisions(kind, request, draft, validation)
+        _require_good(comparison, min_agreement, max_top1_loss)
+        sidecar = describe(kind, request, draft)
         sidecar["versions"] |= quantizer.versions()
-        sidecar["quantization"] = {"method": quantizer.method, "calibration_images": len(calibration), **tries}
+        sidecar["quantization"] = {"method": quantizer.method, "calibration_images": len(images), **tries}
         sidecar["verification"] = {
             "runtime": kind.runtime,
-            "validation_images": len(validation),
             "min_agreement": min_agreement,
             "max_top1_loss": max_top1_loss,
-            **{row.name: row.to_dict() for row in rows},
+            **comparison.to_dict(),
         }
         write_sidecar(sidecar, draft)
     return sidecar
 
 
 def _quantize_until_good(
-    quantizer: Quantizer, kind: Format, request: Request, calibration: Samples, draft: Path
+    quantizer: Quantizer, kind: Format, request: Request, images: Tensor, draft: Path
 ) -> dict[str, Any]:
     """Write the first result that is good enough, or else the best one. Returns what was tried."""
-    errors = layer_errors(request.network, calibration.images[:SENSITIVITY_IMAGES])
-    expected = logits_of(as_run(request.network), calibration)
+    errors = layer_errors(request.network, images[:SENSITIVITY_IMAGES])
+    expected = _logits(as_run(request.network), images)
     tries: dict[int, float] = {}
 
     def attempt(count: int) -> float:
         try:
-            quantizer.quantize(request, calibration.images, list(errors)[:count], draft)
-            return relative_error(logits_of(kind.load(draft), calibration), expected)
+            quantizer.quantize(request, images, list(errors)[:count], draft)
+            return relative_error(_logits(kind.load(draft, make_settings()), images), expected)
+        except OSError:
+            raise
         except Exception as error:  # each tool has errors of its own
+            require_space(draft.parent, request)  # they do not always say that the disk is full
             reason = (str(error).strip().splitlines() or [""])[0]
             raise ExportError(f"{quantizer.method} failed ({type(error).__name__}: {reason})") from error
 
@@ -126,8 +121,12 @@ def _quantize_until_good(
     }
 
 
-def _require_good(rows: Sequence[Measured], min_agreement: float, max_top1_loss: float) -> None:
-    full, quantized = rows[0], rows[-1]
+def _logits(run: Run, images: Tensor) -> Tensor:
+    return logits_of({"": run}, ((image[None], 0) for image in images))[0][""]
+
+
+def _require_good(comparison: Comparison, min_agreement: float, max_top1_loss: float) -> None:
+    full, _, quantized = comparison.rows
     if quantized.agreement < min_agreement:
         raise ExportError(
             f"int8 predicts the same class as float32 on {quantized.agreement:.1f} % of the validation images, less "
@@ -135,6 +134,6 @@ def _require_good(rows: Sequence[Measured], min_agreement: float, max_top1_loss:
         )
     if full.top1 is not None and full.top1 - quantized.top1 > max_top1_loss:
         raise ExportError(
-            f"int8 loses {full.top1 - quantized.top1:.1f} points of top-1 ({full.top1:.1f} to {quantized.top1:.1f}), "
-            f"more than {max_top1_loss:g}: not good, nothing was written"
+            f"int8 loses {full.top1 - quantized.top1:.1f} points of top-1 ({full.top1:.1f} to {quantized.top1:.1f}) on "
+            f"{comparison.labelled} labelled images, more than {max_top1_loss:g}: not good, nothing was written"
         )

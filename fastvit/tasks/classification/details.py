@@ -1,6 +1,7 @@
 """What a classifier said about each image, and what it takes for what."""
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,14 +9,21 @@ import torch
 from torch import Tensor
 
 from fastvit.data.images import NO_LABEL
+from fastvit.data.lettering import legible, shortened
+from fastvit.errors import require_packages
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.training.task import Part
 
 NAMED_CLASSES = 40  # more names would not be readable beside a confusion matrix
+COUNTED_CLASSES = 20  # nor more numbers in it
+LONGEST_NAME = 24  # letters beside it
 
 
 def write_details(metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
     """Write predictions.csv (every image of the validation data), classes.csv (every class) and confusion.png."""
+    require_packages("the table of classes", "sklearn", extra="train")
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
     class_names = data.class_names
     labels, ranked, confidences = (
         torch.cat(parts).cpu() for parts in (metrics.labels, metrics.ranked, metrics.confidences)
@@ -23,15 +31,13 @@ def write_details(metrics: ClassificationMetrics, data: Part, folder: Path) -> l
     paths = [folder / name for name in ("predictions.csv", "classes.csv", "confusion.png")]
     _write_predictions(paths[0], labels, ranked, confidences, data)
     counts = labels != NO_LABEL
-    confusion = confusion_matrix(labels[counts], ranked[counts, 0], len(class_names))
-    _write_classes(paths[1], confusion, class_names)
+    true, predicted = labels[counts].numpy(), ranked[counts, 0].numpy()
+    all_classes = range(len(class_names))
+    scores = precision_recall_fscore_support(true, predicted, labels=all_classes, zero_division=math.nan)
+    _write_classes(paths[1], scores, class_names)
+    confusion = torch.from_numpy(confusion_matrix(true, predicted, labels=all_classes))
     _draw_confusion(paths[2], confusion, class_names)
     return paths
-
-
-def confusion_matrix(labels: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
-    """(classes, classes): how many images of each class (rows) were taken for each class (columns)."""
-    return torch.bincount(labels * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def _write_predictions(
@@ -54,31 +60,37 @@ def _write_predictions(
             writer.writerow((name, true, f"{confidence:.4f}", *(class_names[each] for each in best)))
 
 
-def _write_classes(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
-    """Precision, recall and F1 of each class in percent; empty where there is nothing to divide by."""
-    hits, images, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+def _write_classes(path: Path, scores: Sequence[Sequence[float]], class_names: Sequence[str]) -> None:
+    """Scores as scikit-learn gives them, in percent; empty where there is nothing to divide by."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("class", "images", "recall", "precision", "f1"))
-        for row in zip(class_names, hits.tolist(), images.tolist(), predicted.tolist(), strict=True):
-            name, hit, of_class, as_class = row
-            figures = ((hit, of_class), (hit, as_class), (2 * hit, of_class + as_class))
-            writer.writerow((name, of_class, *(f"{100 * part / all_:.2f}" if all_ else "" for part, all_ in figures)))
+        for name, precision, recall, f1, images in zip(class_names, *scores, strict=True):
+            figures = ("" if math.isnan(each) else f"{100 * each:.2f}" for each in (recall, precision, f1))
+            writer.writerow((name, images, *figures))
 
 
 def _draw_confusion(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
+    """How many images of each class (rows) were taken for each class (columns)."""
     from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
 
     shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-    named = len(class_names) <= NAMED_CLASSES
-    side = max(5.0, 0.3 * len(class_names)) if named else 10.0
-    figure = Figure(figsize=(side, side), layout="constrained")
+    count = len(class_names)
+    side = max(5.0, 0.3 * count) if count <= NAMED_CLASSES else 10.0
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    if named:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
+    if count <= NAMED_CLASSES:
+        names, font = legible([shortened(name, LONGEST_NAME) for name in class_names])
+        letters = FontProperties(fname=font)
+        axes.set_xticks(range(count), names, rotation=90, fontproperties=letters)
+        axes.set_yticks(range(count), names, fontproperties=letters)
+    if count <= COUNTED_CLASSES:
+        for row, column in confusion.nonzero().tolist():
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class")
     figure.savefig(path, dpi=120)

@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from fastvit.errors import RecipeError
+from fastvit.errors import RecipeError, UserError
 from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig
-from fastvit.weights import CheckpointError, load_checkpoint
 
 
 class Teacher(nn.Module):
@@ -39,22 +36,23 @@ def build_teacher(recipe: ClassificationRecipe, *, mean: Sequence[float], std: S
         mean, std: of the student's images.
 
     Raises:
-        RecipeError: its weights cannot be had, or are for other classes.
+        RecipeError: there are no such weights, or they are for other classes.
     """
-    config = recipe.distillation.teacher
+    config, classes = recipe.distillation.teacher, recipe.data.num_classes
     try:
-        model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=recipe.data.num_classes)
-        if config.checkpoint:
-            load_checkpoint(model, config.checkpoint)
-    except (CheckpointError, OSError) as error:
+        trained = config.find(num_classes=classes if config.checkpoint else None)
+        model = trained.module
+    except UserError as error:
         raise RecipeError(f"distillation.teacher: {error}") from error
-    if config.pretrained and recipe.data.num_classes != model.pretrained_cfg["num_classes"]:
+    if trained.does != "classification":
+        raise RecipeError(f"distillation.teacher: {config.name} is no classifier")
+    if len(trained.labels) != classes:
         raise RecipeError(
-            f"distillation.teacher: {config.name} knows {model.pretrained_cfg['num_classes']} classes, the data has "
-            f"{recipe.data.num_classes}: train a teacher on the data and give its checkpoint"
+            f"distillation.teacher: {config.name} knows {len(trained.labels)} classes, the data has {classes}: train a "
+            "teacher on the data, and name its run"
         )
-    own = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
-    mean, std, own_mean, own_std = (torch.tensor(values) for values in (mean, std, own["mean"], own["std"]))
+    own = trained.preprocessing
+    mean, std, own_mean, own_std = (torch.tensor(values) for values in (mean, std, own.mean, own.std))
     return Teacher(model, scale=std / own_std, shift=(mean - own_mean) / own_std)
 
 

@@ -9,7 +9,7 @@ from timm.data import create_transform
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.data.sources import READ_BY_TIMM
 from fastvit.errors import nearest
-from fastvit.tasks.network import KnownModel, NetworkConfig
+from fastvit.tasks.network import NamedNetwork, NetworkConfig
 from fastvit.training.recipe import DataConfig, Recipe
 
 
@@ -62,12 +62,14 @@ class ImageDataConfig(DataConfig):
 
     dataset: Annotated[str, AfterValidator(_known_dataset)]  # digits, folder, or timm's: torch/cifar10, wds/..., ...
     root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
-    train_split: str = "train"  # timm's datasets name their splits; for a folder they are train and val
+    train_split: str = "train"  # of a folder: the folder in it; of timm's datasets: its name there
     val_split: str = "validation"
     num_classes: PositiveInt
     image_size: int = Field(ge=32)  # pixels on a side
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    mean: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None  # of the colors, from 0 to 1
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     on_bad_image: Literal["error", "skip"] = "error"  # not for streams (wds/, ...): timm leaves bad images out there
     exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
 
@@ -101,18 +103,8 @@ class AugmentationConfig(Section):
         return self.mixup > 0 or self.cutmix > 0
 
 
-class TeacherConfig(Section):
-    """A trained network of timm's."""
-
-    name: KnownModel
-    pretrained: bool = False  # with the hub's weights
-    checkpoint: UserPath | None = None  # with those of a file that `fastvit.load_checkpoint` reads
-
-    @model_validator(mode="after")
-    def _is_trained(self) -> "TeacherConfig":
-        if self.pretrained == (self.checkpoint is not None):
-            raise ValueError("a teacher needs weights: give pretrained: true or a checkpoint")
-        return self
+class TeacherConfig(NamedNetwork):
+    """A trained classifier."""
 
 
 class DistillationConfig(Section):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.sources import open_source
 from fastvit.errors import RecipeError
 from fastvit.tasks.classification.details import write_details
@@ -37,13 +38,19 @@ class Classification(Task):
         self.mix = _mixup(recipe) if recipe.augmentation.mixes else None
         # Mean, standard deviation, crop and interpolation: the recipe's, or those of the model's pretraining.
         self.input = resolve_data_config(
-            {"crop_pct": recipe.data.crop_pct, "interpolation": recipe.data.interpolation},
+            {name: getattr(recipe.data, name) for name in ("crop_pct", "interpolation", "mean", "std")},
             pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict(),
         )
 
     @property
     def input_size(self) -> tuple[int, int, int]:
         return 3, self.recipe.data.image_size, self.recipe.data.image_size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        _, height, width = self.input_size
+        names = ("crop_pct", "interpolation", "mean", "std")
+        return Preprocessing(height, width, **{name: self.input[name] for name in names})
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
@@ -71,7 +78,7 @@ class Classification(Task):
             upright=data.exif_orientation,
         )
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
-        transform = self._train_transform() if training else self._val_transform()
+        transform = self._train_transform() if training else self.preprocessing.transform()
         if isinstance(source, IterableDataset):
             source.transform = transform  # timm's streams read and transform by themselves
             return Part(source, names)
@@ -117,11 +124,7 @@ class Classification(Task):
         images = torch.stack([image for image, _ in samples])
         with torch.no_grad():
             predicted = model(images).argmax(1).tolist()
-        return prediction_grid(
-            self._colors(images),
-            predicted=[class_names[label] for label in predicted],
-            true=[class_names[label] for _, label in samples],
-        )
+        return prediction_grid(self._colors(images), predicted, [label for _, label in samples], class_names)
 
     def write_details(self, metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)
@@ -140,15 +143,6 @@ class Classification(Task):
             re_prob=augmentation.reprob,
             re_mode=augmentation.remode,
             re_count=augmentation.recount,
-            interpolation=self.input["interpolation"],
-            mean=self.input["mean"],
-            std=self.input["std"],
-        )
-
-    def _val_transform(self) -> Callable[..., Tensor]:
-        return create_transform(
-            self.recipe.data.image_size,
-            crop_pct=self.input["crop_pct"],
             interpolation=self.input["interpolation"],
             mean=self.input["mean"],
             std=self.input["std"],

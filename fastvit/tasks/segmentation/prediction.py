@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvit.data.whole_image import Normalization, ResizeBox
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.tasks.drawing import enlarged, with_legend
 from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.picture import LEGEND_ENTRIES, OPACITY, class_colors
-from fastvit.tasks.segmentation.transforms import Normalization, ResizeBox
 from fastvit.training.task import Network
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastvit.data.digit_scenes import CLASSES
+from fastvit.data.whole_image import Normalization, ResizeBox
 from fastvit.errors import RecipeError
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
@@ -25,8 +26,6 @@ from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_
 from fastvit.tasks.segmentation.picture import overlay_grid
 from fastvit.tasks.segmentation.recipe import SegmentationRecipe
 from fastvit.tasks.segmentation.transforms import (
-    Normalization,
-    ResizeBox,
     TrainTransform,
     TransformedMaskedImages,
     ValTransform,

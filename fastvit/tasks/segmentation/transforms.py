@@ -1,8 +1,5 @@
 """From an image and its mask to tensors: what MMSegmentation does for ADE20K, with torchvision's operations."""
 
-import math
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from PIL import Image
@@ -11,49 +8,11 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from fastvit.data.whole_image import Normalization, ResizeBox
 from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.tasks.segmentation.photometric import Distortion
 
 CROP_ATTEMPTS = 10
-
-
-class Normalization(NamedTuple):
-    """Mean and standard deviation of the colors (from 0 to 1) that a network was trained with."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """(3, H, W)."""
-        return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Colors from 0 to 1 of (..., 3, H, W)."""
-        mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in self)
-        return (images * std + mean).clamp(0, 1)
-
-
-class ResizeBox(NamedTuple):
-    """The size of images: as large as fits when the shorter side is at most `short` and the longer at most `long`.
-
-    With `short` None images keep their own size. Then each side is rounded up to a multiple of `divisor`: the stages of
-    a network halve the size with a rounding of their own, which shifts features of an image whose sides do not divide.
-    """
-
-    short: int | None
-    long: int
-    divisor: int = 1
-
-    def __call__(self, size: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
-        """(width, height) of an image of `size` (width, height) in the box, all multiplied by `factor`."""
-        if self.short is not None:
-            factor *= min(self.short / min(size), self.long / max(size))
-        width, height = (max(math.ceil(round(side * factor) / self.divisor), 1) * self.divisor for side in size)
-        return width, height
-
-    def resize(self, image: Image.Image) -> Image.Image:
-        """The image in the box."""
-        return image.resize(self(image.size), Image.Resampling.BILINEAR)
 
 
 class TrainTransform:

@@ -1,0 +1,45 @@
+"""The arguments by which every command names a network: see `fastvit.trained`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvit.errors import RunError
+
+if TYPE_CHECKING:
+    from fastvit.trained import Options
+
+SOURCE = "a run or its checkpoint, a recipe, a network such as fastvit_t8.apple_in1k, or an exported file"
+
+
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Which weights a recipe or the name of a network gets."""
+    weights = parser.add_argument_group("weights, for a recipe or the name of a network without a tag")
+    weights.add_argument("--checkpoint", type=Path, metavar="FILE", help="those of a file")
+    weights.add_argument("--pretrained", action="store_true", help="those of the hub")
+    weights.add_argument("--random-weights", action="store_true", help="none, to try things out")
+    weights.add_argument("--num-classes", type=int, metavar="N", help="of a file or random weights (as pretrained)")
+
+
+def options(
+    arguments: argparse.Namespace, *, image_size: tuple[int, int] | None = None, features_only: bool = False
+) -> "Options":
+    """What these arguments say."""
+    from fastvit.trained import Options
+
+    return Options(
+        checkpoint=arguments.checkpoint,
+        pretrained=arguments.pretrained,
+        random_weights=arguments.random_weights,
+        num_classes=arguments.num_classes,
+        image_size=image_size,
+        features_only=features_only,
+        overrides=tuple(getattr(arguments, "overrides", ())),
+    )
+
+
+def image_size(numbers: list[int] | None) -> tuple[int, int] | None:
+    """(height, width) of `--image-size`, one side or both. Raises RunError."""
+    if numbers and (len(numbers) > 2 or min(numbers) < 32):
+        raise RunError("--image-size is one side or height and width, of at least 32 pixels")
+    return (numbers[0], numbers[-1]) if numbers else None

@@ -1,0 +1,45 @@
+"""What belongs to a trained network, and travels with it wherever it goes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastvit.data.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that a file of weights does not say.
+
+    Attributes:
+        preprocessing: what images go through before; None if unknown. Predicting on image files and Core ML need it.
+        labels: names of the classes, in the order of the output; None for what is no classifier.
+        weights: where they come from, in words.
+        architecture: {"name": ..., "options": ...}: `timm.create_model(name, **options)` is the unfused network. None:
+            timm does not build it.
+    """
+
+    preprocessing: Preprocessing | None = None
+    labels: tuple[str, ...] | None = None
+    weights: str = "not stated"
+    architecture: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "architecture": self.architecture,
+            "weights": self.weights,
+            "labels": self.labels and list(self.labels),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Card":
+        """Of the JSON file beside an exported network; what else is in there does not matter."""
+        preprocessing, labels = values["preprocessing"], values["labels"]
+        return cls(
+            preprocessing and Preprocessing.from_dict(preprocessing),
+            labels and tuple(labels),
+            values["weights"],
+            values["architecture"],
+        )

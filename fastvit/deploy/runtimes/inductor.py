@@ -1,0 +1,105 @@
+"""PyTorch's own compiler, without `torch.compile` around it."""
+
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._inductor.codecache import PyCodeCache
+from torch.export import Dim
+
+from fastvit.compare import relative_error
+from fastvit.deploy.network import flat
+from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
+from fastvit.deploy.runtimes.run import Run, plain_mode
+from fastvit.errors import EngineError
+from fastvit.precision import exact_float32
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "cpu": {"freezing": True},  # packs the weights once, in the layout of oneDNN's kernels
+    "cuda": {"freezing": True, "max_autotune": True, "coordinate_descent_tuning": True},
+}
+
+COMPILERS = ("g++", "clang++", "c++", "cl")
+
+_compiling = Lock()  # inductor's settings and caches are those of the process
+
+
+def require_compiler(what: str) -> None:
+    """Raises EngineError if there is no compiler for the code that inductor writes for CPUs."""
+    if not any(map(shutil.which, COMPILERS)):
+        raise EngineError(f"{what} needs a C++ compiler such as g++: install one")
+
+
+class Compiled:
+    """A network compiled for its device when a size of images first comes: for a single one, and for any larger batch.
+
+    On a GPU the kernels of each batch are recorded and replayed as one CUDA graph.
+
+    Args:
+        network: images -> a tensor or a tuple of tensors; in eval mode, in channels_last, in the dtype to compute in.
+        tolerance: largest relative L2 difference of each program's outputs from the network's own. Both are computed
+            without TF32; where the process allows that, what runs is the same program compiled again with it.
+    """
+
+    def __init__(self, network: nn.Module, tolerance: float):
+        self._network, self._tolerance = network, tolerance
+        self._programs: dict[Any, Run] = {}
+        self._lock = Lock()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        images = images.to(next(self._network.parameters())).contiguous(memory_format=torch.channels_last)
+        key = (images.shape[1:], len(images) > 1)
+        with self._lock:
+            if key not in self._programs:
+                self._programs[key] = self._compile(images)
+        return self._programs[key](images)
+
+    def _compile(self, images: Tensor) -> Run:
+        with exact_float32():
+            expected = self._network(images)  # first: where it does not take them, it says so
+            program = self._program(images)
+            error = relative_error(program(images), expected)
+        if not error <= self._tolerance:
+            raise RuntimeError(f"what torch compiled differs from the network by {error:.1e} (relative L2)")
+        return self._program(images) if computes_in_tf32(images) else program
+
+    def _program(self, images: Tensor) -> Run:
+        program = compile_program(self._network, images, OPTIONS.get(images.device.type, {}))
+        run: Run = lambda images: flat(program(images))  # noqa: E731
+        return CudaGraphs(run) if images.device.type == "cuda" else run
+
+
+def computes_in_tf32(images: Tensor) -> bool:
+    """Whether torch may round the factors of products to 10 bits: of convolutions that is its default on GPUs."""
+    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    allowed = any(backend.fp32_precision == "tf32" for backend in backends)
+    return images.device.type == "cuda" and images.dtype == torch.float32 and allowed
+
+
+def compile_program(network: nn.Module, images: Tensor, options: Mapping[str, Any]) -> Callable[[Tensor], Any]:
+    """Compile a network for images of this size: for this batch if it is of one, else for any batch from two on.
+
+    `torch.compile` is not used, for what its guards would do: they are checked in every call; where the caller's thread
+    is in another mode or has another number of threads, they compile again; and of its option `freezing` it sees only
+    half. It also refuses the ninth network of a process. A graph captured by `torch.export` has none of that. What is
+    used of torch's private interfaces for it is all here, the same from torch 2.11 to 2.15:
+
+    - `torch._inductor.compile(graph, inputs, options)`, which compiles a graph that was captured in another way;
+    - `PyCodeCache.modules`, where inductor keeps every module that it has generated, and with it the frozen weights,
+      as long as the process lives. Taken out of it, they go when the program goes.
+    """
+    batch = ({0: Dim("batch", min=2)},) if len(images) > 1 else None
+    with _compiling, plain_mode():
+        exported = torch.export.export(network, (images,), dynamic_shapes=batch)
+        (name,) = exported.graph_signature.user_inputs
+        (node,) = (node for node in exported.graph.nodes if node.name == name)
+        generated = len(PyCodeCache.modules)
+        program = torch._inductor.compile(exported.module(check_guards=False), [node.meta["val"]], dict(options))
+        for module in PyCodeCache.modules[generated:]:
+            sys.modules.pop(module.__name__, None)
+        del PyCodeCache.modules[generated:]
+    return program

@@ -1,0 +1,83 @@
+"""OpenVINO, on the CPU."""
+
+from queue import SimpleQueue
+from threading import Lock
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastvit.deploy.runtimes.run import Run, Settings, as_float32
+from fastvit.deploy.runtimes.streams import Streams
+
+PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
+MOST_SHAPES = 4
+
+
+def precisions() -> set[torch.dtype]:
+    """What OpenVINO computes in on this CPU."""
+    import openvino
+
+    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    names = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.float16: "FP16"}
+    return {dtype for dtype, name in names.items() if name in known}
+
+
+def openvino_run(model: Any, settings: Settings) -> Run:
+    """A model of OpenVINO as a function of images.
+
+    Args:
+        model: `openvino.Model` with one input; its axes may be open.
+        settings: its dtype is one of `precisions()`.
+    """
+    closed = not model.input(0).partial_shape[0].is_dynamic
+    return Streams(lambda streams: Requests(model, settings, streams), settings.threads, settings.streams, whole=closed)
+
+
+class Requests:
+    """A model with a number of requests, each of which computes one call at a time; further calls wait for one.
+
+    The first `MOST_SHAPES` shapes of images are compiled as such. One more model, compiled for any shape, computes all
+    others: a little slower, but no time is spent on compiling again.
+    """
+
+    def __init__(self, model: Any, settings: Settings, streams: int):
+        self._model, self._streams = model, streams
+        self._config = {
+            "INFERENCE_PRECISION_HINT": PRECISIONS[settings.dtype],
+            "INFERENCE_NUM_THREADS": settings.threads,
+            "NUM_STREAMS": streams,
+        }
+        self._idle: dict[tuple[int, ...] | None, SimpleQueue] = {}
+        self._lock = Lock()
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        idle = self._requests(tuple(images.shape))
+        request = idle.get()
+        try:
+            request.infer([as_float32(images)], share_inputs=True, share_outputs=True)
+            return tuple(torch.from_numpy(output.data).clone() for output in request.output_tensors)
+        finally:
+            idle.put(request)
+
+    def _requests(self, shape: tuple[int, ...]) -> SimpleQueue:
+        with self._lock:
+            if shape in self._idle:
+                return self._idle[shape]
+            key = shape if len(self._idle) < MOST_SHAPES else None
+            if key not in self._idle:
+                self._idle[key] = self._compile(key)
+            return self._idle[key]
+
+    def _compile(self, shape: tuple[int, ...] | None) -> SimpleQueue:
+        import openvino
+
+        model = self._model
+        if shape and model.is_dynamic():
+            model = model.clone()
+            model.reshape(list(shape))
+        compiled = openvino.Core().compile_model(model, "CPU", self._config)
+        idle = SimpleQueue()
+        for _ in range(self._streams):
+            idle.put(compiled.create_infer_request())
+        return idle

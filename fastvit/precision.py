@@ -1,0 +1,29 @@
+"""float32 that is float32."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """float32 numbers are multiplied as such, on all devices: not in TF32, as GPUs do by default, nor in bfloat16.
+
+    These are settings of the process. torch has two interfaces to them, an old and a new one, and parts of torch raise
+    an error where the two disagree. What the user has set through either is the same afterwards.
+    """
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    backends = (cuda.matmul, mkldnn.matmul, cudnn.conv, cudnn.rnn, mkldnn.conv)
+    before = [backend.fp32_precision for backend in backends]
+    old_names = "medium" if before[1] == "bf16" else "high" if before[0] == "tf32" else "highest"
+    try:
+        torch.set_float32_matmul_precision("highest")
+        cudnn.allow_tf32 = False
+        mkldnn.conv.fp32_precision = "ieee"
+        yield
+    finally:
+        torch.set_float32_matmul_precision(old_names)
+        cudnn.allow_tf32 = "tf32" in before[2:4]
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

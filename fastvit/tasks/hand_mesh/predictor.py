@@ -1,0 +1,84 @@
+"""What a hand network says about single photographs, as every task does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.models.hand_mesh import HandMesh
+from fastvit.predictor import Prediction, Predictor, Shown
+from fastvit.tasks.hand_mesh.inference import PICTURE_SIZE, prepare
+from fastvit.tasks.hand_mesh.picture import in_pixels, overlay
+
+
+class Prepared(NamedTuple):
+    """An image (3, S, S) as the network takes it, and the (width, height) of its photograph."""
+
+    image: Tensor
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Hand(Prediction):
+    """The mesh of the one hand in a photograph.
+
+    Attributes:
+        vertices: (V, 3) and joints: (21, 3), in metres, in the camera's directions, relative to the root joint.
+        points: (21, 2), the joints in pixels of the photograph.
+        camera: (3,), scale and shift in the square around the photograph.
+        faces: (F, 3), of the hand model.
+    """
+
+    vertices: np.ndarray
+    joints: np.ndarray
+    points: np.ndarray
+    camera: np.ndarray
+    faces: np.ndarray
+
+    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+        return [
+            (joint, *(f"{value:.2f}" for value in point), *(f"{value:.5f}" for value in position))
+            for joint, (point, position) in enumerate(zip(self.points, self.joints, strict=True))
+        ]
+
+    def to_dict(self, shown: Shown) -> dict[str, Any]:
+        return {name: getattr(self, name).tolist() for name in ("points", "joints", "vertices", "camera")}
+
+    def summary(self, shown: Shown) -> str:
+        left, top, right, bottom = (*self.points.min(0), *self.points.max(0))
+        return f"a hand from ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f})"
+
+    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+        """The photograph, at most `PICTURE_SIZE` pixels on a side, with the mesh over it."""
+        picture = image.copy()
+        picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
+        return overlay(picture, self.vertices, self.camera, self.faces)
+
+
+class HandPredictor(Predictor):
+    """The hand in a photograph of any size, which should fill most of it."""
+
+    network: HandMesh
+    preprocessing: Preprocessing
+
+    def columns(self, shown: Shown) -> tuple[str, ...]:
+        return ("joint", "left", "top", "x", "y", "z")
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        return Prepared(prepare(image, self.preprocessing), image.size)
+
+    @torch.inference_mode()
+    def predict(self, prepared: Sequence[Prepared]) -> list[Hand]:
+        outputs = self.network(torch.stack([each.image for each in prepared]).to(self.device))
+        names = ("vertices", "joints", "camera")
+        found = zip(*(outputs[name].float().cpu().numpy() for name in names), strict=True)
+        faces = self.network.hand.faces.cpu().numpy()
+        return [
+            Hand(vertices, joints, in_pixels(joints, camera, each.size), camera, faces)
+            for each, (vertices, joints, camera) in zip(prepared, found, strict=True)
+        ]

@@ -1,0 +1,108 @@
+"""What a name stands for, and what can be said beside it."""
+
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+
+import timm
+
+from fastvit import shipped
+from fastvit.deploy.formats import FORMATS
+from fastvit.errors import RunError, nearest
+from fastvit.pretrained import SCHEMES
+from fastvit.variants import VARIANTS
+
+
+class Kind(Enum):
+    """What a name stands for; the value goes on "..., which ..." in messages."""
+
+    RUN = "a run, which has weights and classes of its own"
+    RECIPE = "a recipe, which says itself what its network is"
+    TIMM = "a network of timm's, which has no recipe"
+    HUB = "a network with its weights"
+    FILE = "an exported file, in which everything is decided"
+
+
+def kind_of(source: str) -> Kind:
+    """What a user means by a name. A file or folder that exists comes first, then recipes, then timm's names.
+
+    Raises:
+        RunError: nothing.
+    """
+    path = Path(source)
+    if source.startswith(SCHEMES):
+        return Kind.HUB
+    if any(path.name.endswith(each.suffix) for each in FORMATS.values()):
+        return Kind.FILE
+    if path.suffix in (".yaml", ".yml") or (not path.exists() and shipped.find(source).is_file()):
+        return Kind.RECIPE
+    if path.exists() or path.suffix in (".pt", ".pth", ".tar") or len(path.parts) > 1:
+        return Kind.RUN
+    if timm.is_model(source.partition(".")[0]):
+        return Kind.TIMM
+    known = nearest(source, (*shipped.names(), *VARIANTS)) or nearest(source, timm.list_models())
+    raise RunError(f"there is no run, recipe, exported file or network of timm's that is called {source}{known}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What can be said beside a name.
+
+    Attributes:
+        checkpoint: weights: a file that `fastvit.load_checkpoint` reads; of other networks, one with their own names.
+        pretrained: weights: those of the hub. A tag in the name says the same.
+        random_weights: weights: none, to try things out.
+        num_classes: of a network of timm's, with a checkpoint or random weights; by default those of its pretraining.
+        image_size: (height, width) in pixels; by default as it was validated.
+        features_only: the outputs of the stages in place of the classifier's.
+        overrides: `key=value` in place of what a recipe says.
+    """
+
+    checkpoint: Path | None = None
+    pretrained: bool = False
+    random_weights: bool = False
+    num_classes: int | None = None
+    image_size: tuple[int, int] | None = None
+    features_only: bool = False
+    overrides: tuple[str, ...] = ()
+
+    def require_only(self, kind: Kind, source: str) -> None:
+        """Raise RunError if something is said that means nothing beside this kind of name."""
+        words = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(self)}
+        words |= {"features_only": "--features", "overrides": "key=value"}
+        if extra := [word for name, word in words.items() if getattr(self, name) and name not in _TAKES[kind]]:
+            raise RunError(f"{source} is {kind.value}: leave out {', '.join(extra)}")
+
+    def which_weights(self, source: str, *, tags: str) -> str:
+        """One of "checkpoint", "pretrained" and "random_weights".
+
+        Args:
+            tags: "" for a recipe; of a network of timm's, those that it has, of which the name may contain one.
+
+        Raises:
+            RunError: none is given, or several, or there is no such file.
+        """
+        given = [name for name in _WEIGHTS if getattr(self, name)]
+        if len(given) > 1:
+            raise RunError("--checkpoint, --pretrained and --random-weights exclude each other: give one of them")
+        if self.checkpoint and not self.checkpoint.is_file():
+            raise RunError(f"there is no checkpoint file {self.checkpoint}")
+        if not given and tags and "." in source:
+            return "pretrained"
+        if not given:
+            tag = f"a tag ({tags}), " if tags else ""
+            raise RunError(
+                f"{source} has no weights of its own: give {tag}--checkpoint FILE, --pretrained for the hub's, or "
+                "--random-weights to try things out"
+            )
+        return given[0]
+
+
+_WEIGHTS = ("checkpoint", "pretrained", "random_weights")
+_TAKES = {
+    Kind.RUN: ("image_size", "overrides"),
+    Kind.RECIPE: (*_WEIGHTS, "image_size", "overrides"),
+    Kind.TIMM: (*_WEIGHTS, "num_classes", "image_size", "features_only"),
+    Kind.HUB: ("image_size", "features_only"),
+    Kind.FILE: (),
+}

@@ -1,0 +1,86 @@
+"""A trained network, and what belongs to it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.errors import ExportError, RunError
+from fastvit.predictor import Prediction, Predictor, find_predictor
+from fastvit.reparam import reparameterize_model
+from fastvit.trained.name import Kind
+from fastvit.training.task import Network, Task
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network. Its weights are read when `network` is first asked for.
+
+    Call it with an image for what it says about that.
+
+    Attributes:
+        source: the name that it was found by.
+        name: short, fit for a file name.
+        kind: what it was named by.
+        does: its task, such as "classification"; None for what gives features.
+        preprocessing: as it was validated with; None if an exported file does not say.
+        labels: names of its classes; None where there are none.
+        weights: where they come from, in words.
+        architecture: {"name", "options"} of `timm.create_model`; None if it is not plainly one of timm's.
+        task: of a run or a recipe, with its settings; else None.
+        load: reads the weights.
+    """
+
+    source: str
+    name: str
+    kind: Kind
+    does: str | None
+    preprocessing: Preprocessing | None
+    labels: tuple[str, ...] | None
+    weights: str
+    architecture: Mapping[str, Any] | None
+    task: Task | None
+    load: Callable[[], Network]
+
+    @cached_property
+    def network(self) -> Network:
+        """In train form and eval mode, on the CPU; of an exported file, a function of images. Raises UserError."""
+        return self.load()
+
+    @property
+    def module(self) -> nn.Module:
+        """The network, to be fused, exported or quantised. Raises ExportError if it is an exported file."""
+        if not isinstance(self.network, nn.Module):
+            raise ExportError(f"{self.source} is exported already: name the run or the network that it was made from")
+        return self.network
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What says something about images, on the CPU."""
+        return self.predictor_on(torch.device("cpu"))
+
+    def predictor_on(self, device: torch.device) -> Predictor:
+        """As `predictor`, on a device; exported files are at home on the CPU.
+
+        Raises:
+            UserError: its task has none, or an exported file does not say what it needs.
+        """
+        try:
+            make = find_predictor(self.does, self.preprocessing, self.labels, self.task)
+        except RunError as error:
+            raise RunError(f"{self.source} {error}") from error
+        network = self.network
+        if isinstance(network, nn.Module):
+            network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
+        else:
+            device = torch.device("cpu")
+        return make(network, device=device, preprocessing=self.preprocessing, labels=self.labels, task=self.task)
+
+    def __call__(self, image: Image.Image) -> Prediction:
+        (prediction,) = self.predictor.predict([self.predictor.prepare(image.convert("RGB"))])
+        return prediction

@@ -1,0 +1,131 @@
+"""A network of timm's: by its name with weights, from the hub, or from a folder."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.data import ImageNetInfo, infer_imagenet_subset
+from torch import nn
+
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.errors import RunError, nearest, some
+from fastvit.pretrained import create_pretrained, load_weights, read_config
+from fastvit.trained.name import Kind, Options
+from fastvit.trained.network import Trained
+from fastvit.trained.of_run import ADVICE, run_of, words_for_weights
+from fastvit.weights import CheckpointError
+
+
+def of_timm(source: str, options: Options) -> Trained:
+    """A name, with the weights of its tag, of a file, or random ones. Raises UserError."""
+    architecture, _, tag = source.partition(".")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise RunError(f"{architecture} has no weights {tag}, but {', '.join(tags) or 'none'}{nearest(tag, tags)}")
+    start = options.which_weights(source, tags=some([f"{architecture}.{each}" for each in tags]) or "there is none")
+    if start == "pretrained" and not tags:
+        raise RunError(f"timm has no weights for {source}: give --checkpoint FILE")
+    config, _, _ = read_config(source, advice=ADVICE)
+    classes = config["num_classes"]
+    if start == "pretrained" and options.num_classes not in (None, classes):
+        raise RunError(f"{source} has {classes} classes: --num-classes is for --checkpoint and --random-weights")
+    run = _run_of_this_network(architecture, options)
+    asked = _options(len(run.labels) if run else options.num_classes or classes, options)
+
+    def load() -> nn.Module:
+        if start == "pretrained":
+            return create_pretrained(source, advice=ADVICE, **asked).eval()
+        model = timm.create_model(architecture, **asked).eval()
+        if options.checkpoint:
+            _load_weights(model, options.checkpoint)
+        return model
+
+    trained = Trained(
+        source=source,
+        name=architecture,
+        kind=Kind.TIMM,
+        does=None if options.features_only else "classification",
+        preprocessing=_preprocessing(config, options),
+        labels=None if options.features_only else _labels(config, asked["num_classes"]),
+        weights=words_for_weights(start, source, options.checkpoint),
+        architecture={"name": architecture, "options": asked},
+        task=None,
+        load=load,
+    )
+    return trained if run is None else _as_validated(trained, run, options)
+
+
+def of_hub(source: str, options: Options) -> Trained:
+    """What `hf-hub:owner/name` or `local-dir:folder` holds. Raises UserError."""
+    config, architecture, own = read_config(source, advice="copy its files here, and name them as local-dir:FOLDER")
+    asked = own | _options(config["num_classes"], options)
+    place = Path(source.partition(":")[2].partition("@")[0])
+    return Trained(
+        source=source,
+        name=place.resolve().name,
+        kind=Kind.HUB,
+        does=None if options.features_only else "classification",
+        preprocessing=_preprocessing(config, options),
+        labels=None if options.features_only else _labels(config, config["num_classes"]),
+        weights=source,
+        architecture={"name": architecture, "options": asked},
+        task=None,
+        load=lambda: create_pretrained(source, advice=ADVICE, **_options(config["num_classes"], options)).eval(),
+    )
+
+
+def _load_weights(model: nn.Module, checkpoint: Path) -> None:
+    try:
+        load_weights(model, checkpoint)
+    except CheckpointError as error:
+        advice = "say how many with --num-classes"  # here no classifier is left out
+        raise RunError(
+            str(error).replace("pass reset_head=True to keep the model's own and load the rest", advice)
+        ) from error
+
+
+def _run_of_this_network(architecture: str, options: Options) -> Trained | None:
+    """The run that the weights are from, if they are from one. It knows the classes, the size and the crop."""
+    run = run_of(options.checkpoint) if options.checkpoint else None
+    if run is None:
+        return None
+    its_name = run.architecture and run.architecture["name"]
+    if its_name != architecture:
+        raise RunError(f"{options.checkpoint} is of a run of {its_name or run.does}, not of {architecture}")
+    if options.num_classes not in (None, len(run.labels)):
+        raise RunError(f"{options.checkpoint} has {len(run.labels)} classes: leave out --num-classes")
+    return run
+
+
+def _as_validated(trained: Trained, run: Trained, options: Options) -> Trained:
+    height, width = options.image_size or (run.preprocessing.height, run.preprocessing.width)
+    return replace(
+        trained,
+        preprocessing=replace(run.preprocessing, height=height, width=width),
+        labels=run.labels if trained.labels else None,
+    )
+
+
+def _options(num_classes: int, options: Options) -> dict[str, Any]:
+    return {"features_only": True} if options.features_only else {"num_classes": num_classes}
+
+
+def _preprocessing(config: Mapping[str, Any], options: Options) -> Preprocessing:
+    preprocessing = Preprocessing.of_timm(config)
+    height, width = options.image_size or (preprocessing.height, preprocessing.width)
+    return replace(preprocessing, height=height, width=width)
+
+
+def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
+    """As the configuration names them; else ImageNet's, by their number; else numbers."""
+    names = config.get("label_names")
+    if names and len(names) == num_classes:
+        descriptions = config.get("label_descriptions")
+        described = descriptions if isinstance(descriptions, Mapping) else {}
+        return tuple(described.get(name, name) for name in names)
+    if subset := infer_imagenet_subset({"num_classes": num_classes}):
+        imagenet = ImageNetInfo(subset)
+        return tuple(imagenet.index_to_description(label) for label in range(num_classes))
+    return tuple(str(label) for label in range(num_classes))

@@ -1,0 +1,156 @@
+"""fastvit evaluate from end to end, and what it says to a user who made a mistake."""
+
+import csv
+import itertools
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from timm.data import create_transform
+
+from fastvit import load_checkpoint
+from fastvit.data.digits import Digits
+from launch import QUICKSTART, complaint, script
+
+evaluate, export = script("evaluate"), script("export")
+
+
+@pytest.fixture(scope="module")
+def evaluated(short_run, tmp_path_factory):
+    """The results for a run, in a folder, with what was printed."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    evaluate([str(short_run), "--output", str(folder), "loop.precision=bfloat16"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Held-out digits in class folders, 40 in `val` and the next 10 in `test`."""
+    root = tmp_path_factory.mktemp("photos")
+    digits = Digits(train=False, image_size=32)
+    for index in range(50):
+        image, label = digits[index]
+        folder = root / ("val" if index < 40 else "test") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{index}.png")
+    for split, label in itertools.product(("val", "test"), range(10)):
+        if not (root / split / str(label)).exists():  # each class has an image
+            (root / split / str(label)).mkdir()
+            digits[digits.labels.index(label)][0].save(root / split / str(label) / "one.png")
+    return root
+
+
+def result(folder):
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_both_forms_side_by_side(evaluated, short_run):
+    report = result(evaluated)
+    assert report["unfused"]["samples"] == report["fused"]["samples"] == 540
+    assert report["same_predictions"] >= 535  # in bfloat16 the two forms round otherwise
+    assert report["fusion_error"] < 1e-5
+    assert report["fused"]["parameters"] < report["unfused"]["parameters"]
+    assert report["weights"].startswith(f"{short_run / 'best.pt'}, epoch 1 of 1, sha256 ")
+    assert (evaluated / "predictions.png").stat().st_size > 10_000
+
+
+def test_the_precision_is_the_one_that_was_asked_for(evaluated, short_run, tmp_path, capsys):
+    """What training has measured in its own precision comes out here, too, and something else in another precision."""
+    evaluate([str(short_run), "--output", str(tmp_path), "--form", "unfused"])
+    printed = capsys.readouterr().out
+    for row in ("epoch 1 of 1", "top1", "parameters", "latency", "(in float32; "):
+        assert row in printed
+    full, half = result(tmp_path), result(evaluated)
+    trained = torch.load(short_run / "best.pt")["metrics"]
+    assert full["unfused"]["top1"] == trained["val_top1"]
+    assert full["unfused"]["loss"] == pytest.approx(trained["val_loss"], rel=1e-6)
+    assert half["precision"] == "bfloat16"
+    assert half["unfused"]["loss"] != pytest.approx(trained["val_loss"], rel=1e-6)
+    assert half["unfused"]["loss"] == pytest.approx(trained["val_loss"], rel=0.05)
+
+
+def test_details_agree_with_the_report(evaluated):
+    report = result(evaluated)["fused"]
+    with (evaluated / "predictions.csv").open() as file:
+        images = list(csv.DictReader(file))
+    with (evaluated / "classes.csv").open() as file:
+        classes = list(csv.DictReader(file))
+    hits = [image["label"] == image["predicted_1"] for image in images]
+    assert len(hits) == report["samples"] == sum(int(each["images"]) for each in classes)
+    assert 100 * sum(hits) / len(hits) == pytest.approx(report["top1"])
+    recalls = [float(each["recall"]) * int(each["images"]) for each in classes]
+    assert sum(recalls) / len(hits) == pytest.approx(report["top1"], abs=0.01)
+    assert (evaluated / "confusion.png").stat().st_size > 5000
+
+
+def test_a_network_by_its_name_with_a_file_of_weights(short_run, photos, tmp_path):
+    """ImageNet's mean and standard deviation, as the name says; compared with timm's own transform and network."""
+    weights = tmp_path / "weights.pt"
+    torch.save(torch.load(short_run / "best.pt")["state_dict"], weights)  # of no run: the tensors alone
+    data = [f"data.root={photos}", "data.image_size=32", "data.crop_pct=1.0", "data.workers=0"]
+    arguments = ["fastvit_t8", "--checkpoint", str(weights), "--num-classes", "10", "--form", "fused"]
+    model = timm.create_model("fastvit_t8", num_classes=10).eval()
+    load_checkpoint(model, weights)
+    transform, digits = create_transform(32, crop_pct=1.0), Digits(train=False, image_size=32)
+    for split, some in (("val", range(40)), ("test", range(40, 50))):
+        evaluate([*arguments, "--output", str(tmp_path / split), f"data.val_split={split}", *data])
+        with torch.no_grad():
+            predicted = model(torch.stack([transform(digits[index][0]) for index in some])).argmax(1)
+        with (tmp_path / split / "predictions.csv").open() as file:
+            rows = {row["image"].rpartition("/")[2]: row["predicted_1"] for row in csv.DictReader(file)}
+        assert [rows[f"{index}.png"] for index in some] == [str(label) for label in predicted.tolist()]
+
+
+def test_an_exported_file_is_as_good_as_its_run(short_run, photos, tmp_path, capsys):
+    export([str(short_run), "--format", "safetensors", "--output", str(tmp_path)])
+    data = [f"data.root={photos}", "data.workers=0"]
+    evaluate([str(tmp_path / "short.safetensors"), *data, "--output", str(tmp_path / "file")])
+    assert "exported" in capsys.readouterr().out
+    evaluate([str(short_run), *data, "data.dataset=folder", "--form", "fused", "--output", str(tmp_path / "run")])
+    of_file, of_run = result(tmp_path / "file")["exported"], result(tmp_path / "run")["fused"]
+    assert of_file["samples"] == of_run["samples"] >= 40
+    assert of_file["top1"] == of_run["top1"]
+    assert of_file["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
+
+
+def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, photos):
+    """They go into a folder of the run that is named after the settings."""
+    evaluate([str(random_run), "data.dataset=folder", f"data.root={photos}", "data.workers=0", "--form", "fused"])
+    (folder,) = (path for path in random_run.iterdir() if path.is_dir())
+    assert folder.name.startswith("data.dataset=folder,data.root=")
+    assert result(folder)["fused"]["samples"] >= 40
+    assert not (random_run / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "there is no run, recipe, exported file or network of timm's that is called nowhere"),
+        (["fastvit_t9.apple"], "that is called fastvit_t9.apple; did you mean fastvit_t8?"),
+        (["nowhere.pt"], "there is no checkpoint nowhere.pt"),
+        (["runs/nowhere"], "there is no checkpoint runs/nowhere"),
+        (["fastvit_t8.apple_in1k"], "data: root is missing: the folder of dataset folder"),
+        ([QUICKSTART], "has no weights of its own: give --checkpoint FILE, --pretrained for the hub's, or"),
+        (["nowhere.yaml", "--pretrained"], "there is no recipe nowhere.yaml"),
+        (["runs/nowhere", "--pretrained"], "has weights and classes of its own: leave out --pretrained"),
+        (["nowhere.onnx", "data.root=."], "there is no exported network nowhere.onnx"),
+    ],
+)
+def test_mistakes(arguments, message, capsys):
+    said = complaint(evaluate, arguments, capsys)
+    assert message in said
+    assert "\n" not in said
+
+
+def test_mistakes_about_a_run(short_run, photos, tmp_path, capsys):
+    """Before the evaluation, not after it."""
+    run = str(short_run)
+    assert "do not fit the model" in complaint(evaluate, [run, "model.name=fastvit_t12"], capsys)
+    assert "/proc is not a writable folder" in complaint(evaluate, [run, "--output", "/proc/x"], capsys)
+    swapped = tmp_path / "val"
+    shutil.copytree(photos / "val", swapped)
+    (swapped / "9").rename(swapped / "nine")
+    said = complaint(evaluate, [run, "data.dataset=folder", f"data.root={tmp_path}"], capsys)
+    assert said.endswith("are not those of the images: 9 is nine")

@@ -1,0 +1,164 @@
+"""A folder for timm, transformers and the hub, read back where this package is not."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+import yaml
+
+import fastvit
+from deployment import LABELS, PREPROCESSING, small_network
+from fastvit.deploy import Card, export
+from fastvit.errors import ExportError
+from fastvit.model_card import model_card
+from fastvit.trained import load_trained
+from hub import TOKEN, running
+from launch import complaint, script
+
+ARCHITECTURE = {"name": "fastvit_t8", "options": {"num_classes": len(LABELS)}}
+
+
+@pytest.fixture(scope="module")
+def folder(random_run, tmp_path_factory):
+    output = tmp_path_factory.mktemp("exports")
+    script("export")([str(random_run), "--format", "timm", "--output", str(output)])
+    return output / "digits.timm"
+
+
+@pytest.fixture(scope="module")
+def trained(random_run):
+    return load_trained(random_run)
+
+
+def header(card):
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_it_says_all_that_timm_asks(folder, trained):
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "fused.safetensors",
+        "README.md",
+    }
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "fastvit_t8"
+    assert config["label_names"] == list(trained.labels)
+    said = config["pretrained_cfg"]
+    assert said["input_size"] == [3, 32, 32]
+    assert (said["crop_pct"], said["interpolation"]) == (trained.preprocessing.crop_pct, "bicubic")
+    assert tuple(said["mean"]) == trained.preprocessing.mean
+    assert "hf_hub_id" not in said  # of the pretraining, which these weights are not
+
+
+def test_the_fused_weights_lie_beside(folder, trained):
+    fused = timm.create_model("fastvit_t8", num_classes=10, fused=True).eval()
+    fastvit.load_checkpoint(fused, folder / "fused.safetensors")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(fused(images), trained.network(images), rtol=1e-3, atol=1e-3)
+
+
+def test_the_card_of_a_run_says_what_was_measured_on_what(short_run):
+    card = model_card(load_trained(short_run), title="Digits", repository="jane/digits")
+    assert header(card) == {
+        "library_name": "timm",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "timm", "transformers", "fastvit"],
+    }
+    metrics = torch.load(short_run / "best.pt")["metrics"]
+    assert f"| top-1 | {metrics['val_top1']:.4g} % |" in card
+    assert "On 540 images of the split `validation`" in card
+    assert "resized to 32 pixels (bicubic), and the center of 32x32 taken" in card
+    assert 'timm.create_model("hf-hub:jane/digits", pretrained=True)' in card
+
+
+def test_the_licence_of_the_starting_weights_goes_on(random_run):
+    start = ("model.name=fastvit_t8.apple_dist_in1k", "model.pretrained=true")
+    card = model_card(load_trained(random_run, overrides=start), title="Digits")
+    address = "https://huggingface.co/timm/fastvit_t8.apple_dist_in1k"
+    assert header(card)["license"] == "other"
+    assert header(card)["license_name"] == "fastvit-license"
+    assert header(card)["license_link"] == address
+    assert f"Fine-tuned from [fastvit_t8.apple_dist_in1k]({address})" in card
+
+
+@pytest.mark.parametrize(
+    ("model", "card", "message"),
+    [
+        (small_network, Card(PREPROCESSING, LABELS), "one of timm's classifiers"),
+        (small_network, Card(PREPROCESSING, None, architecture=ARCHITECTURE), "one of timm's classifiers"),
+        (
+            lambda: timm.create_model("fastvit_t8", num_classes=len(LABELS), fused=True),
+            Card(PREPROCESSING, LABELS, architecture=ARCHITECTURE),
+            "this one is fused: export it before fusing",
+        ),
+    ],
+)
+def test_what_is_no_folder_for_timm_gets_a_sentence(tmp_path, model, card, message):
+    with pytest.raises(ExportError, match=message):
+        export(model(), tmp_path / "a.timm", torch.zeros(1, 3, 64, 64), card=card)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_features_have_no_model_card(tmp_path, capsys):
+    arguments = ["fastvit_t8", "--random-weights", "--features", "--output", str(tmp_path), "--format", "timm"]
+    assert "is no classifier" in complaint(script("export"), arguments, capsys)
+
+
+READ_BACK = """
+import sys, torch, timm
+images, place = torch.load(sys.argv[1]), sys.argv[2]
+network = timm.create_model(place, pretrained=True).eval()
+logits = [network(images)]
+if place.startswith("local-dir:"):
+    from transformers import AutoModelForImageClassification
+    other = AutoModelForImageClassification.from_pretrained(place.removeprefix("local-dir:")).eval()
+    logits.append(other(images).logits)
+    assert other.config.id2label[3] == network.pretrained_cfg["label_names"][3] == "3"
+assert "fastvit" not in sys.modules
+torch.save(logits, sys.argv[1])
+"""
+
+
+def read_back(place, images, tmp_path, **variables):
+    """The logits of timm, and of transformers where the folder is on this machine, in a process of their own."""
+    torch.save(images, tmp_path / "images.pt")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), **variables}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, "-c", READ_BACK, str(tmp_path / "images.pt"), place]
+    subprocess.run(command, check=True, env=environment, cwd=tmp_path)
+    return torch.load(tmp_path / "images.pt")
+
+
+@pytest.mark.slow
+def test_timm_and_transformers_compute_the_same_without_this_package(folder, trained, tmp_path):
+    pytest.importorskip("transformers")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = trained.network(images)
+    found = read_back(f"local-dir:{folder}", images, tmp_path)
+    assert len(found) == 2
+    for logits in found:
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_what_was_pushed_is_read_from_the_hub(random_run, trained, tmp_path, monkeypatch, capsys):
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = trained.network(images)
+    with running() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        script("push")([str(random_run), "jane/digits", "--message", "Digits"])
+        assert capsys.readouterr().out.strip() == f"{hub.address}/jane/digits"
+        assert hub.commits == [("jane/digits", "Digits")]
+        options = {"HF_ENDPOINT": hub.address, "HF_HUB_DISABLE_XET": "1"}
+        (found,) = read_back("hf-hub:jane/digits", images, tmp_path, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

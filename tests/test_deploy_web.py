@@ -1,0 +1,159 @@
+"""The page that `--format web` writes: its files, and what it says about input that it cannot use."""
+
+import json
+import subprocess
+from dataclasses import replace
+from urllib.request import urlopen
+
+import pytest
+import torch
+
+from browser import served
+from deployment import LABELS, PREPROCESSING, discerning_network, need
+from fastvit.deploy import Card, export, load
+from fastvit.deploy.formats import web
+from fastvit.deploy.formats.web import RUNTIME_FILES, Web
+from fastvit.deploy.web_server import make_server
+from fastvit.errors import DataError, ExportError
+from launch import complaint, script
+from photographs import photographs
+
+CARD = Card(PREPROCESSING, LABELS)
+EXAMPLE = torch.zeros(1, 3, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    need("web")
+    folder = tmp_path_factory.mktemp("web")
+    photographs()["portrait"].save(folder / "photo.JPG")
+    path = folder / "flowers & more.web"
+    export(discerning_network(), path, EXAMPLE, format=Web(examples=[folder / "photo.JPG"]), card=CARD)
+    return path
+
+
+def test_the_folder_is_complete(page):
+    says = json.loads((page / "page.json").read_text())
+    assert says["title"] == "flowers & more"
+    assert tuple(says["labels"]) == LABELS
+    assert says["about"].startswith("7 classes, ")
+    files = {
+        *says["examples"],
+        says["network"],
+        says["preprocessing"],
+        "page.json",
+        "index.html",
+        "page.js",
+        "style.css",
+    }
+    assert {path.name for path in page.iterdir()} == files
+    assert says["examples"] == ["example-1.jpg"]
+
+
+def test_the_network_in_it_is_the_one_that_was_exported(page):
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(load(page)(images), discerning_network()(images), rtol=1e-3, atol=1e-3)
+    verified = load(page).sidecar["verification"]
+    assert max(each["pixels"] for each in verified["pictures"]) == 0
+    assert max(each["relative_error"] for each in verified["outputs"]) < 1e-5
+
+
+def test_the_runtime_is_pinned_by_version_and_content(page):
+    runtime = json.loads((page / "page.json").read_text())["runtime"]
+    files = [file for device in ("wasm", "webgpu") for file in runtime[device].values()]
+    assert len(files) == 4
+    for file in files:
+        assert file["url"].startswith("https://cdn.jsdelivr.net/npm/onnxruntime-web@1.30.0/dist/ort")
+        assert file["integrity"].startswith("sha384-")
+
+
+def test_the_server_sends_what_browsers_want_before_they_allow_threads(page):
+    with served(page) as address, urlopen(f"{address}page.js") as answer:
+        assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
+        assert answer.headers["Cross-Origin-Embedder-Policy"] == "require-corp"
+        assert answer.headers.get_content_type() == "text/javascript"
+
+
+def test_the_server_shows_pages_only_and_names_a_port_that_is_taken(page, tmp_path, capsys):
+    assert "there is no page in" in complaint(script("serve"), [str(tmp_path)], capsys)
+    with make_server(page, 0) as server:
+        said = complaint(script("serve"), [str(page), "--port", str(server.server_port)], capsys)
+    assert said.startswith(f"port {server.server_port} cannot be used")
+    assert said.endswith("choose another with --port")
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        (Card(PREPROCESSING), "a page is for classifiers and segmenters"),
+        (Card(labels=LABELS), "a page is for classifiers and segmenters"),
+        (Card(replace(PREPROCESSING, interpolation="nearest"), LABELS), "bicubic or bilinear, not nearest"),
+    ],
+)
+def test_what_is_no_classifier_gets_a_sentence(tmp_path, card, message):
+    need("web")
+    with pytest.raises(ExportError, match=message):
+        export(discerning_network(), tmp_path / "a.web", EXAMPLE, card=card)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", b"", "is none of .jpg"),
+        ("broken.png", b"no picture", "cannot be read"),
+        ("missing.png", None, "cannot be read"),
+    ],
+)
+def test_examples_that_are_no_pictures_get_a_sentence(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        Web(examples=[tmp_path / name]).require()
+
+
+def test_without_npm_there_is_no_offline_page(monkeypatch):
+    need("web")
+    monkeypatch.setattr(web.shutil, "which", lambda program: None)
+    with pytest.raises(ExportError, match="which is not installed"):
+        Web(offline=True).require()
+
+
+def npm(monkeypatch, *, status, written=b""):
+    """A stand-in for npm, which writes an archive with these bytes as each file of the runtime."""
+
+    def run(command, cwd, **options):
+        import io
+        import tarfile
+
+        if not status:
+            with tarfile.open(f"{cwd}/runtime.tgz", "w:gz") as archive:
+                for name in (name for files in RUNTIME_FILES.values() for name in files):
+                    member = tarfile.TarInfo(f"package/dist/{name}")
+                    member.size = len(written)
+                    archive.addfile(member, io.BytesIO(written))
+        return subprocess.CompletedProcess(command, status, "", "npm notice\nnpm error code ENOTFOUND\n")
+
+    monkeypatch.setattr(web.subprocess, "run", run)
+
+
+def test_without_a_network_the_reason_of_npm_is_told(monkeypatch, tmp_path):
+    npm(monkeypatch, status=1)
+    with pytest.raises(ExportError, match=r"npm could not fetch .* \(npm error code ENOTFOUND\): export where"):
+        web.copy_runtime(tmp_path)
+
+
+def test_another_runtime_than_the_one_that_was_tested_is_refused(monkeypatch, tmp_path):
+    npm(monkeypatch, status=0, written=b"something else")
+    with pytest.raises(ExportError, match="is not the file that this page was tested with"):
+        web.copy_runtime(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_need_a_page_and_pictures(tmp_path, capsys):
+    arguments = ["fastvit_t8", "--random-weights", "--image-size", "32", "--output", str(tmp_path)]
+    said = complaint(script("export"), [*arguments, "--format", "onnx", "--offline"], capsys)
+    assert said == "--offline and --examples are for a page: add --format web, or leave them out"
+    said = complaint(script("export"), [*arguments, "--format", "web", "--examples", "3"], capsys)
+    assert said == "fastvit_t8 comes without images: give pictures with --examples FILE ..."

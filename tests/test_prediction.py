@@ -1,0 +1,255 @@
+"""What is said about image files: the same by every form of a network, whatever the threads, written as it comes."""
+
+import csv
+import json
+import os
+import threading
+
+import pytest
+import torch
+from PIL import Image
+
+from deployment import need
+from fastvit.data.digits import Digits
+from fastvit.deploy import FORMATS
+from fastvit.errors import DataError
+from fastvit.prediction import find_images, picture_names, predict_files
+from fastvit.predictor import Shown
+from fastvit.trained import load_trained
+from launch import complaint, script
+
+SLOW = pytest.mark.slow
+predict, export = script("predict"), script("export")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Nine images, also wide, gray and transparent ones."""
+    folder = tmp_path_factory.mktemp("images")
+    digits = Digits(train=False, image_size=48)
+    for i in range(5):
+        digits[i][0].resize((48 + 8 * i, 48)).save(folder / f"{i}.png")
+    digits[5][0].convert("L").save(folder / "gray.png")
+    digits[6][0].convert("RGBA").save(folder / "transparent.png")
+    (folder / "inside").mkdir()
+    digits[7][0].save(folder / "inside" / "photo.jpg")
+    digits[8][0].save(folder / "inside" / "PHOTO.JPEG")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(random_run):
+    return load_trained(random_run).predictor
+
+
+def answers(predictor, paths, **options):
+    """path -> probabilities"""
+    return {each.path: each.prediction.probabilities for each in predict_files(predictor, paths, **options)}
+
+
+def close(some, others):
+    assert list(some) == list(others)
+    for path, probabilities in some.items():
+        torch.testing.assert_close(probabilities, others[path], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("onnx", ("--batch", "4")),
+        pytest.param("openvino", ("--dynamic", "batch"), marks=SLOW),
+        pytest.param("safetensors", (), marks=SLOW),
+        pytest.param("torch_export", (), marks=SLOW),
+        pytest.param("aot_inductor", (), marks=SLOW),
+        pytest.param("executorch", (), marks=SLOW),
+    ],
+)
+def test_an_exported_file_says_what_its_run_says(random_run, predictor, images, tmp_path, name, options):
+    need(name)
+    export([str(random_run), "--format", name, "--output", str(tmp_path), *options])
+    exported = load_trained(tmp_path / f"digits{FORMATS[name].suffix}").predictor
+    paths = find_images([str(images)])
+    right = answers(predictor, paths)
+    assert len({int(each.argmax()) for each in right.values()}) > 1  # not the same answer to everything
+    close(answers(exported, paths), right)
+
+
+@pytest.mark.parametrize(("batch", "threads"), [(1, 1), (2, 3), (16, 2)])
+def test_batches_and_threads_change_nothing(predictor, images, batch, threads):
+    paths = find_images([str(images)])
+    one_by_one = {path: predictor.predict([predictor.prepare(image_of(path))])[0].probabilities for path in paths}
+    before = torch.get_num_threads()
+    close(answers(predictor, paths, batch=batch, threads=threads), one_by_one)
+    assert torch.get_num_threads() == before
+
+
+def image_of(path):
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def test_who_stops_listening_stops_the_work(predictor, images):
+    """Of many images few more are read than were asked for, and no thread is left."""
+    paths = find_images([str(images)]) * 40
+    done, threads = [], threading.active_count()
+    results = predict_files(predictor, paths, batch=2, threads=2, then=done.append)
+    next(results)
+    results.close()
+    assert len(done) <= 2 * 2 * 2 + 2
+    assert threading.active_count() == threads
+
+
+def test_names_of_images(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images)
+    assert [path.name for path in find_images(["inside"])] == ["PHOTO.JPEG", "photo.jpg"]
+    assert [path.name for path in find_images(["[0-2].png", "1.png"])] == ["0.png", "1.png", "2.png"]
+    assert len(find_images(["**/*.jpg", "inside/*"])) == 2
+    assert len(find_images(["."])) == 9
+    for name in ("missing.png", "*.webp"):
+        with pytest.raises(DataError, match="there is no image or folder"):
+            find_images([name])
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(DataError, match="there are no images in"):
+        find_images([str(tmp_path)])
+    names = picture_names(find_images(["0.png", "inside"]))
+    assert list(names.values()) == ["0.png", "inside-PHOTO.JPEG.jpg", "inside-photo.jpg"]
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_one_bad_file_is_skipped_and_counted(random_run, images, tmp_path, capsys):
+    (tmp_path / "photos").mkdir()
+    for name in ("0.png", "1.png"):
+        os.link(images / name, tmp_path / "photos" / name)
+    bad = tmp_path / "photos" / "0bad.png"
+    bad.write_bytes(b"no image")
+    model = ["--model", str(random_run)]
+    for suffix in ("csv", "jsonl"):
+        predict([str(tmp_path / "photos"), *model, "--output", str(tmp_path / f"p.{suffix}"), "--top", "2"])
+        said = capsys.readouterr()
+        assert f"1 skipped, which cannot be read: {bad} (" in said.err
+        assert said.err.startswith("2 images in ")
+    with (tmp_path / "p.csv").open() as file:
+        table = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [row["image"] for row in table] == [str(tmp_path / "photos" / name) for name in ("0.png", "1.png")]
+    assert list(table[0]) == ["image", "label", "probability", "label_2", "probability_2"]
+    assert [line["image"] for line in lines] == [
+        str(tmp_path / "photos" / name) for name in ("0.png", "0bad.png", "1.png")
+    ]
+    assert "knows no such kind" in lines[1]["error"]
+    for row, line in zip(table, (lines[0], lines[2]), strict=True):
+        assert [row["label"], row["label_2"]] == line["labels"]
+        assert [float(row["probability"]), float(row["probability_2"])] == line["probabilities"]
+
+
+def test_results_are_written_as_they_come(random_run, images, tmp_path, monkeypatch):
+    """What came before a failure is there."""
+    from fastvit.tasks.classification.prediction import Classes
+
+    written = tmp_path / "p.csv"
+    rows = Classes.rows
+
+    def fail_at_the_fourth(self, shown):
+        if written.read_text().count("\n") == 4:  # the head and three
+            raise KeyboardInterrupt
+        return rows(self, shown)
+
+    monkeypatch.setattr(Classes, "rows", fail_at_the_fourth)
+    with pytest.raises(SystemExit) as stopped:
+        predict([str(images), "--model", str(random_run), "--output", str(written)])
+    assert stopped.value.code == 130  # as a shell tells of Ctrl-C
+    assert written.read_text().count("\n") == 4
+
+
+def test_pictures_of_all(random_run, images, tmp_path, capsys):
+    predict([str(images), "--model", str(random_run), "--pictures", str(tmp_path / "pictures")])
+    assert "0.png: " in capsys.readouterr().out  # without --output it is printed
+    pictures = sorted((tmp_path / "pictures").iterdir())
+    assert len(pictures) == 9
+    with Image.open(pictures[0]) as picture:
+        assert picture.height == 256
+        assert len(picture.convert("RGB").getcolors(10**6)) > 50
+
+
+def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predictor, images):
+    image = image_of(images / "0.png")
+    (prediction,) = predictor.predict([predictor.prepare(image)])
+    picture = prediction.draw(image, Shown(top=1))
+    assert picture.crop((0, 0, 256, 256)).tobytes() == image.resize((256, 256)).tobytes()
+    blue = [picture.getpixel((x, 30)) == (70, 130, 180) for x in range(256, picture.width)]
+    (_, probability), *_ = prediction.best(1)
+    assert sum(blue) == pytest.approx(300 * probability, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("image", "arguments", "message"),
+    [
+        ("missing.png", [], "there is no image or folder"),
+        ("empty", [], "there are no images in"),
+        ("bad.png", [], "none of the images can be read"),
+        (".", ["--model", "fastvit_t9"], "did you mean fastvit_t8?"),
+        (
+            ".",
+            ["--model", "fastvit_t8"],
+            "has no weights of its own: give a tag (fastvit_t8.apple_dist_in1k, fastvit_t8.apple_in1k)",
+        ),
+        (".", ["--model", "missing.onnx"], "there is no exported network"),
+        (".", ["--top", "0"], "--top is 0, and has to be at least 1"),
+        (".", ["--top", "-1"], "--top is -1, and has to be at least 1"),
+        (".", ["--batch", "0"], "--batch is 0, and has to be at least 1"),
+        (".", ["--output", "p.txt"], "has to end in .csv or .jsonl"),
+        (".", ["--output", "there.csv"], "there.csv exists already: name another, or say --overwrite"),
+        (".", ["--output", "/proc/x.csv"], "/proc/x.csv cannot be written"),
+        (".", ["--pictures", "there.csv"], "there.csv exists already"),
+    ],
+)
+def test_bad_input_gets_a_sentence(random_run, images, tmp_path, monkeypatch, capsys, image, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.csv").write_text("mine")
+    image = str(images) if image == "." else image
+    said = complaint(predict, [image, "--model", str(random_run), *arguments], capsys)
+    assert message in said.splitlines()[-1]
+    assert len(said.splitlines()) == (1 if image != "bad.png" else 3)  # how many images, what was skipped, and the end
+    assert (tmp_path / "there.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "columns", "content"),
+    [
+        ("segmentation_digits", ["label", "share"], {"classes"}),
+        ("detection_digits", ["label", "score", "left", "top", "right", "bottom"], {"objects"}),
+        ("hand_mesh_synthetic", ["joint", "left", "top", "x", "y", "z"], {"points", "joints", "vertices", "camera"}),
+    ],
+)
+def test_every_task_says_it_its_own_way(recipe, columns, content, images, tmp_path):
+    arguments = [str(images / "0.png"), str(images / "4.png"), "--model", f"quickstart/{recipe}", "--random-weights"]
+    arguments += ["--score", "0"]
+    masks = ["--masks", str(tmp_path / "masks")] if recipe == "segmentation_digits" else []
+    predict([*arguments, "--output", str(tmp_path / "p.csv"), "--pictures", str(tmp_path / "pictures"), *masks])
+    predict([*arguments, "--output", str(tmp_path / "p.jsonl")])
+    with (tmp_path / "p.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["image", *columns]
+    assert len({row["image"] for row in table}) == 2
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [set(line) for line in lines] == [{"image", *content}] * 2
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {"0.png", "4.png"}
+    if masks:
+        with Image.open(tmp_path / "masks" / "4.png") as mask:
+            assert mask.size == (80, 48)
+
+
+def test_masks_are_of_segmentation(random_run, images, tmp_path, capsys):
+    arguments = [str(images / "0.png"), "--model", str(random_run), "--masks", str(tmp_path / "masks")]
+    assert "--masks is for segmentation" in complaint(predict, arguments, capsys)
+
+
+def test_what_is_no_classifier(images, tmp_path, capsys):
+    arguments = ["--random-weights", "--features", "--image-size", "64", "--output", str(tmp_path)]
+    export(["fastvit_t8", *arguments, "--format", "safetensors"])
+    said = complaint(predict, [str(images), "--model", str(tmp_path / "fastvit_t8.safetensors")], capsys)
+    assert said.endswith("gives features, which say nothing about an image by themselves")

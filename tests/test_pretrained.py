@@ -1,0 +1,109 @@
+"""Weights of the hub, without a hub: found where they were downloaded before, or missed in seconds and one sentence."""
+
+import socket
+import threading
+import time
+
+import pytest
+import timm
+import torch
+from huggingface_hub import constants
+from safetensors.torch import save_file
+
+import fastvit
+from fastvit.errors import UserError
+from fastvit.pretrained import create_pretrained, load_weights, read_config
+
+REVISION = "0" * 40
+ADVICE = "give a file"
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and a hub whose address no one answers at."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
+    return tmp_path / "cache"
+
+
+def put(cache, repository, **files):
+    """As the hub's client keeps files."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(REVISION)
+    for name, write in files.items():
+        write(snapshot / name.replace("__", "."))
+
+
+@pytest.mark.parametrize("name", ["fastvit_t8.apple_in1k", "fastvit_t8", "hf-hub:me/mine"])
+def test_nothing_answers(cache, name, capfd):
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"cannot be downloaded: the hub does not answer .*; give a file$") as caught:
+        create_pretrained(name, advice=ADVICE)
+    assert name in str(caught.value)
+    assert time.monotonic() - start < 5
+    assert capfd.readouterr() == ("", "")  # and no line for each retry
+
+
+def test_something_takes_the_call_and_says_nothing(cache, monkeypatch):
+    """A firewall that drops what it does not like."""
+    monkeypatch.setattr("fastvit.pretrained.SECONDS_TO_ANSWER", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+        monkeypatch.setattr("fastvit.pretrained.hf_hub_url", lambda *_, **__: address)
+        held = []  # else the connection is closed
+        threading.Thread(target=lambda: held.append(server.accept()), daemon=True).start()
+        start = time.monotonic()
+        with pytest.raises(UserError, match="the hub does not answer"):
+            create_pretrained("fastvit_t8.apple_in1k", advice=ADVICE)
+        assert 0.4 < time.monotonic() - start < 5
+
+
+def test_weights_that_were_downloaded_before(cache):
+    weights = timm.create_model("test_resnet").state_dict()
+    repository = timm.get_pretrained_cfg("test_resnet.r160_in1k").hf_hub_id
+    put(cache, repository, model__safetensors=lambda path: save_file(weights, path))
+    model = create_pretrained("test_resnet.r160_in1k", advice=ADVICE)
+    torch.testing.assert_close(model.state_dict(), weights)
+
+
+def test_a_repository_that_was_downloaded_before(cache):
+    weights = timm.create_model("test_resnet", num_classes=3).state_dict()
+    config = '{"architecture": "test_resnet", "num_classes": 3, "label_names": ["a", "b", "c"], "pretrained_cfg": {}}'
+    put(
+        cache,
+        "me/mine",
+        model__safetensors=lambda path: save_file(weights, path),
+        config__json=lambda path: path.write_text(config),
+    )
+    torch.testing.assert_close(create_pretrained("hf-hub:me/mine", advice=ADVICE).state_dict(), weights)
+    trained = fastvit.load_trained("hf-hub:me/mine")
+    assert trained.labels == ("a", "b", "c")
+    assert trained.name == "mine"
+
+
+def test_an_architecture_that_timm_does_not_know(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet0", "pretrained_cfg": {}}')
+    with pytest.raises(UserError, match="is a resnet0, which timm does not know"):
+        read_config(f"local-dir:{tmp_path}", advice=ADVICE)
+
+
+def test_a_file_is_loaded_completely_or_not_at_all(tmp_path):
+    model = timm.create_model("test_resnet", num_classes=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    other = timm.create_model("test_resnet", num_classes=5).state_dict()
+    torch.save(other, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"it has fc.weight of shape \(5, .*\) where the network has \(3, "):
+        load_weights(model, tmp_path / "other.pt")
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    load_weights(model, tmp_path / "other.pt", reset_head=True)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name] if name.startswith("fc.") else other[name], rtol=0, atol=0)
+    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match=r"broken.pt cannot be read as a checkpoint"):
+        load_weights(model, tmp_path / "broken.pt")
