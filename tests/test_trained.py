@@ -49,7 +49,8 @@ def names(right, random_run, tmp_path_factory):
     torch.save(checkpoint["state_dict"], bare)
     repository = folder / "repository"
     repository.mkdir()
-    stated = right.preprocessing.to_dict() | {"num_classes": 10, "input_size": [3, 32, 32]}
+    stated = {key: right.preprocessing.to_dict()[key] for key in ("crop_pct", "interpolation", "mean", "std")}
+    stated |= {"num_classes": 10, "input_size": [3, 32, 32]}
     config = {"architecture": "fastvit_t8", "num_classes": 10, "label_names": DIGITS, "pretrained_cfg": stated}
     (repository / "config.json").write_text(json.dumps(config))
     weights = {key: tensor.contiguous() for key, tensor in to_timm(checkpoint["state_dict"]).items()}
