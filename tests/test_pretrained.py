@@ -95,7 +95,7 @@ def test_an_architecture_that_timm_does_not_know(tmp_path):
 
 def test_a_configuration_that_timm_does_not_understand(tmp_path):
     (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {"height": 32}}')
-    with pytest.raises(UserError, match="is no network that timm can read .*'height'"):
+    with pytest.raises(UserError, match=r"is no network that timm can read .*'height'"):
         read_config(f"local-dir:{tmp_path}", advice=ADVICE)
 
 

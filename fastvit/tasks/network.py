@@ -139,7 +139,7 @@ def build_network(
 
 
 def _create(create: Callable[..., nn.Module], config: NetworkConfig, options: Mapping[str, Any]) -> nn.Module:
-    """A network with the recipe's stochastic depth. A fifth of timm's families have none, and take no rate, not even 0."""
+    """A network with the recipe's stochastic depth. A fifth of timm's families have none, and take no rate at all."""
     try:
         return create(config.name, drop_path_rate=config.drop_path_rate, **options)
     except TypeError as error:
