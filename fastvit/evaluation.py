@@ -148,8 +148,8 @@ def compare(task: Task, models: Mapping[str, Network], metrics: Mapping[str, Met
         result[form]["latency_ms"] = latency[form]
     if len(models) == len(FORMS):
         result["same_predictions"] = metrics["unfused"].same_predictions(metrics["fused"])
-        comparable = (task.comparable(models[form]) for form in FORMS)
-        result["fusion_error"] = fusion_error(*comparable, task.input_size)
+        unfused, fused = (task.comparable(models[form]) for form in FORMS)
+        result["fusion_error"] = fusion_error(unfused, fused, task.input_size)
         result["speed_up"] = latency["unfused"] / latency["fused"]
     return result | {
         "precision": task.recipe.loop.precision,

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, read_image
+from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, is_left_out, read_image
 from fastvit.errors import DataError, RunError
 from fastvit.predictor import Prediction, Predictor, Shown
 
@@ -55,6 +55,12 @@ def find_images(names: Sequence[str]) -> list[Path]:
                 raise DataError(f"there is no image or folder {name}")
         found |= dict.fromkeys(files)
     return list(found)
+
+
+def left_out(names: Sequence[str]) -> list[str]:
+    """What lies in the folders among these names, and is no image by its name."""
+    folders = [folder for name in names if (folder := Path(name).expanduser()).is_dir()]
+    return sorted(str(path) for folder in folders for path in folder.rglob("*") if is_left_out(path))
 
 
 def predict_files(

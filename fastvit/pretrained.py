@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
-from timm.models import get_pretrained_cfg, load_state_dict, parse_model_name
+from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, parse_model_name
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
 from torch import Tensor, nn
 
@@ -59,6 +59,7 @@ def read_config(name: str, *, advice: str) -> tuple[dict[str, Any], str, dict[st
     read: Callable[..., Any] = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
     try:
         config, architecture, options = read(place)
+        PretrainedCfg(**config)  # what timm is going to make of it
     except Exception as error:  # of the hub's client, or of files that are something else
         raise WeightsError(f"{name} is no network that timm can read ({_reason(error)})") from error
     if not timm.is_model(architecture):

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import shutil
+import sys
 
 import pytest
 import timm
@@ -154,3 +155,11 @@ def test_mistakes_about_a_run(short_run, photos, tmp_path, capsys):
     (swapped / "9").rename(swapped / "nine")
     said = complaint(evaluate, [run, "data.dataset=folder", f"data.root={tmp_path}"], capsys)
     assert said.endswith("are not those of the images: 9 is nine")
+
+
+@pytest.mark.parametrize("package", ["pydantic", "matplotlib", "sklearn"])
+def test_what_is_needed_at_the_end_is_asked_for_at_the_beginning(package, short_run, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("fastvit.evaluation.measure", None)  # is not reached
+    said = complaint(evaluate, [str(short_run)], capsys)
+    assert said == f'evaluating needs {package}: pip install "fastvit[train]"'

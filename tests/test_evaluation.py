@@ -6,9 +6,7 @@ import numpy as np
 from PIL import Image
 
 from fastvit.evaluation import evaluate_forms
-from fastvit.tasks import load_recipe, make_task
-
-DEMO = Path(__file__).parents[1] / "configs" / "quickstart" / "digits.yaml"
+from fastvit.trained import Options, find_trained
 
 
 def test_only_the_validation_data_is_needed(tmp_path: Path):
@@ -20,7 +18,7 @@ def test_only_the_validation_data_is_needed(tmp_path: Path):
         for i in range(2):
             Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / f"{i}.png")
     data = f"data={{dataset: folder, root: {tmp_path / 'images'}, num_classes: 2, image_size: 32, workers: 0}}"
-    task = make_task(load_recipe(DEMO, [data]))
-    result, files, _ = evaluate_forms(task, task.build_model().eval(), tmp_path / "result", forms=("fused",))
+    trained = find_trained("quickstart/digits", Options(random_weights=True, overrides=(data,)))
+    result, files, _ = evaluate_forms(trained, trained.task, tmp_path / "result", forms=("fused",))
     assert result["fused"]["samples"] == 4
     assert all(file.is_file() for file in files)

@@ -124,12 +124,14 @@ def test_one_bad_file_is_skipped_and_counted(random_run, images, tmp_path, capsy
         os.link(images / name, tmp_path / "photos" / name)
     bad = tmp_path / "photos" / "0bad.png"
     bad.write_bytes(b"no image")
+    other = tmp_path / "photos" / "of_a_phone.heic"
+    other.write_bytes(b"")
     model = ["--model", str(random_run)]
     for suffix in ("csv", "jsonl"):
         predict([str(tmp_path / "photos"), *model, "--output", str(tmp_path / f"p.{suffix}"), "--top", "2"])
         said = capsys.readouterr()
         assert f"1 skipped, which cannot be read: {bad} (" in said.err
-        assert said.err.startswith("2 images in ")
+        assert f"not taken for images, by their names: 1, such as {other}\n2 images in " in said.err
     with (tmp_path / "p.csv").open() as file:
         table = list(csv.DictReader(file))
     lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]

@@ -93,6 +93,12 @@ def test_an_architecture_that_timm_does_not_know(tmp_path):
         read_config(f"local-dir:{tmp_path}", advice=ADVICE)
 
 
+def test_a_configuration_that_timm_does_not_understand(tmp_path):
+    (tmp_path / "config.json").write_text('{"architecture": "resnet18", "pretrained_cfg": {"height": 32}}')
+    with pytest.raises(UserError, match=r"is no network that timm can read .*'height'"):
+        read_config(f"local-dir:{tmp_path}", advice=ADVICE)
+
+
 def test_a_file_is_loaded_completely_or_not_at_all(tmp_path):
     model = timm.create_model("test_resnet", num_classes=3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -71,7 +71,8 @@ def test_exporting(tmp_path, monkeypatch):
     for line in SHELL["export"].splitlines():
         main(shlex.split(line)[1:])
     assert (tmp_path / "exports" / "quickstart.onnx.json").exists()
-    assert (tmp_path / "predictions.png").exists()
+    assert (tmp_path / "predictions.csv").read_text().startswith("image,label,probability")
+    assert (tmp_path / "pictures" / "digit.png").exists()
 
 
 def test_every_path_in_the_tree_exists():

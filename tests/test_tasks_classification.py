@@ -118,6 +118,14 @@ def test_a_missing_checkpoint_is_the_recipe_s_fault():
         task("model.checkpoint=nowhere.pt").build_model()
 
 
+def test_a_network_without_stochastic_depth():
+    """Its constructor takes no rate, not even 0."""
+    name = "model.name=ghostnet_050"
+    assert task(name).build_model().num_classes == 10
+    with pytest.raises(RecipeError, match=r"model\.drop_path_rate: ghostnet_050 has no stochastic depth; set it to 0"):
+        task(name, "model.drop_path_rate=0.1").build_model()
+
+
 def test_the_picture_marks_wrong_predictions():
     configured = task()
     val = configured.open_data("val")

@@ -13,9 +13,10 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 import fastvit
+from fastvit import to_timm
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.deploy import Card, export
+from fastvit.deploy import export
 from fastvit.errors import UserError
 from fastvit.recipes import load_recipe, make_task
 from fastvit.trained import Kind, Options, find_trained, kind_of, load_trained
@@ -40,17 +41,19 @@ def names(right, random_run, tmp_path_factory):
             right.module,
             folder / f"digits{suffix}",
             torch.zeros(1, 3, 32, 32),
-            card=Card(right.preprocessing, right.labels, architecture=right.architecture),
+            preprocessing=right.preprocessing,
+            labels=right.labels,
+            architecture=right.architecture,
         )
     bare = folder / "weights.pt"
     torch.save(checkpoint["state_dict"], bare)
     repository = folder / "repository"
     repository.mkdir()
-    stated = {key: value for key, value in right.preprocessing.to_dict().items() if key not in ("height", "width")}
+    stated = {key: right.preprocessing.to_dict()[key] for key in ("crop_pct", "interpolation", "mean", "std")}
     stated |= {"num_classes": 10, "input_size": [3, 32, 32]}
     config = {"architecture": "fastvit_t8", "num_classes": 10, "label_names": DIGITS, "pretrained_cfg": stated}
     (repository / "config.json").write_text(json.dumps(config))
-    weights = {key: tensor.contiguous() for key, tensor in checkpoint["state_dict"].items()}
+    weights = {key: tensor.contiguous() for key, tensor in to_timm(checkpoint["state_dict"]).items()}
     save_file(weights, repository / "model.safetensors")
     best = str(random_run / "best.pt")
     return {

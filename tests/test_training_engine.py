@@ -364,24 +364,37 @@ def test_an_output_that_cannot_be_written(tmp_path: Path):
         train(SmallTask(recipe), recipe)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def diverge(after: int, monkeypatch: pytest.MonkeyPatch):
+    """All losses but so many are not finite."""
     losses, calls = SmallTask.losses, itertools.count()
 
     def diverging(self: SmallTask, model: nn.Module, batch: Any) -> dict[str, Tensor]:
-        factor = math.nan if next(calls) >= 20 else 1.0
+        factor = math.nan if next(calls) >= after else 1.0
         return {name: factor * value for name, value in losses(self, model, batch).items()}
 
     monkeypatch.setattr(SmallTask, "losses", diverging)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    diverge(20, monkeypatch)
     message = (
         r"not finite for 5 steps, the last of them step 25 \(epoch 3, learning rate .*\)\. Not finite first: the loss"
+        r".*run/last.pt is kept$"
     )
     with pytest.raises(RunError, match=message):
         small_run(tmp_path / "run")
     saved = read_checkpoint(tmp_path / "run" / "last.pt")
     assert saved["step"] == 24
     assert all(tensor.isfinite().all() for tensor in saved["state_dict"].values())
+
+
+def test_a_loss_that_is_never_finite_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    diverge(0, monkeypatch)
+    with pytest.raises(RunError, match=r"the last of them step 5 .*; nothing was saved yet$"):
+        small_run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_step_whose_loss_is_not_finite_leaves_no_trace(tmp_path: Path):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from fastvit import shipped
 from fastvit.cli.source import SOURCE, add_weights, options
-from fastvit.errors import RecipeError, RunError
+from fastvit.errors import RecipeError, RunError, require_packages
 
 if TYPE_CHECKING:
     from fastvit.runtime.processes import Processes
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    require_packages("evaluating", "pydantic", "matplotlib", "sklearn", extra="train")
     from fastvit.evaluation import evaluate_forms, table
     from fastvit.runtime.processes import process_group
 

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.prediction import draw, find_images, picture_names, predict_files, save_mask
+    from fastvit.prediction import draw, find_images, left_out, picture_names, predict_files, save_mask
     from fastvit.predictor import Shown
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
@@ -53,6 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
     predictor = trained.predictor_on(best_device())
     keep_freed_memory(predictor.device)
     names = picture_names(paths)
+    if others := left_out(arguments.images):
+        what = "files that are not taken for images, by their names"
+        print(f"{what}: {len(others)}, such as {some(others, 3)}", file=sys.stderr)
 
     def pictures(predicted: "Predicted") -> None:
         if arguments.pictures:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from fastvit.data.images import NO_LABEL
-from fastvit.data.reading import is_image, read_image
+from fastvit.data.reading import is_image, is_left_out, read_image
 from fastvit.errors import DataError, some
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
@@ -36,7 +36,7 @@ def open_folder(root: Path, split: str, *, upright: bool = True) -> ImageFolder:
     if not any(each.is_dir() for each in folder.iterdir()):
         raise DataError(f"{folder} has no class folders; {LAYOUT}")
     images = ImageFolder(str(folder), loader=partial(read_image, upright=upright), is_valid_file=is_image)
-    images.ignored = sorted(str(path) for path in folder.rglob("*/*") if _is_ignored(path))
+    images.ignored = sorted(str(path) for path in folder.rglob("*/*") if is_left_out(path))
     return images
 
 
@@ -48,10 +48,6 @@ def _split_folder(root: Path, split: str) -> Path:
         if (root / name).is_dir():
             return root / name
     raise DataError(f"data.root {root} has no folder {names[0]}; {LAYOUT}")
-
-
-def _is_ignored(path: Path) -> bool:
-    return path.is_file() and not is_image(path) and not path.name.startswith(".") and path.name != "Thumbs.db"
 
 
 def _has_image(folder: Path) -> bool:

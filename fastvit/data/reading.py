@@ -39,6 +39,11 @@ def is_image(path: str | Path) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
+def is_left_out(path: Path) -> bool:
+    """Whether a user may believe that this file is read, and it is not: it is no image by its name, and not hidden."""
+    return path.is_file() and not is_image(path) and not path.name.startswith(".") and path.name != "Thumbs.db"
+
+
 def read_image(file: str | Path | BinaryIO, *, upright: bool = True, advice: str = ADVICE) -> Image.Image:
     """The picture in a file that Pillow reads, in RGB with 8 bits each.
 

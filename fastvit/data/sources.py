@@ -81,10 +81,11 @@ def _open_with_timm(
         raise DataError(
             f"split {split} of dataset {name} cannot be opened{where} ({type(error).__name__}: {error})"
         ) from error
-    if isinstance(dataset, IterableDataset) and not is_training:
+    is_stream = isinstance(dataset, IterableDataset)
+    if is_stream and not is_training:
         # In validation every process reads it all and takes its part: timm's own division repeats and misses samples.
         dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
-    if isinstance(dataset, IterableDataset):
+    if is_stream:
         return dataset
     if hasattr(dataset, "reader"):
         return ReaderImages(dataset.reader, upright=upright)

@@ -37,7 +37,7 @@ class Float32Levels(FeaturePyramid):
         return OrderedDict((name, level.float()) for name, level in super().forward(images).items())
 
 
-class InFloat32:
+class InFloat32(nn.Module):
     """To be mixed in before a head: it computes in float32 under the caller's autocast too."""
 
     def forward(self, *inputs: Any) -> Any:

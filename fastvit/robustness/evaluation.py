@@ -130,11 +130,16 @@ def measure(recipe: RobustnessRecipe, processes: Processes = ALONE) -> Iterator[
     classifier = Classifier(recipe, best_device(processes.local_rank))
     opened = {name: _open_set(classifier, recipe, name, config) for name, config in present.items()}
     parts = [(name, part) for name, (_, parts) in opened.items() for part in parts]
-    processes.on_main(lambda: [part.images.check() for _, part in parts])
+    processes.on_main(lambda: _check(parts))
     meter = Meter(recipe, classifier, {name: reader for name, (reader, _) in opened.items()}, processes)
     for name, part in parts:
         geometry = classifier.geometry(present[name])
         yield Figure(name, part.corruption, part.severity, *geometry, *meter.accuracy(name, part))
+
+
+def _check(parts: Sequence[tuple[str, Part]]) -> None:
+    for _, part in parts:
+        part.images.check()
 
 
 def _open_set(

@@ -2,6 +2,8 @@
 
 import importlib.util
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,11 +125,10 @@ def build_network(
     Raises:
         RecipeError: there are no such weights, or they are of another network.
     """
-    options["drop_path_rate"] = config.drop_path_rate
     try:
         if config.pretrained and initial_weights:
-            return create_pretrained(config.name, advice=ADVICE, **options)
-        model = timm.create_model(config.name, **options)
+            return _create(partial(create_pretrained, advice=ADVICE), config, options)
+        model = _create(timm.create_model, config, options)
         if config.checkpoint and initial_weights:
             load_weights(model, config.checkpoint, reset_head=reset_head)
     except (CheckpointError, WeightsError) as error:
@@ -135,6 +136,16 @@ def build_network(
         message = str(error).replace("pass reset_head=True", "set model.reset_head=true")
         raise RecipeError(f"model.{key}: {message}") from error
     return model
+
+
+def _create(create: Callable[..., nn.Module], config: NetworkConfig, options: Mapping[str, Any]) -> nn.Module:
+    """A network with the recipe's stochastic depth. A fifth of timm's families have none, and take no rate at all."""
+    try:
+        return create(config.name, drop_path_rate=config.drop_path_rate, **options)
+    except TypeError as error:
+        if config.drop_path_rate and "drop_path_rate" in str(error):
+            raise RecipeError(f"model.drop_path_rate: {config.name} has no stochastic depth; set it to 0") from error
+        return create(config.name, **options)
 
 
 def freeze_stages(model: nn.Module, stages: int) -> None:

@@ -204,8 +204,13 @@ class Trainer:
         raise RunError(
             f"the training loss is not finite for {skipped} steps, the last of them step {self.step} (epoch "
             f"{len(self.history) + 1}, learning rate {self.learner.lr_at(self.step - 1):g}). "
-            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad; the last good checkpoint is kept"
+            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad; {self._kept}"
         )
+
+    @property
+    def _kept(self) -> str:
+        """What a run that fails now leaves."""
+        return f"{self.folder.last} is kept" if self.folder.last.exists() else "nothing was saved yet"
 
     def _training_row(self, progress: Progress) -> Row:
         means = self.losses.means()
@@ -255,7 +260,7 @@ class Trainer:
         """Write last.pt, from which all processes can go on."""
         for name, tensor in self.learner.model.state_dict().items():
             if not tensor.isfinite().all():
-                raise RunError(f"{name} is not finite after step {self.step}; the last good checkpoint is kept")
+                raise RunError(f"{name} is not finite after step {self.step}; {self._kept}")
         statistics = self.processes.gather(self.learner.statistics())
         if self.processes.is_main:
             save_checkpoint(self.state() | {"statistics": statistics}, self.folder.last, keep=self.folder.previous)

@@ -99,7 +99,8 @@ class Task(ABC):
     @property
     def preprocessing(self) -> Preprocessing:
         """What a validation image goes through; of a task that resizes in a way of its own, mean and std only."""
-        config = get_pretrained_cfg(self.recipe.model.name).to_dict()
+        recipe: Any = self.recipe  # every task's own kind has a model
+        config = get_pretrained_cfg(recipe.model.name).to_dict()
         _, height, width = self.input_size
         of_timm = Preprocessing.of_timm(config)
         return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None)

@@ -44,7 +44,7 @@ def _draw(axes: "Axes", image: Tensor, objects: Objects, names: Sequence[str]) -
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 
-    palette = colormaps["tab10"].colors
+    palette = [colormaps["tab10"](i)[:3] for i in range(10)]
     colors = [palette[i % len(palette)] for i in range(len(objects["boxes"]))]
     picture = (255 * image).byte()
     if "masks" in objects and len(colors):

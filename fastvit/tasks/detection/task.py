@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 
 from fastvit.errors import DataError
@@ -80,7 +79,7 @@ class Detection(Task):
             samples = TrainSamples(source, hflip=self.recipe.augmentation.hflip, masks=self.masks)
         return Part(samples, source.classes, notices=lambda: source.notices, groups=source.groups)
 
-    def _open(self, split: str) -> Dataset:
+    def _open(self, split: str) -> CocoImages | DigitObjects:
         data = self.recipe.data
         if data.dataset == "digits":
             train = split == "train"
@@ -121,7 +120,8 @@ class Detection(Task):
 
     def write_details(self, metrics: DetectionMetrics, data: Part, folder: Path) -> list[Path]:
         """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file."""
-        source = data.samples.source
+        samples: Any = data.samples
+        source = samples.source
         if not isinstance(source, CocoImages):
             return []
         path = folder / "detections.json"

@@ -50,7 +50,7 @@ class Hand(Prediction):
         return {name: getattr(self, name).tolist() for name in ("points", "joints", "vertices", "camera")}
 
     def summary(self, shown: Shown) -> str:
-        left, top, right, bottom = (*self.points.min(0), *self.points.max(0))
+        (left, top), (right, bottom) = self.points.min(0), self.points.max(0)
         return f"a hand from ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f})"
 
     def draw(self, image: Image.Image, shown: Shown) -> Image.Image:

@@ -45,7 +45,7 @@ class SyntheticHands(Dataset):
         rng = np.random.default_rng(seed)
         rotations, shape = (
             random_pose(self.axes, rng),
-            rng.standard_normal(self.model.num_shape).clip(-2, 2).astype(np.float32),
+            np.clip(rng.standard_normal(self.model.num_shape), -2, 2).astype(np.float32),
         )
         with torch.no_grad():
             posed = self.model(torch.from_numpy(rotations)[None], torch.from_numpy(shape)[None])
@@ -85,7 +85,7 @@ def random_background(size: int, rng: np.random.Generator) -> np.ndarray:
     along = np.cos(angle := rng.uniform(0, 2 * np.pi)) * ramp[:, None] + np.sin(angle) * ramp
     colors = rng.uniform(0, 1, (2, 3))
     background = colors[0] + (colors[1] - colors[0]) * ((along + 1) / 2.5)[..., None]
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size), Image.BICUBIC)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((size, size), Image.Resampling.BICUBIC)
     background += rng.uniform(0, 0.4) * (np.asarray(coarse) / 255 - 0.5)
     return background
 
