@@ -27,13 +27,15 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()
     groups = describe_groups(model, build_optimizer(model, recipe))
+    data = task.open_data("train")
     loader = train_loader(
-        task.open_data("train").samples,
+        data.samples,
         task.collate,
         batch_size=recipe.loop.batch_size,
         accumulation=recipe.loop.accumulation,
         workers=recipe.data.workers,
         seed=recipe.seed,
+        groups=data.groups,
     )
     batch = next(loader.batches(epoch=0))
     seed_everything(recipe.seed, Purpose.STEP, 0, 0)  # the mixing of the first step

@@ -113,6 +113,7 @@ class Trainer:
             workers=recipe.data.workers,
             seed=recipe.seed,
             processes=self.processes,
+            groups=self.train_data.groups,
         )
         self.val_batches = eval_loader(
             self.val_data.samples,
@@ -146,7 +147,7 @@ class Trainer:
         self.losses = LossMeter()
         self._save_if_best()
         self._save()
-        for line in (describe(self.history[-1], self.recipe.total_epochs), *self._notices()):
+        for line in (describe(self.history[-1], self.recipe.total_epochs, self.task.headline), *self._notices()):
             self._say(line)
         if log:
             log.write(self.history)
@@ -285,8 +286,8 @@ class Trainer:
         statistics = checkpoint["statistics"]
         if len(statistics) != self.processes.count:
             self._say(
-                f"this run had {len(statistics)} processes and goes on with {self.processes.count}: the batches are the"
-                " same, but what each process sees of them is not"
+                f"this run had {len(statistics)} processes and goes on with {self.processes.count}: what each process "
+                "sees is not what it would have seen"
             )
             statistics = statistics[:1] * self.processes.count
         self.learner.restore(checkpoint, statistics[self.processes.rank])

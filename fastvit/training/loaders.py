@@ -1,10 +1,12 @@
 """Batches as a function of (epoch, position): the same whenever and with however many workers they are asked for."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, islice
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
@@ -22,10 +24,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         batch_size, processes: of each run of `batch_size * processes.count` samples this process takes its part.
+        groups: of the samples, if batches are to be of one group each; see `grouped`.
     """
 
-    def __init__(self, size: int, seed: int, *, batch_size: int, processes: Processes = ALONE):
+    def __init__(
+        self, size: int, seed: int, *, batch_size: int, processes: Processes = ALONE, groups: Tensor | None = None
+    ):
         self.size, self.seed, self.batch_size, self.processes = size, seed, batch_size, processes
+        self.groups = groups
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
@@ -33,10 +39,28 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator)
+        order = (order if self.groups is None else grouped(order, self.groups, self.batch_size, generator)).tolist()
         for first in range(self.start, self.size, self.batch_size * self.processes.count):
             own = first + self.batch_size * self.processes.rank
             yield from ((self.epoch, index) for index in order[own : own + self.batch_size])
+
+
+def grouped(order: Tensor, groups: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """The samples in an order in which each batch is of one group, as far as possible, the batches in random order.
+
+    What is left of the groups, less than a batch of each, fills mixed batches, so that small groups are seen too. What
+    does not fill a batch is left out: the end of the given order, so that it is another in each epoch.
+    """
+    order = order[: len(order) // batch_size * batch_size]
+    whole, rest = [], []
+    for group in groups.unique():
+        members = order[groups[order] == group]
+        count = len(members) // batch_size * batch_size
+        whole.append(members[:count])
+        rest.append(members[count:])
+    batches = torch.cat([*whole, *rest]).view(-1, batch_size)
+    return batches[torch.randperm(len(batches), generator=generator)].flatten()
 
 
 class SeededSamples(Dataset):
@@ -86,6 +110,7 @@ class SampleLoader:
 
     Args:
         batch_size: of one step, over all processes and accumulated batches.
+        groups: of the samples; those of one group share the batches of a process.
     """
 
     def __init__(
@@ -98,9 +123,10 @@ class SampleLoader:
         workers: int,
         seed: int,
         processes: Processes,
+        groups: Tensor | None = None,
     ):
         self.step_size, self.batch_size = batch_size, batch_size // (accumulation * processes.count)
-        self.sampler = EpochSampler(len(dataset), seed, batch_size=self.batch_size, processes=processes)
+        self.sampler = EpochSampler(len(dataset), seed, batch_size=self.batch_size, processes=processes, groups=groups)
         self.steps_per_epoch = len(dataset) // batch_size
         self.loader = DataLoader(
             SeededSamples(dataset, seed),
@@ -175,8 +201,12 @@ def train_loader(
     workers: int,
     seed: int,
     processes: Processes = ALONE,
+    groups: Tensor | None = None,
 ) -> SampleLoader | StreamLoader:
     """The training batches of any dataset, this process's part of them.
+
+    Args:
+        groups: as in `Part`, of a map-style dataset.
 
     Raises:
         RecipeError: the batch cannot be divided, or there are fewer samples than it takes.
@@ -186,7 +216,7 @@ def train_loader(
             f"loop.batch_size ({batch_size}) must be a multiple of {processes.count} processes times loop.accumulation "
             f"({accumulation})"
         )
-    loader = StreamLoader if isinstance(dataset, IterableDataset) else SampleLoader
+    loader = StreamLoader if isinstance(dataset, IterableDataset) else partial(SampleLoader, groups=groups)
     batches = loader(
         dataset,
         collate,
