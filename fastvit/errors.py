@@ -1,9 +1,10 @@
-"""The errors that a user can fix, told apart from bugs. The library raises them, the scripts print them."""
+"""The errors that a user can fix, told apart from bugs. The library raises them, the commands print them."""
 
 import difflib
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 class UserError(ValueError):
@@ -34,6 +35,13 @@ class RunStopped(Exception):
         self.number = number  # of the signal
 
 
+class MissingPackage(UserError):
+    """A package that an extra of fastvit brings is not installed."""
+
+    def __init__(self, purpose: str, *packages: str, extra: str):
+        super().__init__(f'{purpose} needs {", ".join(packages)}: pip install "fastvit[{extra}]"')
+
+
 class ExportError(UserError):
     """A network that cannot be exported as asked, or an exported file that cannot be used."""
 
@@ -44,9 +52,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
+def require_packages(purpose: str, *modules: str, extra: str) -> None:
+    """Raise `MissingPackage` unless all of these modules can be imported; nothing is imported by asking."""
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise MissingPackage(purpose, *missing, extra=extra)
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """For scripts: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback."""
+    """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback."""
     try:
         yield
     except UserError as error:

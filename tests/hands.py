@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from fastvit.data.hands.rotations import rotation_matrix
-from fastvit.data.hands.sample import project
-from fastvit.data.hands.skinning import PARENTS, ROOT, HandArrays, HandModel
-from fastvit.data.hands.synthetic import synthetic_hand
+from fastvit.models.rotations import rotation_matrix
+from fastvit.models.skinning import PARENTS, ROOT, HandArrays, HandModel
+from fastvit.tasks.hand_mesh.sample import project
+from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 
 COLORS = {"gs": (0, 255, 0), "hom": (255, 0, 0), "sample": (0, 0, 255), "auto": (255, 255, 0)}  # of each version
 SIZE = 224

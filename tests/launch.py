@@ -1,6 +1,5 @@
 """The scripts, for tests: in this process, or in processes of their own."""
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastvit.cli.main import main
 from fastvit.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -20,11 +20,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 def script(name):
-    """The `main` of a script."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    """A subcommand of `fastvit`, as a function of its arguments."""
+    return lambda arguments: main([name, *arguments])
 
 
 def complaint(main, arguments, capsys):

@@ -9,8 +9,8 @@ import torch
 import fastvit
 from fastvit.benchmark.networks import macs, parameters
 from fastvit.tasks.network import register_models
+from launch import script
 from reference import randomize
-from test_scripts import script
 
 ROOT = Path(__file__).parent.parent
 register_models(ROOT / "configs" / "ablation" / "networks.py")

@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import resource, statistics, torch
-from fastvit.allocator import keep_freed_memory
+from fastvit.runtime.allocator import keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

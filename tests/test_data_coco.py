@@ -11,9 +11,9 @@ from PIL import Image
 from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
 from coco_files import HEIGHT, WIDTH, annotation, compressed, content, polygon, rectangle, save_coco
-from fastvit.data.coco import CocoImages
-from fastvit.data.detection_samples import TrainSamples, ValSamples, decode_masks, encode_masks
 from fastvit.errors import DataError
+from fastvit.tasks.detection.coco import CocoImages
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks, encode_masks
 
 
 def open_coco(root: Path, *, masks: bool = True) -> CocoImages:

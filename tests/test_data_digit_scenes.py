@@ -5,8 +5,10 @@ import pytest
 import torch
 from torchvision.ops import masks_to_boxes
 
-from fastvit.data.detection_samples import TrainSamples
-from fastvit.data.digit_scenes import BACKGROUND, DigitLabelMaps, DigitObjects, DigitScenes
+from fastvit.data.digit_scenes import BACKGROUND, DigitScenes
+from fastvit.tasks.detection.digits import DigitObjects
+from fastvit.tasks.detection.samples import TrainSamples
+from fastvit.tasks.segmentation.digits import DigitLabelMaps
 
 
 @pytest.fixture(scope="module")

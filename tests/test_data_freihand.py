@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from fastvit.data.hands.freihand import FreiHand
-from fastvit.data.hands.sample import project
-from fastvit.data.hands.skinning import ROOT, HandModel
-from fastvit.data.hands.synthetic import synthetic_hand
 from fastvit.errors import DataError
+from fastvit.models.skinning import ROOT, HandModel
+from fastvit.tasks.hand_mesh.freihand import FreiHand
+from fastvit.tasks.hand_mesh.sample import project
+from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from hands import COLORS, write_freihand
 
 HAND = synthetic_hand()

@@ -9,14 +9,14 @@ import roma
 import torch
 from scipy.spatial.transform import Rotation
 
-from fastvit.data.hands.mano import TIPS, read_mano
-from fastvit.data.hands.rendering import render, vertex_normals
-from fastvit.data.hands.rotations import from_six, rotation_matrix, to_six
-from fastvit.data.hands.sample import project
-from fastvit.data.hands.scenes import SyntheticHands
-from fastvit.data.hands.skinning import JOINT_ORDER, PARENTS, HandArrays, HandModel
-from fastvit.data.hands.synthetic import flexion_axes, synthetic_hand
 from fastvit.errors import DataError
+from fastvit.models.rotations import from_six, rotation_matrix, to_six
+from fastvit.models.skinning import JOINT_ORDER, PARENTS, HandArrays, HandModel
+from fastvit.tasks.hand_mesh.mano import TIPS, read_mano
+from fastvit.tasks.hand_mesh.rendering import render, vertex_normals
+from fastvit.tasks.hand_mesh.sample import project
+from fastvit.tasks.hand_mesh.scenes import SyntheticHands
+from fastvit.tasks.hand_mesh.synthetic import flexion_axes, synthetic_hand
 from hands import mano_like
 
 FREIHAND_FINGERS = ("thumb", "index", "middle", "ring", "pinky")

@@ -7,15 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from fastvit.data.segmentation import (
+from fastvit.errors import DataError
+from fastvit.tasks.segmentation.masks import (
     UNLABELLED,
     MaskedImages,
     ade20k_class_names,
     open_ade20k,
     open_mask_folder,
 )
-from fastvit.data.segmentation_transforms import Normalization, ResizeBox, TrainTransform, ValTransform
-from fastvit.errors import DataError
+from fastvit.tasks.segmentation.transforms import Normalization, ResizeBox, TrainTransform, ValTransform
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 ANY_SIZE = ResizeBox(None, 2048)

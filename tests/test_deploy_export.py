@@ -188,7 +188,7 @@ def test_feature_backbones_export_by_the_script(tmp_path, capsys):
 
 
 def test_labels_of_imagenet_come_along():
-    from fastvit.tasks.trained import find_trained
+    from fastvit.trained import find_trained
 
     trained = find_trained("fastvit_t8", random_weights=True)
     assert len(trained.labels) == 1000

@@ -1,4 +1,4 @@
-"""scripts/predict.py: the same answers from a network in every form."""
+"""fastvit predict: the same answers from a network in every form."""
 
 import re
 from pathlib import Path

@@ -32,49 +32,51 @@ EXTRAS = (
     "torchao",
 )
 
-# What each part may import from the package, itself apart. Whatever is not listed is a new part: say where it belongs.
-ALLOWED = {
-    "allocator": set(),
-    "errors": set(),
-    "variants": set(),
-    "timing": set(),
-    "reparam": set(),
-    "layers": {"reparam"},
-    "weights": {"errors", "layers", "reparam", "variants"},
-    "fastvit": {"layers", "reparam", "variants", "weights"},
-    "deploy": {"", "allocator", "errors", "reparam", "timing", "weights"},
-    "data": {"errors"},
-    "training": {"", "allocator", "errors", "tasks.task"},
-    "robustness": {"", "allocator", "errors", "tasks", "training"},
-    "benchmark": {"", "errors", "timing", "variants", "deploy", "training", "tasks"},
-    "tasks": {"errors", "data", "training", "weights", "", "variants", "deploy"},
-}
+# From the ground up. A part imports from those on floors below its own, and never from one beside it.
+FLOORS = (
+    ("errors", "reparam", "variants", "shipped"),
+    ("layers",),
+    ("weights",),
+    ("fastvit",),
+    ("the package itself",),
+    ("config", "runtime", "models", "data"),
+    ("deploy", "training"),
+    ("tasks",),
+    ("trained",),
+    ("evaluation", "prediction", "robustness", "benchmark"),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 
 
 def imports_of(path):
-    """The modules of the package that a file imports, relative to it ("" is the package itself)."""
-    inside = (PACKAGE / path.relative_to(PACKAGE)).relative_to(ROOT).with_suffix("").parts
+    """The parts of the package that a file imports, also within functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            prefix = ".".join(inside[: len(inside) - node.level]) if node.level else ""
-            names = [".".join(filter(None, (prefix, node.module)))]
+            assert not node.level, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name.removeprefix("fastvit").removeprefix(".") for name in names if name.split(".")[0] == "fastvit")
+        for name in names:
+            package, _, inside = name.partition(".")
+            if package == "fastvit":
+                part = inside.split(".")[0]
+                yield part if part in FLOOR else "the package itself"
 
 
-def test_dependencies_point_one_way():
+def test_dependencies_point_down():
     wrong = []
     for path in PACKAGE.rglob("*.py"):
         part = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        if part == "__init__":
-            continue
-        for name in imports_of(path):
-            top = name.split(".")[0]
-            if top != part and not {top, name} & ALLOWED[part]:
-                wrong.append(f"{path.relative_to(ROOT)} imports fastvit.{name}")
+        own = FLOOR["the package itself" if part == "__init__" else part]
+        wrong += [
+            f"{path.relative_to(ROOT)} imports {other}"
+            for other in imports_of(path)
+            if FLOOR[other] >= own and other != part
+        ]
     assert not wrong
 
 
@@ -84,13 +86,36 @@ def run(program):
     return done.stdout
 
 
-def test_importing_needs_no_extra():
-    program = f"""
-import sys
-for name in {EXTRAS}:
-    sys.modules[name] = None  # importing it raises ImportError
-import fastvit, timm
-timm.create_model("fastvit_t8", device="meta")
+@pytest.mark.parametrize(
+    ("needed", "statement"),
+    [
+        ((), "import fastvit, timm; timm.create_model('fastvit_t8', device='meta')"),
+        ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
+        (("pydantic",), "import fastvit.tasks.classification, fastvit.benchmark.measure, fastvit.robustness"),
+    ],
+)
+def test_importing_needs_no_other_extra(needed, statement):
+    blocked = [name for name in EXTRAS if name not in needed]
+    program = f"import sys; sys.modules.update(dict.fromkeys({blocked}))  # importing None raises ImportError"
+    assert run(f"{program}\n{statement}") == ""
+
+
+def test_help_comes_without_torch():
+    """Every subcommand, by what the installed command runs."""
+    program = """
+import sys, contextlib, io
+from unittest.mock import patch
+import fastvit_cli
+from importlib.util import find_spec, module_from_spec
+sys.modules["fastvit"] = module_from_spec(find_spec("fastvit"))
+from fastvit.cli.main import COMMANDS
+del sys.modules["fastvit"]
+for name in COMMANDS:
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as printed:
+        sys.argv = ["fastvit", name, "--help"]
+        fastvit_cli.main()
+    assert f"\\nfastvit {name}" in printed.getvalue(), name  # an example
+    assert "torch" not in sys.modules, name
 """
     assert run(program) == ""
 
@@ -107,7 +132,9 @@ def test_the_wheel_holds_the_package_only(tmp_path):
     subprocess.run(command, check=True)
     (wheel,) = tmp_path.glob("fastvit-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names} == {"fastvit", f"{wheel.name.split('-py3')[0]}.dist-info"}
+    tops = {"fastvit", "fastvit_cli.py", f"{wheel.name.split('-py3')[0]}.dist-info"}
+    assert {name.split("/")[0] for name in names} == tops
     modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
-    assert {name for name in names if name.startswith("fastvit/")} == modules | {"fastvit/py.typed"}
+    recipes = {f"fastvit/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.*") if path.suffix != ".pyc"}
+    assert {name for name in names if name.startswith("fastvit/")} == modules | recipes | {"fastvit/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastvit.cli.main import main
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
@@ -40,15 +42,12 @@ def test_fine_tuning(tmp_path, monkeypatch):
                 pixels[..., label] += 170
                 Image.fromarray(pixels).save(folder / f"{i}.jpg")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     offline = ["model.name=fastvit_t8", "model.pretrained=false", "data.workers=0", "data.image_size=64"]
     short = ["schedule.epochs=1", "schedule.warmup_epochs=0", "loop.batch_size=4", "loop.precision=float32"]
     for line in SHELL["finetune"].splitlines():
-        python, script, *arguments = shlex.split(line)
-        assert python == "python"
-        arguments = [str(ROOT / argument) if argument.startswith("configs/") else argument for argument in arguments]
-        module = __import__(Path(script).stem)
-        module.main([*arguments, *(offline + short if script.endswith("train.py") else [])])
+        program, *arguments = shlex.split(line)
+        assert program == "fastvit"
+        main([*arguments, *(offline + short if arguments[0] == "train" else [])])
     assert {"best.pt", "last.pt", "curve.png", "evaluation.json", "predictions.png"} <= {
         path.name for path in (tmp_path / "runs" / "finetune").iterdir()
     }
@@ -69,10 +68,8 @@ def test_exporting(tmp_path, monkeypatch):
     (tmp_path / "photos").mkdir()
     Digits(train=False, image_size=48)[0][0].save(tmp_path / "photos" / "digit.png")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     for line in SHELL["export"].splitlines():
-        _, script, *arguments = shlex.split(line)
-        __import__(Path(script).stem).main(arguments)
+        main(shlex.split(line)[1:])
     assert (tmp_path / "exports" / "quickstart.onnx.json").exists()
     assert (tmp_path / "predictions.png").exists()
 
@@ -89,6 +86,6 @@ def test_every_path_in_the_tree_exists():
             assert folder.is_dir(), line
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:configs|scripts)/[\w/.]+\.\w+", README))))
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:configs|scripts|docs)/[\w/.]+\.\w+", README))))
 def test_every_file_named_exists(name):
     assert (ROOT / name).is_file()

@@ -19,7 +19,7 @@ from fastvit.robustness.evaluation import Classifier, CorruptedImages, accuracy,
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig, read_robustness_recipe
 from fastvit.robustness.report import summarize, table, write
 from fastvit.robustness.sets import Part, imagenet_classes, parts_of, subset_of_imagenet
-from fastvit.training.randomness import Purpose, seeded
+from fastvit.runtime.randomness import Purpose, seeded
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs" / "robustness"
@@ -212,7 +212,7 @@ def test_any_of_several_labels_is_right():
 def test_every_recipe_loads(path):
     recipe = read_robustness_recipe(path, ["root=/data"])
     assert recipe.sets
-    for each in recipe.sets:
+    for each in recipe.sets.values():
         assert set(each.expected) <= {f"fastvit_{variant}.{tag}" for variant in VARIANTS for tag in TAGS}
 
 
@@ -221,9 +221,9 @@ TAGS = ("apple_in1k", "apple_dist_in1k")
 
 
 def test_all_has_every_set():
-    sets = {each.name for each in read_robustness_recipe(CONFIGS / "all.yaml", []).sets}
+    sets = set(read_robustness_recipe(CONFIGS / "all.yaml", []).sets)
     single = list(CONFIGS.glob("imagenet_*.yaml"))
-    assert sets == {each.name for path in single for each in read_robustness_recipe(path, []).sets}
+    assert sets == {name for path in single for name in read_robustness_recipe(path, []).sets}
 
 
 @pytest.fixture(scope="module")
@@ -264,10 +264,10 @@ def test_a_model_of_other_classes_is_refused(subset, tmp_path):
     [
         ({"model": {}}, "give either run"),
         ({"model": {"run": "a", "checkpoint": "b"}}, "a run has its own weights"),
-        ({"sets": []}, "sets is empty"),
+        ({"sets": {}}, "sets is empty"),
         ({"root": None}, "root is missing"),
-        ({"sets": [{"name": "x", "kind": "imagenet"}]}, "folder is for all kinds but"),
-        ({"sets": [{"name": "x", "kind": "corrupted_validation"}]}, "give model.run"),
+        ({"sets": {"x": {"kind": "imagenet"}}}, "folder is for all kinds but"),
+        ({"sets": {"x": {"kind": "corrupted_validation"}}}, "give model.run"),
     ],
 )
 def test_contradictions_are_refused(change, message):
@@ -276,7 +276,7 @@ def test_contradictions_are_refused(change, message):
         "model": {"name": "fastvit_t8"},
         "root": "data",
         "output": "out",
-        "sets": [{"name": "x", "kind": "imagenet", "folder": "x"}],
+        "sets": {"x": {"kind": "imagenet", "folder": "x"}},
     }
     with pytest.raises(ValueError, match=message):
         RobustnessRecipe.model_validate_json(json.dumps(plain | change))

@@ -13,7 +13,7 @@ from timm.data import create_transform
 
 from fastvit import load_checkpoint
 from fastvit.data.digits import Digits
-from fastvit.tasks.runs import open_run
+from fastvit.trained import open_run
 from launch import complaint, script
 
 ROOT = Path(__file__).parent.parent

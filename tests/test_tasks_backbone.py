@@ -10,7 +10,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from fastvit import FastViT, fusion_error, reparameterize_model
 from fastvit.errors import RecipeError
-from fastvit.tasks.backbone import BackboneConfig, FeaturePyramid, OnPyramid, build_body
+from fastvit.models.pyramid import FeaturePyramid, OnPyramid
+from fastvit.tasks.backbone import BackboneConfig, build_body
 from reference import VARIANTS, randomize
 
 

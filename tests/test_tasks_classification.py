@@ -13,12 +13,12 @@ from torch import nn
 
 from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError, RecipeError
+from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification import Classification
 from fastvit.tasks.classification.details import confusion_matrix
 from fastvit.tasks.classification.distillation import Teacher, build_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
-from fastvit.training.randomness import Purpose, seed_everything
+from fastvit.tasks.classification.task import Classification
 from reference import randomize
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"

@@ -15,12 +15,13 @@ from torchvision.models.detection import maskrcnn_resnet50_fpn, retinanet_resnet
 
 from coco_files import CATEGORIES, HEIGHT, WIDTH, content, save_coco
 from fastvit import fusion_error, reparameterize_model
-from fastvit.data.coco import CocoImages
-from fastvit.data.detection_samples import ValSamples, decode_masks, encode_masks
 from fastvit.errors import DataError, RecipeError
+from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.detection import Detection, PyramidMaskRCNN, PyramidRetinaNet
+from fastvit.tasks.detection.coco import CocoImages
 from fastvit.tasks.detection.metrics import DetectionMetrics
+from fastvit.tasks.detection.samples import ValSamples, decode_masks, encode_masks
+from fastvit.tasks.detection.task import Detection
 from fastvit.training.engine import train
 from fastvit.training.optimizer import build_optimizer
 from reference import randomize
@@ -299,7 +300,7 @@ def test_layer_wise_rates_reach_the_body():
 
 @pytest.mark.parametrize("overrides", [(), RETINANET], ids=["mask_rcnn", "retinanet"])
 def test_coco_files_are_trained_on_resumed_and_evaluated(overrides: tuple[str, ...], tmp_path: Path, capsys):
-    from test_scripts import script
+    from launch import script
 
     save_coco(tmp_path)
     run = tmp_path / "run"

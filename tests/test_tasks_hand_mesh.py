@@ -9,15 +9,15 @@ import roma
 import torch
 from torch import Tensor
 
-from fastvit.data.hands.skinning import ROOT, HandModel
-from fastvit.data.hands.synthetic import synthetic_hand
 from fastvit.errors import DataError, RecipeError
+from fastvit.models.hand_mesh import project as project_weakly
+from fastvit.models.skinning import ROOT, HandModel
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.hand_mesh import HandMeshRecovery
 from fastvit.tasks.hand_mesh.losses import hand_losses
-from fastvit.tasks.hand_mesh.network import project as project_weakly
 from fastvit.tasks.hand_mesh.prediction import root_position, write_predictions
 from fastvit.tasks.hand_mesh.recipe import HandLossConfig
+from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
+from fastvit.tasks.hand_mesh.task import HandMeshRecovery
 from hands import posed_hands
 
 ROOT_FOLDER = Path(__file__).parent.parent

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from fastvit import fusion_error, reparameterize_model
-from fastvit.data.hands.skinning import ROOT
+from fastvit.models.hand_mesh import INITIAL_SCALE
+from fastvit.models.skinning import ROOT
 from fastvit.reparam import relative_error
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.hand_mesh import HandMeshRecovery
-from fastvit.tasks.hand_mesh.network import INITIAL_SCALE
+from fastvit.tasks.hand_mesh.task import HandMeshRecovery
 from reference import VARIANTS, randomize
 
 DEMO = Path(__file__).parent.parent / "configs" / "quickstart" / "hand_mesh_synthetic.yaml"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastvit.data.hands.mano import read_mano
+from fastvit.tasks.hand_mesh.mano import read_mano
 from hands import mano_like, write_freihand
 from launch import script
 

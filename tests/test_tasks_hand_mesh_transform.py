@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fastvit.data.hands.sample import HandSample, project
-from fastvit.data.hands.scenes import SyntheticHands
-from fastvit.data.hands.skinning import ROOT, HandModel
-from fastvit.data.hands.synthetic import synthetic_hand
+from fastvit.models.skinning import ROOT, HandModel
 from fastvit.tasks.hand_mesh.recipe import HandAugmentationConfig
+from fastvit.tasks.hand_mesh.sample import HandSample, project
+from fastvit.tasks.hand_mesh.scenes import SyntheticHands
+from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.transform import HandImages, draw, moved
 
 

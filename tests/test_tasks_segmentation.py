@@ -12,15 +12,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastvit import fusion_error, reparameterize_model
-from fastvit.data.segmentation import UNLABELLED
 from fastvit.deploy import export, load
 from fastvit.errors import DataError, RecipeError
+from fastvit.models import semantic_fpn
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.segmentation import Segmentation, semantic_fpn
 from fastvit.tasks.segmentation.inference import Window, predict
+from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.tasks.segmentation.metrics import SegmentationMetrics
 from fastvit.tasks.segmentation.picture import class_colors, overlay
-from fastvit.tasks.trained import find_trained
+from fastvit.tasks.segmentation.task import Segmentation
+from fastvit.trained import find_trained
 from fastvit.training.engine import train
 from reference import randomize, relative_error
 
@@ -262,7 +263,7 @@ def folder_overrides(folder: Path, **data) -> list[str]:
 
 
 def test_a_folder_is_trained_on_stopped_resumed_and_evaluated(folder: Path, capsys: pytest.CaptureFixture[str]):
-    from test_scripts import script
+    from launch import script
 
     run = folder / "run"
     sliding = ["evaluation={window: 48, stride: 32}", "augmentation.scale=[0.5, 2.0]", f"output={run}"]

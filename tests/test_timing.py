@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from fastvit.timing import interleaved_latency
+from fastvit.runtime.timing import interleaved_latency
 
 
 def test_functions_are_called_in_turn_and_the_warmup_is_not_measured():

@@ -51,7 +51,7 @@ def test_a_missing_and_a_foreign_file(tmp_path: Path):
     with pytest.raises(RunError, match="there is no checkpoint"):
         read_checkpoint(tmp_path / "last.pt")
     torch.save({"weight": torch.ones(2)}, tmp_path / "last.pt")
-    with pytest.raises(RunError, match=r"not written by scripts/train\.py"):
+    with pytest.raises(RunError, match=r"not written by fastvit train"):
         read_checkpoint(tmp_path / "last.pt")
 
 

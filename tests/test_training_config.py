@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastvit.config import apply_overrides, differences, parse_yaml
 from fastvit.errors import RecipeError
 from fastvit.tasks import load_recipe, make_task
-from fastvit.training.config import apply_overrides, differences
-from fastvit.training.yaml12 import parse_yaml
 from hands import mano_like
 
 CONFIGS = Path(__file__).parent.parent / "configs"

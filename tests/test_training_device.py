@@ -2,7 +2,7 @@
 
 import torch
 
-from fastvit.training.device import autocast, to_device
+from fastvit.runtime.device import autocast, to_device
 
 CPU = torch.device("cpu")
 

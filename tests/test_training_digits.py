@@ -8,7 +8,7 @@ import timm.models.fastvit
 from torch import nn
 
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification import Classification
+from fastvit.tasks.classification.task import Classification
 from fastvit.training.engine import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]

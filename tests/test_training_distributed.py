@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastvit.errors import RunError
+from fastvit.runtime.processes import ALONE, Processes, _launched
 from fastvit.training.checkpoint import read_checkpoint
-from fastvit.training.distributed import ALONE, Processes, _launched
 from launch import (
     ENVIRONMENT,
     QUICK,
@@ -117,7 +117,7 @@ def test_torchrun(two, tmp_path):
         "--master-port",
         str(free_port()),
     ]
-    script = ["scripts/train.py", "configs/quickstart/digits.yaml", f"output={tmp_path / 'run'}", *QUICK]
+    script = ["-m", "fastvit", "train", "quickstart/digits", f"output={tmp_path / 'run'}", *QUICK]
     subprocess.run([*command, *script], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
     assert_same_end(tmp_path / "run", two[0])
 

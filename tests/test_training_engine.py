@@ -17,7 +17,6 @@ from torchvision.transforms.functional import to_tensor
 from fastvit.data.digits import Digits
 from fastvit.errors import RecipeError, RunError
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.task import Datasets, Metrics, Task
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
 from fastvit.training.learner import Learner
@@ -25,6 +24,7 @@ from fastvit.training.loaders import SampleLoader
 from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
+from fastvit.training.task import Datasets, Metrics, Task
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
 

@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from fastvit.errors import RecipeError
-from fastvit.training.distributed import Processes
+from fastvit.runtime.processes import Processes
+from fastvit.runtime.randomness import Purpose, derive_seed, seeded
 from fastvit.training.loaders import EpochSampler, eval_loader, train_loader
-from fastvit.training.randomness import Purpose, derive_seed, seeded
 
 
 def draw() -> tuple[float, float, float]:

@@ -1,6 +1,6 @@
 """The rows of the paper's ablations, as timm models: FastViT with some of its parts replaced, by the package's blocks.
 
-A recipe or a benchmark suite registers them with `registered_in: configs/ablation/networks.py`; their weights are
+A recipe or a benchmark suite registers them with `registered_in: ablation/networks.py`; their weights are
 random at first. `ablation_*` are, with the paper's tables (arXiv 2303.14189):
 
     table 1 (from the top)  repmixer, factorized, overparameterized, large_ffn; before them timm's poolformer_s12,

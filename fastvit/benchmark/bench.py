@@ -11,7 +11,7 @@ import torch
 from fastvit.benchmark.engines import Call, prepare
 from fastvit.benchmark.networks import build, input_size, macs, parameters
 from fastvit.benchmark.workers import Measurement
-from fastvit.timing import seconds_of
+from fastvit.runtime.timing import seconds_of
 
 ENGINES = ("onnx", "onnxruntime", "openvino")
 WARM_UP_CALLS = 3

@@ -11,8 +11,8 @@ from typing import Any
 from fastvit.benchmark.suite import Network, Suite
 from fastvit.benchmark.workers import SETTLE_SECONDS, Failure, Measurement, Worker, WorkerDied
 from fastvit.errors import RecipeError
-from fastvit.training.device import best_device
-from fastvit.training.environment import environment
+from fastvit.runtime.device import best_device
+from fastvit.runtime.environment import environment
 
 Row = dict[str, Any]
 

@@ -6,11 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fastvit.errors import RecipeError, nearest
+from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
+from fastvit.errors import nearest
 from fastvit.tasks.network import KnownModel, ModelsFile
-from fastvit.training.config import apply_overrides, validate
-from fastvit.training.recipe import Section, UserPath
-from fastvit.training.yaml12 import parse_yaml
 
 MIN_SAMPLES = 10
 Device = Literal["cpu", "cuda", "mps"]
@@ -141,10 +139,4 @@ class Suite(Section):
 
 def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
     """A validated suite from a YAML file, with overrides `key.sub=value`. Raises RecipeError."""
-    path = Path(path)
-    if not path.is_file():
-        raise RecipeError(f"there is no suite {path}")
-    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    if not isinstance(data, dict):
-        raise RecipeError(f"{path}: a suite is a mapping of keys to values")
-    return validate(apply_overrides(data, overrides), Suite, str(path))
+    return validate(apply_overrides(read_file(path), overrides), Suite, str(path))

@@ -1,1 +1,1 @@
-"""Data that timm and torchvision do not already have, and what they lack in error messages."""
+"""Data that several tasks share: images, folders of them, digits, scenes of digits, preprocessing."""

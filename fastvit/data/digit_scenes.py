@@ -11,10 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.ops import box_convert, masks_to_boxes
 
-from fastvit.data.coco import Annotation
-from fastvit.data.detection_samples import encode_masks
 from fastvit.data.digits import Digits
 
 BACKGROUND = 0  # in label maps; digit d is d + 1
@@ -117,26 +114,3 @@ class DigitScenes(Dataset):
             if solid.any() and (owner[solid] >= 0).sum() <= 0.1 * min([solid.sum(), *areas]):
                 return ink
         return None
-
-
-class DigitLabelMaps(DigitScenes):
-    """The scenes as pairs of an image and its label map (mode L), for semantic segmentation."""
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
-        scene = super().__getitem__(index)
-        return scene.image, Image.fromarray(scene.label_map().numpy())
-
-
-class DigitObjects(DigitScenes):
-    """The scenes as pairs of an image and its digits as COCO annotations, for detection; label d + 1 is digit d."""
-
-    classes = Digits.classes
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, list[Annotation]]:
-        scene = super().__getitem__(index)
-        boxes = box_convert(masks_to_boxes(scene.masks) + torch.tensor([0, 0, 1, 1]), "xyxy", "xywh").tolist()
-        parts = zip(scene.digits.tolist(), boxes, encode_masks(scene.masks), strict=True)
-        return scene.image, [
-            {"category_id": digit + 1, "bbox": box, "area": int(mask.sum()), "iscrowd": 0, "segmentation": code}
-            for (digit, box, code), mask in zip(parts, scene.masks, strict=True)
-        ]

@@ -1,12 +1,15 @@
 """Images in one folder per class, as ImageNet is laid out, with errors that say what is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from PIL import Image
+from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
+from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
@@ -58,3 +61,30 @@ def _has_image(folder: Path) -> bool:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+class LabelledImages(Sequence[tuple[Tensor, int]]):
+    """All images below a folder, transformed, with the labels that their own folders give.
+
+    Args:
+        transform: from an RGB image to a tensor (3, H, W).
+        classes: names of the classes; an image in a folder of another name has the label `NO_LABEL`.
+    """
+
+    def __init__(self, folder: Path, transform: Callable[[Image.Image], Tensor], classes: Sequence[str]):
+        self.paths = sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMG_EXTENSIONS)
+        if not self.paths:
+            raise DataError(f"there are no images in {folder}")
+        self.transform = transform
+        self.labels = {name: label for label, name in enumerate(classes)}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        path = self.paths[index]
+        try:
+            image = default_loader(str(path))
+        except OSError as error:
+            raise DataError(f"image {path} cannot be read ({error}): repair or remove it") from error
+        return self.transform(image), self.labels.get(path.parent.name, NO_LABEL)

@@ -11,8 +11,8 @@ import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fastvit.allocator import keep_freed_memory
 from fastvit.reparam import relative_error, reparameterize_model
+from fastvit.runtime.allocator import keep_freed_memory
 
 # Largest relative L2 difference from the eager network in its own precision.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 0.05, torch.bfloat16: 0.05}
@@ -26,7 +26,7 @@ def compile_for_inference(
     """A fast function of images: the network fused, then cast, in channels_last, compiled, and warmed up.
 
     Needs what `torch.compile` needs: a C++ compiler on CPU, Triton on a GPU. On CPU the process keeps the memory that
-    it frees from then on (`fastvit.allocator.keep_freed_memory`).
+    it frees from then on (`fastvit.runtime.allocator.keep_freed_memory`).
 
     Args:
         model: any network with fastvit's blocks, fused or not; it is left as it is. Sets the device.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 import fastvit
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.formats import Format, format_of, get_format
 from fastvit.deploy.formats.format import Run
-from fastvit.deploy.preprocessing import Preprocessing
 from fastvit.deploy.request import INPUT_NAME, Request, make_request
 from fastvit.deploy.sidecar import Sidecar, contents, sha256, sidecar_path, size_in_bytes, write_sidecar
 from fastvit.errors import ExportError

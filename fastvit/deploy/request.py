@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from fastvit.deploy.preprocessing import Preprocessing
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import ExportError
 from fastvit.reparam import reparameterize_model
 

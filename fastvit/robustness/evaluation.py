@@ -11,16 +11,16 @@ from torchvision.transforms import CenterCrop, Compose
 from tqdm import tqdm
 
 from fastvit import reparameterize_model
-from fastvit.allocator import keep_freed_memory
 from fastvit.errors import DataError, RecipeError
 from fastvit.robustness.corruptions import corrupt
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
 from fastvit.robustness.sets import NUM_CLASSES, Part, parts_of
-from fastvit.tasks.classification import Classification
+from fastvit.runtime.allocator import keep_freed_memory
+from fastvit.runtime.device import best_device, to_device
+from fastvit.runtime.randomness import Purpose, seeded
+from fastvit.tasks.classification.task import Classification
 from fastvit.tasks.network import NetworkConfig, build_network
-from fastvit.tasks.runs import open_run
-from fastvit.training.device import best_device, to_device
-from fastvit.training.randomness import Purpose, seeded
+from fastvit.trained import open_run
 
 
 @dataclass(frozen=True)
@@ -97,25 +97,26 @@ def measure(recipe: RobustnessRecipe) -> tuple[list[Figure], list[str]]:
     Raises:
         UserError: the model or a set cannot be used.
     """
-    present = [config for config in recipe.sets if not config.folder or recipe.path(config).is_dir()]
-    missing = [config for config in recipe.sets if config not in present]
+    present = {name: each for name, each in recipe.sets.items() if not each.folder or recipe.path(each).is_dir()}
+    missing = [name for name in recipe.sets if name not in present]
     if missing and not (recipe.skip_missing and present):
-        raise DataError(f"{recipe.path(missing[0])} is not a folder: no images for {missing[0].name}")
+        folder = recipe.path(recipe.sets[missing[0]])
+        raise DataError(f"{folder} is not a folder: there are no images for {missing[0]}")
     classifier = Classifier(recipe)
     figures = []
-    for config in present:
-        for part in _parts(classifier, recipe, config):
+    for name, config in present.items():
+        for part in _parts(classifier, recipe, name, config):
             top1, samples = accuracy(classifier, part, batch_size=recipe.batch_size, workers=recipe.workers)
-            figures.append(Figure(config.name, part.corruption, part.severity, top1, samples))
-    return figures, [config.name for config in missing]
+            figures.append(Figure(name, part.corruption, part.severity, top1, samples))
+    return figures, missing
 
 
-def _parts(classifier: Classifier, recipe: RobustnessRecipe, config: SetConfig) -> Iterator[Part]:
+def _parts(classifier: Classifier, recipe: RobustnessRecipe, name: str, config: SetConfig) -> Iterator[Part]:
     transform = classifier.transform(config)
     if config.kind != "corrupted_validation":
         if classifier.num_classes != NUM_CLASSES:
             raise RecipeError(
-                f"{config.name} is about ImageNet's {NUM_CLASSES} classes, the model knows {classifier.num_classes}"
+                f"{name} is about ImageNet's {NUM_CLASSES} classes, the model knows {classifier.num_classes}"
             )
         yield from parts_of(config, recipe.path(config), transform)
         return

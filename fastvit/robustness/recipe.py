@@ -6,12 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from fastvit.errors import RecipeError
+from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
 from fastvit.robustness.corruptions import CORRUPTIONS
 from fastvit.tasks.network import KnownModel
-from fastvit.training.config import build_recipe
-from fastvit.training.recipe import Section, UserPath
-from fastvit.training.yaml12 import parse_yaml
 
 
 class ModelSource(Section):
@@ -25,7 +22,7 @@ class ModelSource(Section):
     @model_validator(mode="after")
     def _is_one(self) -> "ModelSource":
         if (self.run is None) == (self.name is None):
-            raise ValueError("give either run, a run of scripts/train.py, or name, a model of timm's")
+            raise ValueError("give either run, a run of fastvit train, or name, a model of timm's")
         if self.run and self.checkpoint:
             raise ValueError("a run has its own weights: remove checkpoint, or give a name in place of the run")
         return self
@@ -34,7 +31,6 @@ class ModelSource(Section):
 class SetConfig(Section):
     """One set of images to evaluate on."""
 
-    name: str  # for the table
     kind: Literal[
         "imagenet", "imagenet_a", "imagenet_r", "imagenet_v2", "imagenet_real", "imagenet_c", "corrupted_validation"
     ]
@@ -63,15 +59,15 @@ class RobustnessRecipe(Section):
     batch_size: PositiveInt = 64
     workers: int = Field(4, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)  # of corruptions made on the fly
-    sets: tuple[SetConfig, ...]
+    sets: dict[str, SetConfig]  # by the name that the table gives them
 
     @model_validator(mode="after")
     def _sets_can_be(self) -> "RobustnessRecipe":
         if not self.sets:
             raise ValueError("sets is empty: there is nothing to evaluate")
-        if self.root is None and any(each.folder for each in self.sets):
+        if self.root is None and any(each.folder for each in self.sets.values()):
             raise ValueError("root is missing: the folder of the sets")
-        if self.model.run is None and any(each.kind == "corrupted_validation" for each in self.sets):
+        if self.model.run is None and any(each.kind == "corrupted_validation" for each in self.sets.values()):
             raise ValueError("corrupted_validation is about the data of a run: give model.run")
         return self
 
@@ -80,25 +76,6 @@ class RobustnessRecipe(Section):
         return self.root / config.folder
 
 
-def is_robustness_recipe(path: Path) -> bool:
-    """Whether a recipe file is one of these, and not of a task to train."""
-    if path.suffix not in (".yaml", ".yml") or not path.is_file():
-        return False
-    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    return isinstance(data, dict) and data.get("task") == "robustness"
-
-
 def read_robustness_recipe(path: Path, overrides: Sequence[str]) -> RobustnessRecipe:
-    """Read a recipe, with overrides `key.sub=value`. `include` lists recipes beside it whose sets come first.
-
-    Raises:
-        RecipeError: one line for every problem.
-    """
-    data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    included = [path.with_name(f"{name}.yaml") for name in data.pop("include", ())]
-    for other in included:
-        if not other.is_file():
-            raise RecipeError(f"{path}: include: there is no recipe file {other}")
-    sets = [each for other in included for each in parse_yaml(other.read_text(encoding="utf-8"), str(other))["sets"]]
-    data["sets"] = [*sets, *data.get("sets", ())]
-    return build_recipe(data, overrides, {"robustness": RobustnessRecipe}, source=str(path))
+    """A validated recipe from a YAML file, with overrides `key.sub=value`. Raises RecipeError."""
+    return validate(apply_overrides(read_file(path), overrides), RobustnessRecipe, str(path))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastvit.robustness.corruptions import corruption_errors
 from fastvit.robustness.evaluation import Figure
 from fastvit.robustness.recipe import RobustnessRecipe
-from fastvit.training.environment import environment
+from fastvit.runtime.environment import environment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Picture
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def summarize(recipe: RobustnessRecipe, figures: Sequence[Figure], missing: Sequence[str]) -> dict[str, Any]:
     """Everything, ready for JSON: for each set its top-1, or by corruption and severity, with what follows from it."""
     sets = {}
-    for config in recipe.sets:
-        own = [figure for figure in figures if figure.set == config.name]
+    for name, config in recipe.sets.items():
+        own = [figure for figure in figures if figure.set == name]
         if not own:
             continue
         plain = [figure for figure in own if figure.corruption is None]
@@ -42,7 +42,7 @@ def summarize(recipe: RobustnessRecipe, figures: Sequence[Figure], missing: Sequ
             result["corruption_errors"], result["mce"] = errors, mean(errors.values())
         elif by_corruption:
             result["relative_robustness"] = 100 * result["corrupted_top1"] / result["top1"] if result["top1"] else 0.0
-        sets[config.name] = result
+        sets[name] = result
     return {
         "sets": sets,
         "missing": list(missing),

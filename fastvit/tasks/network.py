@@ -12,9 +12,10 @@ from timm.layers import freeze_batch_norm_2d
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from fastvit import FastViT
+from fastvit import shipped
+from fastvit.config import Section, UserPath
 from fastvit.errors import RecipeError, nearest
-from fastvit.training.recipe import Section, UserPath
+from fastvit.fastvit import FastViT
 from fastvit.variants import VARIANTS
 from fastvit.weights import CheckpointError, load_checkpoint
 
@@ -31,9 +32,16 @@ def _known_model(name: str) -> str:
     return name
 
 
-def register_models(path: Path) -> Path:
-    """Run a Python file, once in a process, so that timm knows the models it registers. Returns `path`."""
-    path = path.expanduser()
+def register_models(name: Path) -> Path:
+    """Run a Python file, once in a process, so that timm knows the models it registers.
+
+    Args:
+        name: the path of your file, or the name of a file that comes with the package, such as `ablation/networks.py`.
+
+    Returns:
+        The name as it was given, so that a recipe stays as it was written.
+    """
+    path = shipped.find(name.expanduser())
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     module_name = f"registered_{path.stem}"  # timm registers a model under the module that defines it
@@ -49,7 +57,7 @@ def register_models(path: Path) -> Path:
             raise
     elif not path.samefile(sys.modules[module_name].__file__):
         raise ValueError(f"{path} and {sys.modules[module_name].__file__} have the same name: rename one")
-    return path
+    return name
 
 
 ModelsFile = Annotated[Path, AfterValidator(register_models)]

@@ -1,12 +1,4 @@
-"""Training: strict recipes, one loop for all tasks, schedules, checkpoints, logs.
+"""Training: recipes, one loop for all tasks, schedules, checkpoints, logs. Needs the extra `train`.
 
-Needs the extra `train`. Tasks are known here only through their interface, `fastvit.tasks.task`.
+A task is known here only by the interface that the loop needs, `fastvit.training.task`.
 """
-
-from importlib.util import find_spec
-
-_missing = [
-    name for name in ("matplotlib", "pydantic", "roma", "sklearn", "tensorboard", "tqdm") if find_spec(name) is None
-]
-if _missing:
-    raise ImportError(f'training needs {", ".join(_missing)}: pip install "fastvit[train]"')

@@ -40,7 +40,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a run, onto the CPU, without running code from it.
 
     Raises:
-        RunError: there is none, it is damaged, or `scripts/train.py` did not write it.
+        RunError: there is none, it is damaged, or `fastvit train` did not write it.
     """
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
@@ -51,7 +51,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RunError(f"{path} cannot be read as a checkpoint ({reason})") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "recipe"} <= checkpoint.keys():
-        raise RunError(f"{path} was not written by scripts/train.py: it carries no recipe")
+        raise RunError(f"{path} was not written by fastvit train: it carries no recipe")
     return checkpoint
 
 

@@ -7,13 +7,13 @@ import yaml
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid, save_image
 
-from fastvit.tasks.task import Task
+from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.training.loaders import train_loader
 from fastvit.training.log import say
 from fastvit.training.optimizer import build_optimizer, describe_groups
-from fastvit.training.randomness import Purpose, seed_everything
 from fastvit.training.recipe import Recipe
 from fastvit.training.schedule import lr_schedule, weight_decay_schedule
+from fastvit.training.task import Task
 
 PICTURED_IMAGES = 32
 

@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
-from fastvit.allocator import keep_freed_memory
+from fastvit.config import differences
 from fastvit.errors import RunError, RunStopped
-from fastvit.tasks.task import Task
+from fastvit.runtime.allocator import keep_freed_memory
+from fastvit.runtime.device import best_device
+from fastvit.runtime.environment import environment
+from fastvit.runtime.processes import ALONE, Processes
+from fastvit.runtime.randomness import Purpose, seed_everything
+from fastvit.runtime.signals import StopSignals
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
-from fastvit.training.config import differences
-from fastvit.training.device import best_device
-from fastvit.training.distributed import ALONE, Processes
-from fastvit.training.environment import environment
 from fastvit.training.evaluation import evaluate
 from fastvit.training.learner import Learner
 from fastvit.training.loaders import eval_loader, train_loader
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
 from fastvit.training.nonfinite import find_nonfinite
-from fastvit.training.randomness import Purpose, seed_everything
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
-from fastvit.training.signals import StopSignals
+from fastvit.training.task import Task
 
 
 def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, processes: Processes = ALONE) -> "Trainer":

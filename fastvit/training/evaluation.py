@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fastvit.tasks.task import Metrics, Task
-from fastvit.training.device import autocast, to_device
-from fastvit.training.distributed import ALONE, Processes
+from fastvit.runtime.device import autocast, to_device
+from fastvit.runtime.processes import ALONE, Processes
+from fastvit.training.task import Metrics, Task
 
 
 @torch.no_grad()

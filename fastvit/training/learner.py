@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastvit.errors import RecipeError
-from fastvit.tasks.task import Task
-from fastvit.training.device import autocast, read_later, to_device
-from fastvit.training.distributed import ALONE, Processes, batch_norm_statistics
+from fastvit.runtime.device import autocast, read_later, to_device
+from fastvit.runtime.processes import ALONE, Processes, batch_norm_statistics
+from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.training.optimizer import build_optimizer, set_rates
-from fastvit.training.randomness import Purpose, seed_everything
 from fastvit.training.recipe import Recipe
 from fastvit.training.schedule import lr_schedule, weight_decay_schedule
+from fastvit.training.task import Task
 
 
 class Learner:

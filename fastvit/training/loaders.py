@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
-from fastvit.training.distributed import ALONE, Processes
-from fastvit.training.randomness import Purpose, derive_seed, seeded
-from fastvit.training.signals import ignore_stop_signals
+from fastvit.runtime.processes import ALONE, Processes
+from fastvit.runtime.randomness import Purpose, derive_seed, seeded
+from fastvit.runtime.signals import ignore_stop_signals
 
 Collate = Callable[[list[Any]], Any]
 

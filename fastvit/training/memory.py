@@ -1,12 +1,15 @@
 """How much memory a training step takes, counted without a device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from fastvit.training.device import autocast
+from fastvit.runtime.device import autocast
+from fastvit.variants import VARIANTS
 
 BYTES_PER_PARAMETER = 16  # float32 weight and gradient, and AdamW's two averages
 BYTES_PER_PARAMETER_OF_EMA = 4
@@ -42,3 +45,30 @@ def _saved_bytes(build: Callable[[], nn.Module], batch: int, image_size: int, pr
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(images.device, precision):
             nn.functional.cross_entropy(model(images), labels)
     return sum(sizes.values())
+
+
+def memory_table(image_sizes: Sequence[int], precision: str, card_gib: Sequence[float]) -> Iterator[str]:
+    """The lines of a table: for each variant and image size what it takes, and the largest batch on each card."""
+    cards = "".join(f"{f'{gib:g} GiB':>9}" for gib in card_gib)
+    yield f"{'':<14}{'size':>5}{'fixed, GiB':>12}{'MiB/image':>11}{'checkpointing':>15}   largest batch on{cards}"
+    for variant in VARIANTS:
+        for size in image_sizes:
+            yield _row(variant, size, precision, card_gib)
+
+
+def _row(variant: str, size: int, precision: str, card_gib: Sequence[float]) -> str:
+    parameters = sum(parameter.numel() for parameter in timm.create_model(variant, device="meta").parameters())
+    fixed = parameters * (BYTES_PER_PARAMETER + BYTES_PER_PARAMETER_OF_EMA)
+    plain, checkpointed = (
+        activation_bytes_per_image(partial(_build, variant, checkpointing), size, precision)
+        for checkpointing in (False, True)
+    )
+    batches = "".join(f"{max(int((gib * 2**30 - fixed) / plain), 0):>9}" for gib in card_gib)
+    images = f"{plain / 2**20:>11.0f}{checkpointed / 2**20:>15.0f}"
+    return f"{variant:<14}{size:>5}{fixed / 2**30:>12.2f}{images}   {'':<16}{batches}"
+
+
+def _build(variant: str, checkpointing: bool) -> nn.Module:
+    model = timm.create_model(variant)
+    model.set_grad_checkpointing(checkpointing)
+    return model

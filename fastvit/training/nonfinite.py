@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastvit.training.device import autocast, to_device
+from fastvit.runtime.device import autocast, to_device
 from fastvit.training.learner import Learner
 
 

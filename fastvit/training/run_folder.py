@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from fastvit.errors import RunError
-from fastvit.training.environment import environment
+from fastvit.runtime.environment import environment
 from fastvit.training.recipe import Recipe
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.formats.format import Format, Run, size_axes
-from fastvit.deploy.preprocessing import Preprocessing
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.errors import ExportError
 

@@ -17,7 +17,7 @@ from fastvit.deploy.int8.images import UNKNOWN, Samples
 from fastvit.deploy.request import Request
 from fastvit.deploy.sidecar import size_in_bytes
 from fastvit.reparam import relative_error
-from fastvit.timing import interleaved_latency
+from fastvit.runtime.timing import interleaved_latency
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.export import describe, placed_when_done, require_free
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.format import Format
@@ -13,7 +14,6 @@ from fastvit.deploy.int8.engines import Nncf, OnnxRuntimeQdq, Quantizer, Xnnpack
 from fastvit.deploy.int8.images import Samples
 from fastvit.deploy.int8.measure import Measured, as_run, compare_precisions, logits_of
 from fastvit.deploy.int8.sensitivity import layer_errors
-from fastvit.deploy.preprocessing import Preprocessing
 from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError

@@ -1,6 +1,6 @@
 """Image classification: one label per image."""
 
-from fastvit.tasks.classification.recipe import ClassificationRecipe
-from fastvit.tasks.classification.task import Classification
+from fastvit.tasks.classification.recipe import ClassificationRecipe as RECIPE
+from fastvit.tasks.classification.task import Classification as TASK
 
-__all__ = ["Classification", "ClassificationRecipe"]
+__all__ = ["RECIPE", "TASK"]

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError
-from fastvit.tasks.task import Metrics
+from fastvit.training.task import Metrics
 
 
 class ClassificationMetrics(Metrics):

@@ -6,10 +6,11 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_
 from pydantic.functional_validators import AfterValidator
 from timm.data import create_transform
 
+from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.data.sources import READ_BY_TIMM
 from fastvit.errors import nearest
 from fastvit.tasks.network import KnownModel, NetworkConfig
-from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
+from fastvit.training.recipe import DataConfig, Recipe
 
 
 def _known_dataset(name: str) -> str:

@@ -20,7 +20,7 @@ from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
 from fastvit.tasks.network import build_network, freeze_stages
-from fastvit.tasks.task import Datasets, Task
+from fastvit.training.task import Datasets, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,7 +1,6 @@
 """Detection, and instance segmentation: boxes and masks of objects. Needs the extra `detection`."""
 
-from fastvit.tasks.detection.model import PyramidMaskRCNN, PyramidRetinaNet, mask_rcnn, retinanet
-from fastvit.tasks.detection.recipe import DetectionRecipe
-from fastvit.tasks.detection.task import Detection
+from fastvit.tasks.detection.recipe import DetectionRecipe as RECIPE
+from fastvit.tasks.detection.task import Detection as TASK
 
-__all__ = ["Detection", "DetectionRecipe", "PyramidMaskRCNN", "PyramidRetinaNet", "mask_rcnn", "retinanet"]
+__all__ = ["RECIPE", "TASK"]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert, box_iou
 
-from fastvit.data.detection_samples import encode_masks
 from fastvit.errors import DataError
-from fastvit.tasks.task import Metrics
+from fastvit.tasks.detection.samples import encode_masks
+from fastvit.training.task import Metrics
 
 BACKENDS = ("pycocotools", "faster-coco-eval")
 NAMES = {"bbox": "box", "segm": "mask"}

@@ -5,8 +5,9 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
+from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.tasks.backbone import BackboneConfig
-from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
+from fastvit.training.recipe import DataConfig, Recipe
 
 OF_MASK_RCNN = ("box_channels", "mask_channels", "proposals", "rois")
 

@@ -10,17 +10,17 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 
-from fastvit.data.coco import CocoImages, require_pycocotools
-from fastvit.data.detection_samples import TrainSamples, ValSamples, decode_masks
-from fastvit.data.digit_scenes import DigitObjects
 from fastvit.data.folder import require_same_classes
 from fastvit.errors import DataError
+from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body
+from fastvit.tasks.detection.coco import CocoImages, require_pycocotools
+from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
-from fastvit.tasks.detection.model import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
-from fastvit.tasks.task import Datasets, Task
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks
+from fastvit.training.task import Datasets, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastvit.tasks.hand_mesh.network import project
+from fastvit.models.hand_mesh import project
 from fastvit.tasks.hand_mesh.recipe import HandLossConfig
 
 

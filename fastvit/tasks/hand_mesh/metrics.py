@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvit.tasks.hand_mesh.prediction import root_position
-from fastvit.tasks.task import Metrics
+from fastvit.training.task import Metrics
 
 F_THRESHOLDS = (0.005, 0.015)  # metres
 PCK_THRESHOLDS = torch.linspace(0, 0.05, 100)  # metres

@@ -4,9 +4,10 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt, model_validator
 
-from fastvit.data.hands.freihand import VERSIONS
+from fastvit.config import FREE_ON_RESUME, Section, UserPath
+from fastvit.tasks.hand_mesh.freihand import VERSIONS
 from fastvit.tasks.network import NetworkConfig
-from fastvit.training.recipe import FREE_ON_RESUME, DataConfig, Recipe, Section, UserPath
+from fastvit.training.recipe import DataConfig, Recipe
 
 
 class HandNetworkConfig(NetworkConfig):

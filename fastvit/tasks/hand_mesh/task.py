@@ -11,21 +11,21 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastvit.data.hands.freihand import FreiHand
-from fastvit.data.hands.mano import read_mano
-from fastvit.data.hands.scenes import SyntheticHands
-from fastvit.data.hands.skinning import HandModel
-from fastvit.data.hands.synthetic import synthetic_hand
+from fastvit.models.hand_mesh import HandMesh
+from fastvit.models.skinning import HandModel
+from fastvit.runtime.randomness import Purpose, seeded
+from fastvit.tasks.hand_mesh.freihand import FreiHand
 from fastvit.tasks.hand_mesh.losses import hand_losses
+from fastvit.tasks.hand_mesh.mano import read_mano
 from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, mean_mesh
-from fastvit.tasks.hand_mesh.network import HandMesh
 from fastvit.tasks.hand_mesh.picture import mesh_grid
 from fastvit.tasks.hand_mesh.prediction import write_predictions
 from fastvit.tasks.hand_mesh.recipe import HandMeshRecipe
+from fastvit.tasks.hand_mesh.scenes import SyntheticHands
+from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.transform import HandImages
 from fastvit.tasks.network import build_network
-from fastvit.tasks.task import Datasets, Task
-from fastvit.training.randomness import Purpose, seeded
+from fastvit.training.task import Datasets, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

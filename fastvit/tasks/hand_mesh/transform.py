@@ -6,9 +6,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastvit.data.hands.sample import HandSample, project
-from fastvit.data.hands.skinning import ROOT
+from fastvit.models.skinning import ROOT
 from fastvit.tasks.hand_mesh.recipe import HandAugmentationConfig
+from fastvit.tasks.hand_mesh.sample import HandSample, project
 
 
 class HandImages(Dataset):

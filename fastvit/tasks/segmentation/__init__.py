@@ -1,7 +1,6 @@
 """Semantic segmentation: a class for each pixel."""
 
-from fastvit.tasks.segmentation.model import SemanticFPN, semantic_fpn
-from fastvit.tasks.segmentation.recipe import SegmentationRecipe
-from fastvit.tasks.segmentation.task import Segmentation
+from fastvit.tasks.segmentation.recipe import SegmentationRecipe as RECIPE
+from fastvit.tasks.segmentation.task import Segmentation as TASK
 
-__all__ = ["Segmentation", "SegmentationRecipe", "SemanticFPN", "semantic_fpn"]
+__all__ = ["RECIPE", "TASK"]

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from fastvit.data.segmentation import UNLABELLED
 from fastvit.errors import DataError
 from fastvit.tasks.segmentation.inference import Window, predict
-from fastvit.tasks.task import Metrics
+from fastvit.tasks.segmentation.masks import UNLABELLED
+from fastvit.training.task import Metrics
 
 Batch = tuple[Tensor | list[Tensor], Tensor | list[Tensor]]  # images and label maps, each one tensor if of one size
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fastvit.data.segmentation import UNLABELLED
+from fastvit.tasks.segmentation.masks import UNLABELLED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

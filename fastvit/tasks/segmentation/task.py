@@ -12,23 +12,25 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastvit.data.digit_scenes import CLASSES, DigitLabelMaps
-from fastvit.data.segmentation import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
-from fastvit.data.segmentation_transforms import (
+from fastvit.data.digit_scenes import CLASSES
+from fastvit.errors import RecipeError
+from fastvit.models.pyramid import FeaturePyramid
+from fastvit.models.segmentation import SemanticFPN
+from fastvit.tasks.backbone import build_body
+from fastvit.tasks.segmentation.digits import DigitLabelMaps
+from fastvit.tasks.segmentation.inference import Window, predict
+from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
+from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics
+from fastvit.tasks.segmentation.picture import overlay_grid
+from fastvit.tasks.segmentation.recipe import SegmentationRecipe
+from fastvit.tasks.segmentation.transforms import (
     Normalization,
     ResizeBox,
     TrainTransform,
     TransformedMaskedImages,
     ValTransform,
 )
-from fastvit.errors import RecipeError
-from fastvit.tasks.backbone import FeaturePyramid, build_body
-from fastvit.tasks.segmentation.inference import Window, predict
-from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics
-from fastvit.tasks.segmentation.model import SemanticFPN
-from fastvit.tasks.segmentation.picture import overlay_grid
-from fastvit.tasks.segmentation.recipe import SegmentationRecipe
-from fastvit.tasks.task import Datasets, Task
+from fastvit.training.task import Datasets, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from fastvit.data.segmentation import UNLABELLED
+from fastvit.tasks.segmentation.masks import UNLABELLED
 
 CROP_ATTEMPTS = 10
 

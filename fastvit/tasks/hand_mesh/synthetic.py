@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastvit.data.hands.skinning import FINGERS, PARENTS, HandArrays
+from fastvit.models.skinning import FINGERS, PARENTS, HandArrays
 
 # In metres; fingers point to -y, the thumb's side is +x, the palm faces -z: upright in an image, seen from the palm.
 KNUCKLES = {

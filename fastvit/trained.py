@@ -4,18 +4,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 from timm.data import ImageNetInfo
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from fastvit.deploy.preprocessing import Preprocessing
-from fastvit.errors import RunError
-from fastvit.tasks.classification import Classification
-from fastvit.tasks.runs import open_run
-from fastvit.tasks.task import Task
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.errors import RecipeError, RunError, nearest
+from fastvit.tasks import build_recipe, load_recipe, make_task
+from fastvit.tasks.classification.task import Classification
+from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.recipe import Recipe
+from fastvit.training.run_folder import RunFolder
+from fastvit.training.task import Task
 from fastvit.variants import VARIANTS
 from fastvit.weights import CheckpointError, load_checkpoint
 
@@ -157,3 +160,58 @@ def _imagenet_or_numbers(num_classes: int) -> tuple[str, ...]:
         return tuple(str(label) for label in range(num_classes))
     imagenet = ImageNetInfo()
     return tuple(imagenet.index_to_description(label) for label in range(num_classes))
+
+
+class TrainedRun(NamedTuple):
+    """A task, its network in eval mode, the checkpoint that the weights are from, and the names of the classes."""
+
+    task: Task
+    model: nn.Module
+    path: Path
+    class_names: tuple[str, ...] | None
+
+
+def open_run(source: Path, overrides: Sequence[str] = ()) -> TrainedRun:
+    """The best network of a run; of a checkpoint, its moving average if there is one.
+
+    Args:
+        source: folder of a run, or a checkpoint in it.
+        overrides: `key.sub=value` in place of what the run's recipe says.
+
+    Raises:
+        RunError: there is no such checkpoint, or it does not fit the overrides.
+    """
+    path = RunFolder(source).best if source.is_dir() else source
+    checkpoint = read_checkpoint(path)
+    task = make_task(load_recipe(checkpoint["recipe"], overrides))
+    model = task.build_model(initial_weights=False).eval()
+    try:
+        model.load_state_dict(checkpoint.get("state_dict_ema", checkpoint["state_dict"]))
+    except RuntimeError as error:
+        raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
+    names = checkpoint.get("class_names")
+    return TrainedRun(task, model, path, names and tuple(names))
+
+
+def recipe_for_model(name: str, overrides: Sequence[str] = (), *, checkpoint: Path | None = None) -> Recipe:
+    """A recipe to evaluate a classifier of timm's on a folder of images, at the size that it was made for.
+
+    Args:
+        checkpoint: its weights; by default the hub's.
+
+    Raises:
+        RecipeError: timm knows no such model, or the overrides do not say where the images are.
+    """
+    model = {"name": name, "pretrained": checkpoint is None, "checkpoint": checkpoint and str(checkpoint)}
+    try:
+        pretrained = get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise RecipeError(f"there is no run, recipe or model of timm's called {name} ({error})") from error
+    if pretrained is None:
+        known = nearest(name, timm.list_models())
+        raise RecipeError(f"there is no run, no recipe and no model of timm's that is called {name}{known}")
+    size = (pretrained.test_input_size or pretrained.input_size)[-1]
+    data = {"dataset": "folder", "num_classes": pretrained.num_classes, "image_size": size}
+    rest = {"augmentation": {}, "optimizer": {"lr": 1e-3}, "schedule": {"epochs": 1}, "loop": {"batch_size": 64}}
+    recipe = {"task": "classification", "output": f"runs/{name}", "model": model, "data": data, **rest}
+    return build_recipe(recipe, overrides, source=name)

@@ -4,8 +4,8 @@ import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvit import ConvBN
-from fastvit.tasks.backbone import FeaturePyramid, OnPyramid
+from fastvit.layers import ConvBN
+from fastvit.models.pyramid import FeaturePyramid, OnPyramid
 
 
 class SemanticFPN(OnPyramid, nn.Module):

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
-from fastvit.data.coco import Annotation
+from fastvit.tasks.detection.coco import Annotation
 
 
 class TrainSamples(Dataset):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastvit.data.hands.skinning import PARENTS, HandArrays
 from fastvit.errors import DataError
+from fastvit.models.skinning import PARENTS, HandArrays
 
 REGISTER = "register at https://mano.is.tue.mpg.de, accept its licence, and download MANO_RIGHT.pkl"
 # Vertices of the finger tips as FreiHAND has them; other tools choose others, one or two millimetres away.

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from fastvit.data.hands.rotations import from_six, to_six
-from fastvit.data.hands.skinning import NUM_JOINTS, ROOT, HandModel
+from fastvit.models.rotations import from_six, to_six
+from fastvit.models.skinning import NUM_JOINTS, ROOT, HandModel
 
 # Where the regressor starts: image units (half an image) for each metre; a hand 20 cm long is then 60 % of the image.
 INITIAL_SCALE = 6.0

@@ -16,7 +16,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from fastvit.tasks.backbone import FeaturePyramid, OnPyramid
+from fastvit.models.pyramid import FeaturePyramid, OnPyramid
 
 ASPECT_RATIOS = (0.5, 1.0, 2.0)  # of anchors, height over width
 LEVELS = 5  # of the pyramid, with the coarser ones that the detectors add

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from fastvit.data.hands.rotations import rotation_matrix
-from fastvit.data.hands.sample import HandSample
 from fastvit.errors import DataError
+from fastvit.models.rotations import rotation_matrix
+from fastvit.tasks.hand_mesh.sample import HandSample
 
 # Each training hand is there four times, with other backgrounds: green screen, harmonised, colored by sampling, and
 # colored automatically. The images of a version follow those of the one before.

@@ -5,11 +5,11 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from fastvit.data.hands.rendering import render
-from fastvit.data.hands.rotations import rotation_matrix
-from fastvit.data.hands.sample import HandSample
-from fastvit.data.hands.skinning import ROOT, HandModel
-from fastvit.data.hands.synthetic import flexion_axes, synthetic_hand
+from fastvit.models.rotations import rotation_matrix
+from fastvit.models.skinning import ROOT, HandModel
+from fastvit.tasks.hand_mesh.rendering import render
+from fastvit.tasks.hand_mesh.sample import HandSample
+from fastvit.tasks.hand_mesh.synthetic import flexion_axes, synthetic_hand
 
 FOCAL = 2.5  # focal length over image size
 HELD_OUT = 1  # seed of the scenes to validate on

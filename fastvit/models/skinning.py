@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastvit.data.hands.rotations import rotation_matrix
+from fastvit.models.rotations import rotation_matrix
 
 # Fingers in the order in which the skeleton has them, three joints each from knuckle to tip, after the wrist.
 FINGERS = ("index", "middle", "pinky", "ring", "thumb")

@@ -1,0 +1,60 @@
+"""Find the subcommand, parse its arguments, run it.
+
+A subcommand is a module of this folder with a docstring, which is its help; `add_arguments(parser)`; and
+`run(arguments)`. What needs torch is imported within `run`, so that help comes at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fastvit.errors import exit_on_user_error, nearest
+
+COMMANDS = {
+    "train": "train by a recipe; go on with a run",
+    "evaluate": "measure a trained network, as trained and fused",
+    "predict": "what is in images",
+    "export": "write ONNX, Core ML, OpenVINO, ExecuTorch, ...",
+    "quantize": "write int8, and show it beside float32",
+    "benchmark": "measure how fast networks are",
+    "memory": "how much memory training takes",
+    "recipes": "list the recipes of the package; copy one to edit it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line, `sys.argv` by default."""
+    run(parse(sys.argv[1:] if argv is None else argv))
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a subcommand, whose name is in `command`. Prints help or a mistake, and exits, on its own."""
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+        sys.exit(0)
+    if name not in COMMANDS:
+        print(f"fastvit has no command {name!r}{nearest(name, COMMANDS)}\n\n{overview()}", file=sys.stderr)
+        sys.exit(2)
+    module = import_module(f"fastvit.cli.{name}")
+    parser = argparse.ArgumentParser(
+        f"fastvit {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(command=name)
+    module.add_arguments(parser)
+    return parser.parse_intermixed_args(argv[1:])
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Do what the arguments say. An error of the user's is one sentence, and status 2."""
+    with exit_on_user_error():
+        import_module(f"fastvit.cli.{arguments.command}").run(arguments)
+
+
+def overview() -> str:
+    """The help of `fastvit` itself."""
+    lines = [f"  fastvit {name:<11} {summary}" for name, summary in COMMANDS.items()]
+    return "\n".join(
+        ["FastViT: train, evaluate, export.", "", *lines, "", "fastvit COMMAND --help explains each, with examples."]
+    )

@@ -1,0 +1,95 @@
+"""Quantise a trained classifier to int8 and show it beside float32 and bfloat16.
+
+fastvit quantize runs/quickstart --format openvino
+fastvit quantize fastvit_t8.apple_in1k --format onnx executorch --images photos/
+
+Calibrated on some of the images, validated on the others: those of --images, or a run's own validation images. Where an
+image lies in a folder with the name of a class, that is its label. What agrees too little with float32 is not written.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastvit.errors import DataError, ExportError
+
+if TYPE_CHECKING:
+    from fastvit.deploy.sidecar import Sidecar
+    from fastvit.trained import Trained
+
+FORMATS = ("openvino", "onnx", "executorch")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="folder or checkpoint of a run, or a network such as fastvit_t8.apple_in1k")
+    parser.add_argument("--format", nargs="+", required=True, choices=FORMATS, help="one or more")
+    parser.add_argument("--images", type=Path, help="folder; by default the run's validation images")
+    parser.add_argument("--calibration", type=int, default=128, help="images to calibrate on (128); at most half")
+    parser.add_argument("--min-agreement", type=float, default=98.0, help="with float32, percent of the images (98)")
+    parser.add_argument("--max-top1-loss", type=float, default=1.0, help="points, where the images have labels (1)")
+    parser.add_argument("--output", type=Path, default=Path("exports"), help="folder (exports)")
+    parser.add_argument("--name", help="of the files, without suffix; by default that of the run or network and -int8")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of that name")
+    parser.add_argument("--checkpoint", type=Path, help="weights for the name of a network without a tag")
+    parser.add_argument("--num-classes", type=int, help="of that checkpoint (1000)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from fastvit.deploy.formats import get_format
+    from fastvit.deploy.int8 import QUANTIZERS, quantize, split
+    from fastvit.trained import find_trained
+
+    for name in arguments.format:
+        get_format(name).require()
+        QUANTIZERS[name].require()
+    trained = find_trained(arguments.source, checkpoint=arguments.checkpoint, num_classes=arguments.num_classes)
+    if trained.labels is None:
+        raise ExportError(f"{arguments.source} is no classifier: int8 is measured by its classes, so only for them")
+    calibration, validation = split(find_samples(trained, arguments.images), arguments.calibration)
+    for name in arguments.format:
+        path = arguments.output / f"{arguments.name or trained.name + '-int8'}{get_format(name).suffix}"
+        sidecar = quantize(
+            trained.model,
+            path,
+            calibration,
+            validation,
+            format=name,
+            labels=trained.labels,
+            preprocessing=trained.preprocessing,
+            min_agreement=arguments.min_agreement,
+            max_top1_loss=arguments.max_top1_loss,
+            weights=trained.weights,
+            architecture=trained.architecture,
+            overwrite=arguments.overwrite,
+        )
+        print(f"{path}\n{table(sidecar)}", flush=True)
+
+
+def find_samples(trained: "Trained", folder: Path | None) -> Sequence[tuple[Any, int]]:
+    """Images of a folder, or those that a run was validated on, with their labels."""
+    from fastvit.data.folder import LabelledImages
+
+    if folder is not None:
+        return LabelledImages(folder, trained.preprocessing.transform(), trained.labels)
+    if trained.task is None:
+        raise DataError("a network of the hub comes without images: give yours with --images FOLDER")
+    return trained.task.build_datasets().val
+
+
+def table(sidecar: "Sidecar") -> str:
+    """The precisions side by side."""
+    made, measured = sidecar["quantization"], sidecar["verification"]
+    lines = [f"{'':<10}{'top-1':>8}{'agreement':>11}{'error':>9}{'MB':>8}{'ms':>8}{'speed-up':>10}  runtime"]
+    for name in ("float32", "bfloat16", "int8"):
+        row = measured[name]
+        top1, ms, speed_up = (
+            "-" if row[key] is None else f"{row[key]:.2f}" for key in ("top1", "latency_ms", "speed_up")
+        )
+        agreement, error, size = f"{row['agreement']:.2f}", f"{row['relative_error']:.1e}", f"{row['bytes'] / 1e6:.1f}"
+        lines.append(f"{name:<10}{top1:>8}{agreement:>11}{error:>9}{size:>8}{ms:>8}{speed_up:>10}  {row['runtime']}")
+    in_float = ", ".join(made["float_layers"]) or "nothing"
+    lines.append(f"{made['method']}; left in float: {in_float}")
+    images, others = made["calibration_images"], measured["validation_images"]
+    lines.append(f"calibrated on {images} images, validated on {others} others")
+    return "\n".join(lines)
