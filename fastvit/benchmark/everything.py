@@ -1,0 +1,74 @@
+"""All suites of a device one after the other, in the order of what one would miss most, within a time."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fastvit import shipped
+from fastvit.benchmark.measure import measure
+from fastvit.benchmark.result import FILE, Result, load
+from fastvit.benchmark.suite import Suite, load_suite
+
+
+class Part(NamedTuple):
+    """A suite that comes with the package, or a part of it."""
+
+    name: str  # of its folder
+    suite: str
+    overrides: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()  # all, if none are named
+    forms: tuple[str, ...] = ()
+
+
+SMALL_MIDDLE_LARGE = ("T8", "SA12", "MA36")
+PARTS = {
+    # Under 30 minutes on one GPU of a data centre. Compiling takes most of that, so that it is left to three networks.
+    "cuda": (
+        Part("variants", "variants", ("batch_sizes=[1,8,256]",), (), ("timm fp16", "fused fp16", "CUDA graph fp16")),
+        Part("training", "training", ("batch_sizes=[64]",), SMALL_MIDDLE_LARGE),
+        Part("compiled", "variants", ("batch_sizes=[1,8,256]",), SMALL_MIDDLE_LARGE, ("timm fp16", "compiled fp16")),
+        Part("dense", "dense"),
+        Part("repmixer", "repmixer", ("batch_sizes=[64]",)),
+        Part("claims", "claims", ("batch_sizes=[8]",)),
+        Part("backbones", "backbones"),
+        Part("resolution", "resolution"),
+        Part("bf16", "variants", ("batch_sizes=[1,8,256]",), (), ("timm fp16", "CUDA graph bf16", "compiled bf16")),
+        Part("peers", "peers", ("batch_sizes=[1,8,256]", "rounds=10", "calls=1", "seconds=2")),
+    ),
+    # Some hours.
+    "cpu": tuple(
+        Part(name, name)
+        for name in ("deploy", "variants", "claims", "peers", "training", "ablation", "backbones", "hand_mesh")
+    ),
+}
+
+
+def everything(
+    parts: Sequence[Part], folder: Path, device: str, *, overrides: Sequence[str] = (), minutes: float | None = None
+) -> Iterator[Result]:
+    """Measure part after part into folders of their own in `folder`; what is complete there is not measured again.
+
+    Args:
+        parts: such as `PARTS["cuda"]`.
+        folder: of one machine: a result of another one in it is an error.
+        device: of all parts.
+        overrides: of every suite.
+        minutes: stop then; the same call goes on.
+    """
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
+    suites = {part: _suite(part, folder, device, overrides) for part in parts}  # a mistake comes before the work
+    for suite in suites.values():
+        if time.monotonic() >= end:
+            return
+        earlier = load(suite.output) if (suite.output / FILE).exists() else None
+        if earlier and earlier.complete:
+            yield earlier.model_copy(update={"suite": suite})
+        else:
+            yield measure(suite, minutes=(end - time.monotonic()) / 60 if minutes else None)
+
+
+def _suite(part: Part, folder: Path, device: str, overrides: Sequence[str]) -> Suite:
+    own = [f"output={folder / part.name}", f"device={device}"]
+    suite = load_suite(shipped.find(f"benchmark/{part.suite}"), [*part.overrides, *overrides, *own])
+    return suite.only(part.networks, part.forms)
