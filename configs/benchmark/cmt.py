@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, calculate_drop_path_rates
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -124,7 +124,7 @@ class CMT(nn.Module):
         for i, channels in enumerate((in_chans, stem, stem), 1):
             self.add_module(f"stem_conv{i}", nn.Conv2d(channels, stem, 3, stride=2 if i == 1 else 1, padding=1))
             self.add_module(f"stem_norm{i}", nn.BatchNorm2d(stem))
-        drop_paths = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        drop_paths = iter(calculate_drop_path_rates(drop_path_rate, sum(depths)))
         rows = zip("abcd", (stem, *dims), dims, depths, HEADS, REDUCTIONS, STRIDES, strict=False)
         for stage, before, dim, depth, heads, reduction, stride in rows:
             blocks = [Block(dim, heads, reduction, expansion, next(drop_paths)) for _ in range(depth)]

@@ -69,7 +69,9 @@ def _measured(result: Result) -> dict[tuple[str, str, str, int], tuple[Row, Row]
 
 def _judged(published: float, slow: Row, fast: Row) -> tuple[Interval | None, str]:
     for row in (fast, slow):
-        if not row.rounds_ms:
-            return None, f"not measured: {row.network}: {row.error or 'not yet'}"
+        if row.error:
+            return None, f"not measured: {row.network}: {row.error}"
+    if not (fast.rounds_ms and slow.rounds_ms):
+        return None, "not measured yet"
     here = paired_ratio(slow, fast)
     return here, verdict(published, here)

@@ -18,22 +18,23 @@ class Part(NamedTuple):
     suite: str
     overrides: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()  # all, if none are named
-    forms: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()  # with the baseline
 
 
+AS_TIMMS = ("batch_sizes=[1,8,256]", "baseline=timm fp16")
 SMALL_MIDDLE_LARGE = ("T8", "SA12", "MA36")
 PARTS = {
     # Under 30 minutes on one GPU of a data centre. Compiling takes most of that, so that it is left to three networks.
     "cuda": (
-        Part("variants", "variants", ("batch_sizes=[1,8,256]",), (), ("timm fp16", "fused fp16", "CUDA graph fp16")),
+        Part("variants", "variants", AS_TIMMS, (), ("fused fp16", "CUDA graph fp16")),
         Part("training", "training", ("batch_sizes=[64]",), SMALL_MIDDLE_LARGE),
-        Part("compiled", "variants", ("batch_sizes=[1,8,256]",), SMALL_MIDDLE_LARGE, ("timm fp16", "compiled fp16")),
+        Part("compiled", "variants", AS_TIMMS, SMALL_MIDDLE_LARGE, ("compiled fp16",)),
         Part("dense", "dense"),
         Part("repmixer", "repmixer", ("batch_sizes=[64]",)),
         Part("claims", "claims", ("batch_sizes=[8]",)),
         Part("backbones", "backbones"),
         Part("resolution", "resolution"),
-        Part("bf16", "variants", ("batch_sizes=[1,8,256]",), (), ("timm fp16", "CUDA graph bf16", "compiled bf16")),
+        Part("bf16", "variants", AS_TIMMS, SMALL_MIDDLE_LARGE, ("CUDA graph bf16", "compiled bf16")),
         Part("peers", "peers", ("batch_sizes=[1,8,256]", "rounds=10", "calls=1", "seconds=2")),
     ),
     # Some hours.

@@ -20,14 +20,14 @@ from fastvit.variants import VARIANTS
 def build(network: Network, form: Form) -> nn.Module:
     """The network with random weights, in eval mode or, for training, in train mode; fused as the form says.
 
-    Outside of training, batch norms have the statistics of two random images, so that activations are of the size that
-    they have in trained networks: without, those of EfficientNetV2-S grow to thousands, and float32 errs by 1e-3.
+    Outside of training, batch norms have a variance that keeps activations at the size that they have in trained
+    networks: without, those of EfficientNetV2-S grow to thousands, and float32 errs by 1e-3.
     """
     torch.manual_seed(0)
     model = _made(network, form)
     if form.train:
         return model.train()
-    settle(model, input_size(network))
+    settle(model.eval(), input_size(network))
     if not form.fuse:
         return model
     # timm's pass fuses what each of its networks says it can; ours goes on to the rest of FastViT's blocks.
@@ -54,15 +54,17 @@ def input_size(network: Network) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def settle(model: nn.Module, size: tuple[int, int, int]) -> None:
-    """Give the batch norms the statistics of two random images, and leave the model in eval mode."""
-    norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0
-    if norms:
-        model(torch.randn(2, *size, generator=torch.Generator().manual_seed(0)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.eval().momentum = momentum
+    """Give each batch norm of a model in eval mode the mean square of what it gets, for a random image, as variance."""
+
+    def measure(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        norm.running_var.fill_(inputs[0].square().mean())
+
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms if norm.running_var is not None]
+    if hooks:
+        model(torch.randn(1, *size, generator=torch.Generator().manual_seed(0)))
+    for hook in hooks:
+        hook.remove()
 
 
 def _made(network: Network, form: Form) -> nn.Module:

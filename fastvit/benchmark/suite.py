@@ -158,9 +158,6 @@ class Suite(Section):
             raise ValueError("take_turns: baseline needs a baseline, one of the networks")
         if self.take_turns == "claims" and not self.claims:
             raise ValueError("take_turns: claims needs claims")
-        quick = self.quick.forms if self.take_turns == "forms" else self.quick.networks
-        if self.baseline and quick and self.baseline not in quick:
-            raise ValueError(f"quick must have the baseline, {self.baseline!r}")
         return self
 
     @model_validator(mode="after")
@@ -171,15 +168,14 @@ class Suite(Section):
         return self
 
     def only(self, networks: Names = (), forms: Names = ()) -> "Suite":
-        """The suite without the other networks and forms, and without claims about them; all of what is not named."""
-        kept = {name: network for name, network in self.networks.items() if not networks or name in networks}
-        return self.model_copy(
-            update={
-                "networks": kept,
-                "forms": {name: form for name, form in self.forms.items() if not forms or name in forms},
-                "claims": tuple(c for c in self.claims if c.not_measured or {c.fast, c.slow} <= kept.keys()),
-            }
+        """The suite without the other networks and forms, and claims about them; no names: all. A baseline stays."""
+        networks, forms = (
+            {k: v for k, v in known.items() if not names or k in names or k == self.baseline}
+            for known, names in ((self.networks, networks), (self.forms, forms))
         )
+        claims = tuple(c for c in self.claims if c.not_measured or {c.fast, c.slow} <= networks.keys())
+        quick = Quick(rounds=self.quick.rounds)  # the rest of it may be about what is left out
+        return self.model_copy(update={"networks": networks, "forms": forms, "claims": claims, "quick": quick})
 
     def shortened(self) -> "Suite":
         """The suite as --quick measures it."""
