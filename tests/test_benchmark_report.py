@@ -190,6 +190,15 @@ def test_a_change_beyond_the_noise_is_seen_and_a_slower_machine_is_none():
         assert {c.verdict for c in changes(guarded(1), guarded(1, seed=seed))} == {"same"}
 
 
+def test_a_change_within_the_noise_is_none():
+    before = result([row("a", "f", *([ms] for ms in (10, 14, 9, 15, 8, 16)))])
+    now = result([row("a", "f", *([ms] for ms in (15, 15, 10, 16, 9, 20)))])
+    (change,) = changes(before, now)
+    assert change.time.value > 1.2
+    assert change.time.low < 1 < change.time.high
+    assert change.verdict == "same"
+
+
 def test_a_comparison_names_what_else_differs():
     before, now = guarded(1), guarded(1.2, seed=1)
     now.environment = MACHINE | {"torch": "3", "cpu": "another"}
