@@ -235,7 +235,7 @@ def field() -> Result:
 def test_no_name_covers_another_or_a_point_and_the_front_is_named():
     made = field()
     figure = picture(made)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     axes, zero_shot = figure.axes
     boxes = {text.get_text(): text.get_window_extent() for text in axes.texts}
     for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
@@ -275,6 +275,6 @@ def test_the_other_pictures_are_drawn(kind: str):
     rows = [row(name, "f", [1.0 + i]) for i, name in enumerate("ab")]
     made = result(rows, picture=kind, baseline="b")
     figure = picture(made)
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     written = " ".join(text.get_text() for axes in figure.axes for text in axes.get_yticklabels() + axes.texts)
     assert ("a, f" if kind == "bars" else "2.00x") in written

@@ -104,7 +104,7 @@ def field_legend(figure: "Figure", looks: Looks, columns: int) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
 
-def name_points(axes: "Axes", points: Sequence[Point], looks: Looks) -> None:
+def name_points(axes: "Axes", points: Sequence[Point]) -> None:
     """Write names where they cover nothing, the important ones first, with a hair to a point that is not near.
 
     The layout must be final: positions are computed in pixels.
@@ -117,7 +117,7 @@ def name_points(axes: "Axes", points: Sequence[Point], looks: Looks) -> None:
         marks.append(Box(x - half, y - half, x + half, y + half))
     named = [max(of_name, key=lambda p: p.front) for of_name in _by_name(points).values()]
     named.sort(key=lambda p: (not p.front, p.family != OURS, -p.top1))
-    texts = [_text(axes, point, looks) for point in named]
+    texts = [_text(axes, point) for point in named]
     names = [_name(axes, point, text, scale) for point, text in zip(named, texts, strict=True)]
     bounds = Box(*axes.get_window_extent().extents)
     for point, text, name, box in zip(named, texts, names, place(names, marks, bounds), strict=True):
@@ -128,10 +128,10 @@ def name_points(axes: "Axes", points: Sequence[Point], looks: Looks) -> None:
         _hair(axes, point, name, box, scale)
 
 
-def _text(axes: "Axes", point: Point, looks: Looks) -> "Text":
+def _text(axes: "Axes", point: Point) -> "Text":
     from matplotlib.patheffects import withStroke
 
-    color = looks[point.family][1] if point.important else "#555555"
+    color = OUR_COLOR if point.family == OURS else "#111111" if point.front else "#666666"
     weight = "bold" if point.family == OURS else "normal"
     size = 8 if point.important else 6
     text = axes.text(0, 0, point.name, fontsize=size, color=color, weight=weight, va="bottom", zorder=4)

@@ -1,7 +1,6 @@
 """The result of a suite as a picture."""
 
 from collections.abc import Iterable, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from fastvit.benchmark.field import draw_field, field_legend, field_points, looks_of, name_points
@@ -57,30 +56,29 @@ def _bars(result: Result) -> "Figure":
 
 
 def _accuracy(result: Result) -> "Figure":
-    """Published top-1 over measured latency (the paper's figure 1): forms side by side, batches one under the other.
+    """Published top-1 over measured latency (the paper's figure 1): a panel for each batch size and form.
 
-    Zero-shot accuracies are another measure: below, on a scale of their own.
+    Zero-shot accuracies are another measure: in small panels below, on a scale of their own.
     """
     shown = _measured(result)
-    forms = list(dict.fromkeys(each.row.form for each in shown))
-    batches = list(dict.fromkeys(each.row.batch_size for each in shown))
+    ways = list(dict.fromkeys((each.row.batch_size, each.row.form) for each in shown))
     zero_shot = any(result.suite.networks[each.row.network].top1.zero_shot for each in shown)
-    heights = [3] * len(batches) + [1] * len(batches) * zero_shot
-    figure = _new_figure(result, figsize=(10.5 * len(forms), 2.1 * sum(heights) + 1.6))
-    grid = figure.subplots(len(heights), len(forms), squeeze=False, height_ratios=heights)
+    figure = _new_figure(result, figsize=(11, 6.2 * len(ways) + 2.4 * zero_shot + 1.4))
+    grid = figure.add_gridspec(len(ways) + zero_shot, len(ways), height_ratios=[6.2] * len(ways) + [2.4] * zero_shot)
     looks, panels = looks_of(result.suite), []
-    for (i, batch_size), (j, form) in product(enumerate(batches), enumerate(forms)):
-        rows = [each for each in shown if (each.row.form, each.row.batch_size) == (form, batch_size)]
-        for k, kinds in enumerate((("plain", "distilled"), ("zero_shot",))[: 1 + zero_shot]):
-            axes, points = grid[k * len(batches) + i][j], field_points(rows, result.suite, kinds)
+    for i, (batch_size, form) in enumerate(ways):
+        rows = [each for each in shown if (each.row.batch_size, each.row.form) == (batch_size, form)]
+        for place, kinds in ((grid[i, :], ("plain", "distilled")), (grid[-1, i], ("zero_shot",)))[: 1 + zero_shot]:
+            axes, points = figure.add_subplot(place), field_points(rows, result.suite, kinds)
             draw_field(axes, points, kinds, looks)
-            axes.set_title(f"{form}, batch {batch_size}" + (", zero-shot" if k else ""), fontsize=11)
+            small = kinds == ("zero_shot",)
+            axes.set_title(f"{'zero-shot: ' * small}{form}, batch {batch_size}", fontsize=9 if small else 11)
             panels.append((axes, points))
-    field_legend(figure, looks, columns=5 * len(forms))
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # names are placed in pixels
+    field_legend(figure, looks, columns=7)
+    figure.draw_without_rendering()  # the layout is made
+    figure.set_layout_engine("none")  # and kept: names are placed in pixels
     for axes, points in panels:
-        name_points(axes, points, looks)
+        name_points(axes, points)
     return figure
 
 
