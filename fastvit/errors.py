@@ -2,7 +2,7 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -56,6 +56,12 @@ def require_packages(purpose: str, *modules: str, extra: str) -> None:
     """Raise `MissingPackage` unless all of these modules can be imported; nothing is imported by asking."""
     if missing := [module for module in modules if find_spec(module) is None]:
         raise MissingPackage(purpose, *missing, extra=extra)
+
+
+def some(names: Sequence[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 @contextmanager

@@ -27,7 +27,7 @@ FORMS = ("unfused", "fused")
 
 def evaluate_forms(
     task: Task, model: nn.Module, folder: Path, *, forms: Sequence[str] = FORMS, processes: Processes = ALONE
-) -> tuple[dict[str, Any], list[Path]]:
+) -> tuple[dict[str, Any], list[Path], list[str]]:
     """Measure, and write evaluation.json, predictions.png and the task's details into a folder.
 
     Args:
@@ -35,21 +35,22 @@ def evaluate_forms(
         forms: which of `FORMS` to measure.
 
     Returns:
-        The result, as in evaluation.json, and the files; nothing but in the main process.
+        The result, as in evaluation.json; the files; and what the data has to say. Empty but in the main process.
     """
     models = {"unfused": model, "fused": reparameterize_model(model)}
     models = {form: models[form] for form in forms}
-    val = task.build_datasets().val
-    metrics = measure(task, models, val, processes)
+    data = task.open_data("val")
+    metrics = measure(task, models, data.samples, processes)
     if not processes.is_main:
-        return {}, []
+        return {}, [], []
     result = compare(task, models, metrics)
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "evaluation.json", folder / "predictions.png"]
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     last = forms[-1]
-    task.draw(models[last].cpu(), some_samples(val)).savefig(written[1], dpi=120)
-    return result, [*written, *task.write_details(metrics[last], folder)]
+    picture = task.draw(models[last].cpu(), some_samples(data.samples), data.class_names)
+    picture.savefig(written[1], dpi=120)
+    return result, [*written, *task.write_details(metrics[last], data, folder)], data.notices()
 
 
 def measure(task: Task, models: Mapping[str, nn.Module], val: Dataset, processes: Processes) -> dict[str, Metrics]:
@@ -59,10 +60,8 @@ def measure(task: Task, models: Mapping[str, nn.Module], val: Dataset, processes
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
     batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)
-    return {
-        form: evaluate(task, model.to(device), batches, device=device, processes=processes)
-        for form, model in models.items()
-    }
+    on_device = [model.to(device) for model in models.values()]
+    return dict(zip(models, evaluate(task, on_device, batches, device=device, processes=processes), strict=True))
 
 
 def compare(task: Task, models: Mapping[str, nn.Module], metrics: dict[str, Metrics]) -> dict[str, Any]:

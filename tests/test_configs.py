@@ -53,7 +53,7 @@ def test_two_steps(path, teacher, tmp_path):
 def test_the_header_is_a_contract(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     text = " ".join(line.lstrip("# ") for line in header)
-    assert f"configs/classification/{path.name}" in text
+    assert f"fastvit train classification/{path.stem}" in text
     for promise in ("Paper row: ", "Hardware: ", "Not reproduced."):
         assert promise in text
 

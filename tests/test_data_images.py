@@ -12,8 +12,10 @@ from torchvision.transforms import v2
 
 from fastvit.data.folder import open_folder
 from fastvit.data.images import NO_LABEL, TransformedImages
-from fastvit.data.sources import ReaderImages, open_sources
+from fastvit.data.sources import ReaderImages, open_source
 from fastvit.errors import DataError
+from fastvit.tasks import load_recipe, make_task
+from fastvit.training.task import open_train_and_val
 
 TRANSFORM = v2.Compose([v2.ToImage(), v2.Resize((8, 8)), v2.ToDtype(torch.float32, scale=True)])
 
@@ -34,8 +36,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def open_one(name: str, root: Path, split: str, num_classes: int = 2):
+    options = {"training": split == "train", "num_classes": num_classes, "image_size": 32, "batch_size": 2}
+    return open_source(name, root, split, **options)
+
+
 def open_root(root: Path, num_classes: int = 2):
-    return open_sources("folder", root, num_classes=num_classes, image_size=32, batch_size=2)
+    return [open_one("folder", root, split, num_classes) for split in ("train", "val")]
 
 
 def spoil(path: Path) -> Path:
@@ -77,16 +84,12 @@ def test_a_folder_without_classes(root: Path):
         open_root(root)
 
 
-def test_different_classes_in_training_and_validation(root: Path):
+@pytest.mark.parametrize("dataset", ["folder", "torch/image_folder"])
+def test_different_classes_in_training_and_validation(dataset: str, root: Path):
     (root / "val" / "bee").rename(root / "val" / "cat")
+    data = f"data={{dataset: {dataset}, root: {root}, val_split: val, num_classes: 2, image_size: 32}}"
     with pytest.raises(DataError, match="only to train on: bee; only to validate on: cat"):
-        open_root(root)
-
-
-def test_different_classes_are_seen_in_torchvisions_folders_too(root: Path):
-    (root / "val" / "bee").rename(root / "val" / "cat")
-    with pytest.raises(DataError, match="only to train on: bee; only to validate on: cat"):
-        open_sources("torch/image_folder", root, splits=("train", "val"), num_classes=2, image_size=32, batch_size=2)
+        open_train_and_val(make_task(load_recipe("quickstart/digits", [data])))
 
 
 def test_the_number_of_classes_must_be_the_recipe_s(root: Path):
@@ -96,7 +99,7 @@ def test_the_number_of_classes_must_be_the_recipe_s(root: Path):
 
 def test_what_timm_cannot_open_is_said(tmp_path: Path):
     with pytest.raises(DataError, match="split train of dataset torch/cifar10 cannot be opened in"):
-        open_sources("torch/cifar10", tmp_path, num_classes=10, image_size=32, batch_size=2)
+        open_one("torch/cifar10", tmp_path, "train", num_classes=10)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -129,6 +129,6 @@ def test_a_dataset_of_hugging_face(hugging_face, tmp_path):
     trainer = train(make_task(recipe), recipe)
     assert trainer.step == 2 * TRAIN // 32
     assert {row["val_samples"] for row in trainer.history} == {VAL}
-    image, label = trainer.task.datasets.train.source[5]
+    image, label = trainer.train_data.samples.source[5]
     expected = Digits(train=True, image_size=32)[5]
     assert (png(image), label) == (png(expected[0]), expected[1])

@@ -91,7 +91,7 @@ def test_predictions_are_those_of_the_task(run, capsys, tmp_path):
     task = make_task(load_recipe(QUICKSTART))
     model = task.build_model(initial_weights=False).eval()
     model.load_state_dict(torch.load(run / "best.pt")["state_dict"])
-    val = task.build_datasets().val
+    val = task.open_data("val").samples
     for i in range(6):
         Digits(train=False, image_size=32)[i][0].save(tmp_path / f"{i}.png")
     found = answers(run, tmp_path, capsys, "--top", "1")

@@ -54,7 +54,7 @@ def draw(path, index):
 
 
 def config(kind, **settings):
-    return SetConfig(name=kind, kind=kind, folder="set", **settings)
+    return SetConfig(kind=kind, folder="set", **settings)
 
 
 def top1_of(kind, folder, **settings):
@@ -245,7 +245,7 @@ def test_what_is_there_is_measured_and_what_is_missing_is_said(subset, checkpoin
     assert "missing: ImageNet-Sketch" in table(summary)
     paths = write(summary, figures, tmp_path / "result")
     assert json.loads(paths[0].read_text())["sets"]["ImageNet-A"]["top1"] == figures[0].top1
-    with pytest.raises(DataError, match="sketch is not a folder: no images for ImageNet-Sketch"):
+    with pytest.raises(DataError, match="sketch is not a folder: there are no images for ImageNet-Sketch"):
         measure(read_robustness_recipe(CONFIGS / "imagenet_sketch.yaml", overrides))
 
 

@@ -177,7 +177,7 @@ def test_an_unreadable_image(policy: str, tmp_path: Path, capsys: pytest.Capture
         (["runs/nowhere"], "there is no checkpoint runs/nowhere"),
         (["fastvit_t8.apple_in1k"], "data: root is missing: the folder of dataset folder"),
         ([QUICKSTART], "add --checkpoint or --pretrained"),
-        (["nowhere.yaml", "--pretrained"], "there is no recipe file nowhere.yaml"),
+        (["nowhere.yaml", "--pretrained"], "there is no recipe nowhere.yaml"),
         (["runs/nowhere", "--pretrained"], "--checkpoint and --pretrained are for recipes"),
     ],
 )
@@ -190,4 +190,4 @@ def test_a_run_s_weights_do_not_fit_another_model(run: Path, capsys: pytest.Capt
 
 
 def test_train_wants_something_to_train(capsys: pytest.CaptureFixture[str]):
-    assert "give a recipe, or the folder of a run to --resume" in complaint(train, [], capsys)
+    assert "or the folder of a run to --resume" in complaint(train, [], capsys)

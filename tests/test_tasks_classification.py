@@ -19,6 +19,7 @@ from fastvit.tasks.classification.details import confusion_matrix
 from fastvit.tasks.classification.distillation import Teacher, build_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.task import Classification
+from fastvit.training.task import open_train_and_val
 from reference import randomize
 
 QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.yaml"
@@ -40,7 +41,7 @@ def test_metrics_over_uneven_batches_count_every_labelled_image_once():
     labels[[3, 50]] = NO_LABEL
     metrics = ClassificationMetrics()
     for part in range(0, 53, 8):
-        metrics.update(Given(), (logits[part : part + 8], labels[part : part + 8]))
+        metrics.update(logits[part : part + 8], (None, labels[part : part + 8]))
     report = metrics.report()
 
     logits, labels = logits[labels != NO_LABEL], labels[labels != NO_LABEL]
@@ -53,15 +54,15 @@ def test_metrics_over_uneven_batches_count_every_labelled_image_once():
 
 def test_top5_is_left_out_where_it_says_nothing():
     metrics = ClassificationMetrics()
-    metrics.update(Given(), (torch.randn(4, 5), torch.zeros(4, dtype=torch.long)))
+    metrics.update(torch.randn(4, 5), (None, torch.zeros(4, dtype=torch.long)))
     assert "top5" not in metrics.report()
 
 
 def test_same_predictions_counts_images():
     logits, labels = torch.eye(4), torch.zeros(4, dtype=torch.long)
     first, second = ClassificationMetrics(), ClassificationMetrics()
-    first.update(Given(), (logits, labels))
-    second.update(Given(), (logits[[0, 1, 3, 2]], labels))
+    first.update(logits, (None, labels))
+    second.update(logits[[0, 1, 3, 2]], (None, labels))
     assert first.same_predictions(second) == 2
 
 
@@ -84,7 +85,8 @@ def test_mixing_is_timm_s():
 
 
 def test_digits_are_not_mirrored_and_fill_the_image():
-    train, val = task("augmentation.scale=[1.0, 1.0]", "augmentation.ratio=[1.0, 1.0]").build_datasets()
+    configured = task("augmentation.scale=[1.0, 1.0]", "augmentation.ratio=[1.0, 1.0]")
+    train, val = (part.samples for part in open_train_and_val(configured))
     assert torch.equal(train[0][0], train[0][0])  # no crop, no flip: nothing is left to chance
     image, label = val[0]
     assert image.shape == (3, 32, 32)
@@ -117,12 +119,12 @@ def test_a_missing_checkpoint_is_the_recipe_s_fault():
 
 def test_the_picture_marks_wrong_predictions():
     configured = task()
-    val = configured.build_datasets().val
-    samples = [val[i] for i in range(12)]
+    val = configured.open_data("val")
+    samples = [val.samples[i] for i in range(12)]
     model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.eye(10)[7]  # everything is a seven
-    figure = configured.draw(model, samples)
+    figure = configured.draw(model, samples, val.class_names)
     titles = [(axes.get_title(), axes.title.get_color()) for axes in figure.axes[:12]]
     assert titles == [("7", "black") if label == 7 else (f"7, is {label}", "red") for _, label in samples]
 
@@ -138,14 +140,14 @@ def test_skipped_images_are_counted_and_named(tmp_path: Path):
     (tmp_path / "val" / "bee" / "0.png").write_bytes(b"not an image")
     data = f"dataset: folder, root: {tmp_path}, num_classes: 2, image_size: 32, on_bad_image: skip"
     configured = task(f"data={{{data}}}")
-    train, val = configured.build_datasets()
-    assert configured.notices() == []
-    assert [train[i][1] for i in range(4)] == [0, 1, 1, 1]
-    assert [val[i][1] for i in range(4)] == [0, 0, NO_LABEL, 1]
-    (notice,) = configured.notices()
-    assert "left out: 2, such as" in notice
-    assert str(tmp_path / "train" / "ant" / "1.png") in notice
-    assert configured.class_names == ["ant", "bee"]
+    train, val = open_train_and_val(configured)
+    assert train.notices() == val.notices() == []
+    assert [train.samples[i][1] for i in range(4)] == [0, 1, 1, 1]
+    assert [val.samples[i][1] for i in range(4)] == [0, 0, NO_LABEL, 1]
+    for part, name in ((train, "train/ant/1.png"), (val, "val/bee/0.png")):
+        (notice,) = part.notices()
+        assert notice.endswith(f"left out: 1, such as {tmp_path / name}")
+        assert part.class_names == ("ant", "bee")
 
 
 def test_random_augment_reaches_its_limits():
@@ -158,7 +160,7 @@ def test_random_augment_reaches_its_limits():
 
 def test_no_readable_validation_image_is_an_error():
     metrics = ClassificationMetrics()
-    metrics.update(lambda images: torch.zeros(len(images), 3), (torch.zeros(2, 3, 8, 8), torch.full((2,), NO_LABEL)))
+    metrics.update(torch.zeros(2, 3), (None, torch.full((2,), NO_LABEL)))
     with pytest.raises(DataError, match="none of the validation images can be read"):
         metrics.report()
 
@@ -261,9 +263,9 @@ def test_confusion_by_hand():
 def test_merged_metrics_are_those_of_all():
     logits, labels = torch.randn(20, 10), torch.randint(10, (20,))
     whole, first, second = (ClassificationMetrics() for _ in range(3))
-    whole.update(Given(), (logits, labels))
-    first.update(Given(), (logits[:7], labels[:7]))
-    second.update(Given(), (logits[7:], labels[7:]))
+    whole.update(logits, (None, labels))
+    first.update(logits[:7], (None, labels[:7]))
+    second.update(logits[7:], (None, labels[7:]))
     first.merge(second)
     assert first.report() == pytest.approx(whole.report())
     assert first.same_predictions(whole) == 20

@@ -77,7 +77,7 @@ def truth(number: int, boxes: list[list[float]], labels: list[int], crowd: bool 
 def measure(outputs: list[dict[str, Tensor]], targets: list[dict[str, Any]], **options: Any) -> DetectionMetrics:
     metrics = DetectionMetrics(2, **options)
     images = [torch.zeros(3, HEIGHT, WIDTH)] * len(targets)
-    metrics.update(lambda images: outputs, (images, targets))
+    metrics.update(outputs, (images, targets))
     return metrics
 
 
@@ -158,7 +158,7 @@ def test_precision_is_what_cocoeval_says_of_files(tmp_path: Path, capsys: pytest
     capsys.readouterr()
 
     metrics = DetectionMetrics(3)
-    metrics.update(lambda images: outputs, ([image for image, _ in samples], [target for _, target in samples]))
+    metrics.update(outputs, ([image for image, _ in samples], [target for _, target in samples]))
     report = metrics.report()
     assert capsys.readouterr().out == ""
     assert 0 < report["box_ap"] < 100
@@ -326,9 +326,9 @@ def test_the_results_file_is_what_coco_s_tools_read(tmp_path: Path):
     save_coco(tmp_path)
     data = {"dataset": "coco", "root": str(tmp_path), "num_classes": 3, "workers": 0}
     configured = task(f"data={json.dumps(data)}")
-    val = configured.build_datasets().val
+    val = configured.open_data("val")
     metrics = configured.new_metrics()
-    samples = [val[i] for i in range(2)]
+    samples = [val.samples[i] for i in range(2)]
     targets = [target for _, target in samples]
     outputs = []
     for target in targets:
@@ -337,8 +337,8 @@ def test_the_results_file_is_what_coco_s_tools_read(tmp_path: Path):
         labels = torch.tensor([each["category_id"] for each in target["annotations"]])
         boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         outputs.append({"boxes": boxes, "labels": labels, "scores": torch.full((len(boxes),), 0.9), "masks": masks})
-    metrics.update(lambda images: outputs, ([image for image, _ in samples], targets))
-    (path,) = configured.write_details(metrics, tmp_path)
+    metrics.update(outputs, ([image for image, _ in samples], targets))
+    (path,) = configured.write_details(metrics, val, tmp_path)
     truth = COCO(str(tmp_path / "annotations" / "instances_val2017.json"))
     for kind in ("bbox", "segm"):
         evaluation = COCOeval(truth, truth.loadRes(str(path)), kind)
@@ -352,12 +352,12 @@ def test_what_is_wrong_with_the_data_is_said_before_training(tmp_path: Path):
     save_coco(tmp_path)
     data = {"dataset": "coco", "root": str(tmp_path), "num_classes": 4, "workers": 0}
     with pytest.raises(DataError, match=r"have 3 categories; set data\.num_classes to 3"):
-        task(f"data={json.dumps(data)}").build_datasets()
+        task(f"data={json.dumps(data)}").open_data("val")
     (tmp_path / "val2017" / "12.jpg").unlink()
     with pytest.raises(DataError, match=r"lacks images .* 12\.jpg"):
-        task(f"data={json.dumps({**data, 'num_classes': 3})}").build_datasets()
+        task(f"data={json.dumps({**data, 'num_classes': 3})}").open_data("val")
     with pytest.raises(DataError, match=r"data\.root .*nowhere is not a folder"):
-        task(f"data={json.dumps({**data, 'root': 'nowhere'})}").build_datasets()
+        task(f"data={json.dumps({**data, 'root': 'nowhere'})}").open_data("val")
 
 
 @pytest.mark.parametrize(
@@ -385,14 +385,15 @@ def test_inputs_are_the_images_on_one_canvas():
 
 def test_the_picture_shows_truth_and_confident_detections():
     configured = task("data.val_scenes=3")
-    samples = [configured.build_datasets().val[i] for i in range(3)]
+    val = configured.open_data("val")
+    samples = [val.samples[i] for i in range(3)]
     first = samples[0][1]["annotations"]
     masks = decode_masks(first, 96, 96)[:, None].float()
     boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (each["bbox"] for each in first)])
     labels = torch.tensor([each["category_id"] for each in first])
     scores = torch.tensor([0.9] + [0.3] * (len(first) - 1))
     output = {"boxes": boxes, "labels": labels, "scores": scores, "masks": masks}
-    figure = configured.draw(lambda images: [output], samples)
+    figure = configured.draw(lambda images: [output], samples, val.class_names)
     true, predicted = figure.axes[:2]
     assert [text.get_text() for text in true.texts] == [str(each["category_id"] - 1) for each in first]
     assert [text.get_text() for text in predicted.texts] == [f"{first[0]['category_id'] - 1} 0.90"]
@@ -402,7 +403,7 @@ def test_the_picture_shows_truth_and_confident_detections():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "detection").glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_build_their_networks(path: Path):
     header = " ".join(line.strip("# ") for line in path.read_text().splitlines() if line.startswith("#"))
-    for promise in (f"configs/detection/{path.name}", "Paper row: ", "Hardware: ", "Expected: ", "Not reproduced."):
+    for promise in (f"detection/{path.stem}", "Paper row: ", "Hardware: ", "Expected: ", "Not reproduced."):
         assert promise in header
     configured = make_task(load_recipe(path))
     assert configured.input_size == (3, 800, 1067)

@@ -86,11 +86,12 @@ def test_predictions_are_written_as_the_challenge_reads_them(tmp_path: Path):
 
 def test_metrics_keep_the_predictions_in_the_camera_s_frame_and_in_order():
     demo = task("data.val_size=5", "data.train_size=20", "data.image_size=32")
-    val, model = demo.build_datasets().val, demo.build_model().eval()
+    val, model = demo.open_data("val").samples, demo.build_model().eval()
     first, second = demo.new_metrics(), demo.new_metrics()
     with torch.no_grad():
         for metrics, part in ((first, (0, 1, 2)), (second, (3, 4))):
-            metrics.update(model, demo.collate([val[i] for i in part]))
+            batch = demo.collate([val[i] for i in part])
+            metrics.update(demo.predict(model, batch), batch)
         expected = model(torch.stack([val[i]["image"] for i in range(5)]))
     first.merge(second)
     joints, vertices = (torch.cat(parts) for parts in zip(*first.predictions, strict=True))
@@ -134,8 +135,8 @@ def test_a_backbone_starts_from_a_classifier_s_checkpoint(tmp_path: Path):
 
 def test_the_picture_has_a_mesh_over_each_image():
     demo = task("data.val_size=6", "data.image_size=32")
-    val = demo.build_datasets().val
-    figure = demo.draw(demo.build_model().eval(), [val[i] for i in range(6)])
+    val = demo.open_data("val").samples
+    figure = demo.draw(demo.build_model().eval(), [val[i] for i in range(6)], None)
     with_mesh = [axes for axes in figure.axes if axes.collections]
     assert len(with_mesh) == 6
     assert len([axes for axes in figure.axes if axes.images]) == 12
@@ -145,7 +146,7 @@ def test_the_picture_has_a_mesh_over_each_image():
 
 def test_the_network_learns_a_few_hands_by_heart():
     demo = task("data.val_size=4", "data.image_size=32", "losses.shape=0")
-    batch = demo.collate([demo.build_datasets().val[i] for i in range(4)])
+    batch = demo.collate([demo.open_data("val").samples[i] for i in range(4)])
     model = demo.build_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []

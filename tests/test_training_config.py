@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastvit.config import apply_overrides, differences, parse_yaml
+from fastvit import shipped
+from fastvit.config import apply_overrides, differences, parse_yaml, read_file
 from fastvit.errors import RecipeError
 from fastvit.tasks import load_recipe, make_task
 from hands import mano_like
@@ -21,18 +22,18 @@ def problems(*overrides: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
-OTHERS = ("benchmark", "robustness")  # which have tests of their own
-RECIPES = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name not in OTHERS)
+OTHERS = ("benchmark/", "robustness/")  # which have tests of their own
+RECIPES = [name for name in shipped.names() if not name.startswith(OTHERS)]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_loads_and_builds_its_model(path: Path, tmp_path: Path):
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_loads_and_builds_its_model(name: str, tmp_path: Path):
     overrides = []
-    if path.parent.name == "hand_mesh":  # the MANO hand itself is the user's
+    if name.startswith("hand_mesh/"):  # the MANO hand itself is the user's
         pytest.importorskip("body_models")
         np.savez(tmp_path / "mano.npz", **mano_like())
         overrides = [f"model.mano={tmp_path / 'mano.npz'}"]
-    recipe = load_recipe(path, overrides)
+    recipe = load_recipe(name, overrides)
     model = make_task(recipe).build_model(initial_weights=False)
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
 
@@ -99,7 +100,7 @@ def test_all_problems_are_reported_together():
         ("augmentation.scale=[1.0, 0.5]", "augmentation.scale: must be [smallest, largest]"),
         (
             "task=clasification",
-            'task must be one of classification, detection, segmentation, hand_mesh, not "clasification"',
+            "task must be one of classification, detection, segmentation, hand_mesh, not 'clasification'",
         ),
         ("optimizer.lr=.nan", "optimizer.lr: should be "),
     ],
@@ -138,3 +139,43 @@ def test_only_keys_that_matter_count_as_different():
     assert differences(recipe.to_dict(), moved.to_dict(), type(recipe)) == []
     found = differences(recipe.to_dict(), changed.to_dict(), type(recipe))
     assert [line.partition(":")[0] for line in found] == ["ema.decay", "ema.warmup", "optimizer.lr"]
+
+
+# ---- include ---------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_file_adds_to_what_it_includes_and_wins(tmp_path: Path):
+    write(tmp_path / "one.yaml", "a: 1\nsection: {x: 1, y: [1, 2], inner: {p: 1}}\n")
+    write(tmp_path / "two.yaml", "section: {y: [3], z: 1}\n")
+    path = write(tmp_path / "own.yaml", "include: [one.yaml, two.yaml]\nsection: {z: 2, inner: {q: 2}}\nb: 2\n")
+    assert read_file(path) == {"a": 1, "b": 2, "section": {"x": 1, "y": [3], "z": 2, "inner": {"p": 1, "q": 2}}}
+
+
+def test_a_shipped_file_can_be_included_from_anywhere_and_one_beside_comes_first(tmp_path: Path):
+    path = write(tmp_path / "own.yaml", "include: base/imagenet.yaml\n")
+    assert read_file(path)["schedule"]["epochs"] == 300
+    (tmp_path / "base").mkdir()
+    write(tmp_path / "base" / "imagenet.yaml", "schedule: {epochs: 7}\n")
+    assert read_file(path) == {"schedule": {"epochs": 7}}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("include: nowhere.yaml", "own.yaml: include: there is no file nowhere.yaml"),
+        ("include: nested.yaml", "include: nested.yaml includes other files itself: name those here instead"),
+        ("include: list.yaml", "must be a mapping of keys to values, not [1, 2]"),
+        ("[1, 2]", "own.yaml must be a mapping of keys to values, not [1, 2]"),
+    ],
+)
+def test_what_cannot_be_included(text: str, message: str, tmp_path: Path):
+    write(tmp_path / "nested.yaml", "include: list.yaml")
+    write(tmp_path / "list.yaml", "[1, 2]")
+    with pytest.raises(RecipeError) as caught:
+        read_file(write(tmp_path / "own.yaml", text))
+    assert message in str(caught.value)

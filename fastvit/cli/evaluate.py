@@ -48,11 +48,11 @@ def run(arguments: argparse.Namespace) -> None:
         task, model, folder = find_model(recipe, arguments)
         folder = arguments.output or folder / folder_name(arguments.overrides)
         forms = FORMS if arguments.form == "both" else (arguments.form,)
-        result, written = evaluate_forms(task, model, folder, forms=forms, processes=processes)
+        result, written, notices = evaluate_forms(task, model, folder, forms=forms, processes=processes)
     if result:
         print(table(result, forms))
         print("\nwritten:", *written, sep="\n  ")
-        for line in task.notices():
+        for line in notices:
             print(line)
 
 

@@ -74,7 +74,7 @@ def find_samples(trained: "Trained", folder: Path | None) -> Sequence[tuple[Any,
         return LabelledImages(folder, trained.preprocessing.transform(), trained.labels)
     if trained.task is None:
         raise DataError("a network of the hub comes without images: give yours with --images FOLDER")
-    return trained.task.build_datasets().val
+    return trained.task.open_data("val").samples
 
 
 def table(sidecar: "Sidecar") -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 from torch import Tensor
@@ -10,16 +10,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from fastvit.data.images import NO_LABEL
-from fastvit.errors import DataError
+from fastvit.errors import DataError, some
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
 SPLITS = {"train": ("train",), "val": ("val", "validation")}  # names that the folder of a split may have
-
-
-class HasClasses(Protocol):
-    """A dataset that knows the names of its classes."""
-
-    classes: Sequence[str]
 
 
 def open_folder(root: Path, split: str) -> ImageFolder:
@@ -31,19 +25,10 @@ def open_folder(root: Path, split: str) -> ImageFolder:
     folder = _split_folder(root, split)
     empty = [each.name for each in sorted(folder.iterdir()) if each.is_dir() and not _has_image(each)]
     if empty:
-        raise DataError(f"{folder} has class folders without images: {_some(empty)}; fill or remove them")
+        raise DataError(f"{folder} has class folders without images: {some(empty)}; fill or remove them")
     if not any(each.is_dir() for each in folder.iterdir()):
         raise DataError(f"{folder} has no class folders; {LAYOUT}")
     return ImageFolder(str(folder))
-
-
-def require_same_classes(train: HasClasses, val: HasClasses) -> None:
-    """Labels are positions in the list of class names, so both splits must have the same."""
-    only_train, only_val = set(train.classes) - set(val.classes), set(val.classes) - set(train.classes)
-    if only_train or only_val:
-        where = [f"only to train on: {_some(sorted(only_train))}"] if only_train else []
-        where += [f"only to validate on: {_some(sorted(only_val))}"] if only_val else []
-        raise DataError(f"training and validation data have different classes: {'; '.join(where)}")
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -57,10 +42,6 @@ def _split_folder(root: Path, split: str) -> Path:
 
 def _has_image(folder: Path) -> bool:
     return any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.rglob("*"))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 class LabelledImages(Sequence[tuple[Tensor, int]]):

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastvit.errors import DataError
+from fastvit.errors import DataError, some
 
 NO_LABEL = -1  # of an image that could not be read; metrics leave it out
 
@@ -60,6 +60,13 @@ class TransformedImages(Dataset):
             if not self.training:
                 return self.transform(Image.new("RGB", (64, 64))), NO_LABEL
         raise DataError("none of the training images can be read")
+
+    def notices(self) -> list[str]:
+        """A sentence about the images that could not be read so far, if there are any."""
+        skipped = self.skipped()
+        if not skipped:
+            return []
+        return [f"images that could not be read and are left out: {len(skipped)}, such as {some(skipped, 3)}"]
 
     def skipped(self) -> list[str]:
         """The images that could not be read so far."""

@@ -8,27 +8,22 @@ from timm.data import create_dataset
 from torch.utils.data import Dataset, IterableDataset
 
 from fastvit.data.digits import Digits
-from fastvit.data.folder import open_folder, require_same_classes
+from fastvit.data.folder import open_folder
 from fastvit.errors import DataError
 
 READ_BY_TIMM = ("torch", "hfds", "hfids", "tfds", "wds")  # prefixes of `timm.data.create_dataset`
 
 
-def open_sources(
-    name: str,
-    root: Path | None,
-    *,
-    splits: tuple[str, str] = ("train", "validation"),
-    num_classes: int,
-    image_size: int,
-    batch_size: int,
-) -> tuple[Any, Any]:
-    """The training and the validation part of a dataset: PIL images with labels, not transformed.
+def open_source(
+    name: str, root: Path | None, split: str, *, training: bool, num_classes: int, image_size: int, batch_size: int
+) -> Any:
+    """One part of a dataset: PIL images with labels, not transformed.
 
     Args:
         name: "digits", "folder", or a name that begins with one of `READ_BY_TIMM`, such as "torch/cifar10".
         root: folder of the data; not needed for the digits and what is downloaded.
-        splits: names of the two parts, for timm.
+        split: the name of the part; the digits have two, whatever they are called.
+        training: whether it is to train on.
         num_classes: what the recipe says; checked where the dataset knows its classes.
         image_size: the digits are made in this size.
         batch_size: timm's streams make their epochs of whole batches.
@@ -37,16 +32,13 @@ def open_sources(
         DataError: the data is not there, or not what the recipe says.
     """
     if name == "digits":
-        train, val = (Digits(train=train, image_size=image_size) for train in (True, False))
+        source = Digits(train=training, image_size=image_size)
     elif name == "folder":
-        train, val = open_folder(root, "train"), open_folder(root, "val")
+        source = open_folder(root, "train" if training else "val")
     else:
-        train = _open_with_timm(name, root, splits[0], is_training=True, batch_size=batch_size)
-        val = _open_with_timm(name, root, splits[1], is_training=False, batch_size=batch_size)
-    if hasattr(train, "classes") and hasattr(val, "classes"):
-        require_same_classes(train, val)
-    _require_num_classes(train, num_classes, str(root or name))
-    return train, val
+        source = _open_with_timm(name, root, split, is_training=training, batch_size=batch_size)
+    _require_num_classes(source, num_classes, str(root or name))
+    return source
 
 
 class ReaderImages(Dataset):

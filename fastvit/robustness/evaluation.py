@@ -120,7 +120,7 @@ def _parts(classifier: Classifier, recipe: RobustnessRecipe, name: str, config: 
             )
         yield from parts_of(config, recipe.path(config), transform)
         return
-    source = classifier.task.build_datasets().val.source
+    source = classifier.task.open_data("val").samples.source
     yield Part(None, 0, CorruptedImages(source, transform, None, 0, recipe.seed))
     for corruption in config.corruptions:
         for severity in config.severities:

@@ -28,7 +28,7 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     model = task.build_model()
     groups = describe_groups(model, build_optimizer(model, recipe))
     loader = train_loader(
-        task.build_datasets().train,
+        task.open_data("train").samples,
         task.collate,
         batch_size=recipe.loop.batch_size,
         accumulation=recipe.loop.accumulation,

@@ -23,7 +23,7 @@ from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, los
 from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
-from fastvit.training.task import Task
+from fastvit.training.task import Task, open_train_and_val
 
 
 def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, processes: Processes = ALONE) -> "Trainer":
@@ -100,11 +100,13 @@ class Trainer:
         self.losses = LossMeter()  # of the epoch so far
         self.best: Best | None = None
         self.history: list[Row] = []  # of whole epochs, evaluated
+        self._said: set[str] = set()  # notices about the data
 
     def _build_loaders(self) -> None:
-        data, recipe = self.task.build_datasets(), self.recipe
+        recipe = self.recipe
+        self.train_data, self.val_data = open_train_and_val(self.task)
         self.batches = train_loader(
-            data.train,
+            self.train_data.samples,
             self.task.collate,
             batch_size=recipe.loop.batch_size,
             accumulation=recipe.loop.accumulation,
@@ -112,9 +114,8 @@ class Trainer:
             seed=recipe.seed,
             processes=self.processes,
         )
-        self.val_samples = len(data.val)
         self.val_batches = eval_loader(
-            data.val,
+            self.val_data.samples,
             self.task.collate,
             batch_size=self.batches.batch_size,
             workers=recipe.data.workers,
@@ -123,7 +124,7 @@ class Trainer:
 
     def fit(self) -> None:
         """Train from where the run stands to its end; after each epoch evaluate and write everything down."""
-        for line in (self.announcement(), *self.task.notices()):
+        for line in (self.announcement(), *self._notices()):
             self._say(line)
         log = RunLog(self.folder, self.recipe, self.task.best_metric, self.step) if self.processes.is_main else None
         progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size, shown=self.processes.is_main)
@@ -145,7 +146,7 @@ class Trainer:
         self.losses = LossMeter()
         self._save_if_best()
         self._save()
-        for line in (describe(self.history[-1], self.recipe.total_epochs), *self.task.notices()):
+        for line in (describe(self.history[-1], self.recipe.total_epochs), *self._notices()):
             self._say(line)
         if log:
             log.write(self.history)
@@ -217,25 +218,26 @@ class Trainer:
         }
 
     def _evaluate(self) -> Row:
-        """The metrics over the validation data: of the network that counts, and below it of the one in training."""
-        row = {f"val_{name}": value for name, value in self._metrics(self.learner.eval_model).items()}
-        if self.learner.ema:
-            raw = self._metrics(self.learner.model)
-            row[f"raw_{self.task.best_metric}"] = raw[self.task.best_metric]
-        return row
-
-    def _metrics(self, model: torch.nn.Module) -> dict[str, float]:
-        loop = self.recipe.loop
-        metrics = evaluate(
+        """The metrics over the validation data: of the network that counts, and one of the network in training."""
+        loop, learner = self.recipe.loop, self.learner
+        counted, *raw = evaluate(
             self.task,
-            model,
+            [learner.eval_model, learner.model] if learner.ema else [learner.model],
             self.val_batches,
             device=self.device,
             precision=loop.precision,
             channels_last=loop.channels_last,
             processes=self.processes,
         )
-        return metrics.report()
+        row = {f"val_{name}": value for name, value in counted.report().items()}
+        return row | {f"raw_{self.task.best_metric}": each.report()[self.task.best_metric] for each in raw}
+
+    def _notices(self) -> list[str]:
+        """What the data has to say, each sentence once in a run."""
+        notices = [*self.train_data.notices(), *self.val_data.notices()]
+        new = [notice for notice in notices if notice not in self._said]
+        self._said.update(new)
+        return new
 
     def _save_if_best(self) -> None:
         """Write best.pt if the last epoch is the best so far."""
@@ -259,7 +261,7 @@ class Trainer:
 
     def _description(self) -> dict[str, Any]:
         metrics = self.history[-1] if self.history else {}
-        names = self.task.class_names
+        names = self.val_data.class_names
         return {
             "recipe": self.recipe.to_dict(),
             "class_names": list(names) if names else None,
@@ -301,7 +303,7 @@ class Trainer:
         rule = f"{recipe.optimizer.lr:g} * {loop.batch_size} / {base}" if base else "fixed: scale it if you change that"
         return (
             f"{type(self.learner.model).__name__} with {parameters:,} parameters on {self.device} in {loop.precision}\n"
-            f"{self.val_samples} validation samples; {self.batches.steps_per_epoch} steps per epoch, "
+            f"{len(self.val_data.samples)} validation samples; {self.batches.steps_per_epoch} steps per epoch, "
             f"{self.total_steps} steps in all, {self.step} done\n"
             f"batch {loop.batch_size} = {count} processes x {loop.accumulation} accumulated x "
             f"{self.batches.batch_size}\n"

@@ -1,5 +1,7 @@
 """One pass through validation data."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -12,22 +14,26 @@ from fastvit.training.task import Metrics, Task
 @torch.no_grad()
 def evaluate(
     task: Task,
-    model: nn.Module,
+    models: Sequence[nn.Module],
     batches: DataLoader,
     *,
     device: torch.device,
     precision: str = "float32",
     channels_last: bool = False,
     processes: Processes = ALONE,
-) -> Metrics:
-    """The task's metrics of a model over all batches, in all processes. Leaves the model in eval mode."""
-    model.eval()
-    metrics = task.new_metrics()
+) -> list[Metrics]:
+    """The task's metrics of each model in one pass over all batches, in all processes. Leaves them in eval mode."""
+    for model in models:
+        model.eval()
+    metrics = [task.new_metrics() for _ in models]
     for batch in batches:
+        batch = to_device(batch, device, channels_last=channels_last)
         with autocast(device, precision):
-            metrics.update(model, to_device(batch, device, channels_last=channels_last))
+            for model, measured in zip(models, metrics, strict=True):
+                measured.update(task.predict(model, batch), batch)
     if processes.count > 1:
         metrics, *others = processes.gather(metrics)
         for other in others:
-            metrics.merge(other)
+            for own, theirs in zip(metrics, other, strict=True):
+                own.merge(theirs)
     return metrics

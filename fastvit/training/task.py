@@ -1,33 +1,48 @@
 """What the training loop asks of a task. Everything else about training is the same for all tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
+
+from fastvit.errors import DataError, some
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fastvit.training.recipe import Recipe
 
+Network = Callable[..., Any]  # a module, or an exported file as a function
 
-class Datasets(NamedTuple):
-    """The two parts of a task's data."""
 
-    train: Dataset  # map-style, or an `IterableDataset` with a length
-    val: Dataset
+@dataclass(frozen=True)
+class Part:
+    """The data to train on, or the data to validate on.
+
+    Attributes:
+        samples: map-style, or an `IterableDataset` with a length; samples are ready for `Task.collate`.
+        class_names: in the order of the labels; None where there are no classes.
+        name_of: the name of a sample, such as its file, by its index; None where samples have no names.
+        notices: what the user should know about the data so far, such as files that were skipped.
+    """
+
+    samples: Dataset
+    class_names: tuple[str, ...] | None = None
+    name_of: Callable[[int], str] | None = None
+    notices: Callable[[], list[str]] = list  # which makes an empty one
 
 
 class Metrics(ABC):
     """What is measured over one pass through the validation data."""
 
     @abstractmethod
-    def update(self, model: nn.Module, batch: Any) -> None:
-        """Take a batch into account, on the device where it is; no waiting for the device.
+    def update(self, outputs: Any, batch: Any) -> None:
+        """Take in what `Task.predict` said about a batch, on the device where it is; no waiting for the device.
 
         What it keeps must be picklable: with several processes, each measures its part of the data.
         """
@@ -49,12 +64,11 @@ class Task(ABC):
     """One thing to learn: the model, the data, the loss, the metrics.
 
     A task gets its recipe when it is made and does no work before it is asked to. Errors of the user (`UserError`)
-    come from `build_datasets` and `build_model`, which run before anything is written.
+    come from `open_data` and `build_model`, which run before anything is written.
     """
 
     best_metric: str  # the name in `Metrics.report()` that chooses the best epoch
     higher_is_better: bool = True
-    class_names: Sequence[str] | None = None  # where there are classes: known once the datasets are built
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe
@@ -68,7 +82,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def build_datasets(self) -> Datasets:
+    def open_data(self, part: Literal["train", "val"]) -> Part:
         """The data. The engine seeds the augmentation, so that a sample is the same whoever asks for it."""
 
     @property
@@ -91,6 +105,11 @@ class Task(ABC):
     def inputs(self, batch: Any) -> Tensor:
         """(B, 3, H, W): the images of a training batch as the network sees them, their colors from 0 to 1."""
 
+    def predict(self, model: Network, batch: Any) -> Any:
+        """What the model, in eval mode, says about a validation batch."""
+        images, *_ = batch
+        return model(images)
+
     @abstractmethod
     def new_metrics(self) -> Metrics:
         """Metrics of nothing yet."""
@@ -98,15 +117,16 @@ class Task(ABC):
     def comparable(self, model: nn.Module) -> nn.Module:
         """The part of the network whose outputs change smoothly with its weights, to measure the fusion error with.
 
-        All of it, unless its outputs are lists of detections, say; but all that fusing changes must be in it.
+        All of it, unless its outputs are of another kind, such as lists of detections; but all that fusing changes must
+        be in it.
         """
         return model
 
     @abstractmethod
-    def draw(self, model: nn.Module, samples: list[Any]) -> "Figure":
+    def draw(self, model: Network, samples: list[Any], class_names: Sequence[str] | None) -> "Figure":
         """A picture of the model's predictions on validation samples. The model is in eval mode, on the CPU."""
 
-    def write_details(self, metrics: Metrics, folder: Path) -> list[Path]:
+    def write_details(self, metrics: Metrics, data: Part, folder: Path) -> list[Path]:
         """Write what there is to know beyond the report, such as single predictions, over all validation data.
 
         Returns:
@@ -114,6 +134,16 @@ class Task(ABC):
         """
         return []
 
-    def notices(self) -> list[str]:
-        """What the user should know about the data after an epoch, such as files that were skipped."""
-        return []
+
+def open_train_and_val(task: Task) -> tuple[Part, Part]:
+    """Both parts of the data. Raises DataError if they have different classes, as labels are positions among them."""
+    train, val = task.open_data("train"), task.open_data("val")
+    if train.class_names is not None and val.class_names is not None:
+        only_train, only_val = (
+            sorted(set(one.class_names) - set(other.class_names)) for one, other in ((train, val), (val, train))
+        )
+        where = [f"only to train on: {some(only_train)}"] if only_train else []
+        where += [f"only to validate on: {some(only_val)}"] if only_val else []
+        if where:
+            raise DataError(f"training and validation data have different classes: {'; '.join(where)}")
+    return train, val

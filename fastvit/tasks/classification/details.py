@@ -9,23 +9,19 @@ from torch import Tensor
 
 from fastvit.data.images import NO_LABEL
 from fastvit.tasks.classification.metrics import ClassificationMetrics
+from fastvit.training.task import Part
 
 NAMED_CLASSES = 40  # more names would not be readable beside a confusion matrix
 
 
-def write_details(
-    metrics: ClassificationMetrics, class_names: Sequence[str], image_names: Sequence[str] | None, folder: Path
-) -> list[Path]:
-    """Write predictions.csv (every image), classes.csv (every class) and confusion.png.
-
-    Args:
-        image_names: of all validation images in their order; by default they are numbered.
-    """
+def write_details(metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
+    """Write predictions.csv (every image of the validation data), classes.csv (every class) and confusion.png."""
+    class_names = data.class_names
     labels, ranked, confidences = (
         torch.cat(parts).cpu() for parts in (metrics.labels, metrics.ranked, metrics.confidences)
     )
     paths = [folder / name for name in ("predictions.csv", "classes.csv", "confusion.png")]
-    _write_predictions(paths[0], labels, ranked, confidences, class_names, image_names)
+    _write_predictions(paths[0], labels, ranked, confidences, data)
     counts = labels != NO_LABEL
     confusion = confusion_matrix(labels[counts], ranked[counts, 0], len(class_names))
     _write_classes(paths[1], confusion, class_names)
@@ -43,9 +39,9 @@ def _write_predictions(
     labels: Tensor,
     ranked: Tensor,
     confidences: Tensor,
-    class_names: Sequence[str],
-    image_names: Sequence[str] | None,
+    data: Part,
 ) -> None:
+    class_names = data.class_names
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
@@ -53,7 +49,7 @@ def _write_predictions(
         )
         rows = zip(labels.tolist(), confidences.tolist(), ranked.tolist(), strict=True)
         for index, (label, confidence, best) in enumerate(rows):
-            name = image_names[index] if image_names else index
+            name = data.name_of(index) if data.name_of else index
             true = "" if label == NO_LABEL else class_names[label]
             writer.writerow((name, true, f"{confidence:.4f}", *(class_names[each] for each in best)))
 

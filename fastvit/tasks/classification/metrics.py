@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError
@@ -22,9 +22,9 @@ class ClassificationMetrics(Metrics):
         self.losses: list[Tensor] = []  # (B,)
         self.num_classes = 0
 
-    def update(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
-        logits = model(images).float()
+    def update(self, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> None:
+        _, labels = batch
+        logits = outputs.float()
         self.num_classes = logits.shape[1]
         self.labels.append(labels)
         self.ranked.append(logits.topk(min(5, self.num_classes)).indices)

@@ -1,18 +1,18 @@
 """The classification task: timm's networks, transforms, mixing and losses, put together as the recipe says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup, create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from fastvit.data.images import NO_LABEL, TransformedImages
-from fastvit.data.sources import open_sources
+from fastvit.data.sources import open_source
 from fastvit.errors import RecipeError
 from fastvit.tasks.classification.details import write_details
 from fastvit.tasks.classification.distillation import build_teacher, distillation_loss
@@ -20,7 +20,7 @@ from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
 from fastvit.tasks.network import build_network, freeze_stages
-from fastvit.training.task import Datasets, Task
+from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,22 +58,24 @@ class Classification(Task):
             freeze_stages(model, config.frozen_stages)
         return model
 
-    def build_datasets(self) -> Datasets:
-        data, batch_size = self.recipe.data, self.recipe.loop.batch_size
-        train, val = open_sources(
+    def open_data(self, part: Literal["train", "val"]) -> Part:
+        data, training = self.recipe.data, part == "train"
+        source = open_source(
             data.dataset,
             data.root,
-            splits=(data.train_split, data.val_split),
+            data.train_split if training else data.val_split,
+            training=training,
             num_classes=data.num_classes,
             image_size=data.image_size,
-            batch_size=batch_size,
+            batch_size=self.recipe.loop.batch_size,
         )
-        self.class_names = getattr(val, "classes", None) or [str(label) for label in range(data.num_classes)]
-        self.datasets = Datasets(
-            self._transformed(train, self._train_transform(), training=True),
-            self._transformed(val, self._val_transform(), training=False),
-        )
-        return self.datasets
+        names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
+        transform = self._train_transform() if training else self._val_transform()
+        if isinstance(source, IterableDataset):
+            source.transform = transform  # timm's streams read and transform by themselves
+            return Part(source, names)
+        images = TransformedImages(source, transform, on_bad_image=data.on_bad_image, training=training)
+        return Part(images, names, images.name, images.notices)
 
     def prepare_training(self, device: torch.device) -> None:
         if self.recipe.distillation:
@@ -109,34 +111,19 @@ class Classification(Task):
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics()
 
-    def draw(self, model: nn.Module, samples: list[tuple[Tensor, int]]) -> "Figure":
+    def draw(self, model: Network, samples: list[tuple[Tensor, int]], class_names: Sequence[str]) -> "Figure":
         samples = [(image, label) for image, label in samples if label != NO_LABEL]
         images = torch.stack([image for image, _ in samples])
         with torch.no_grad():
             predicted = model(images).argmax(1).tolist()
         return prediction_grid(
             self._colors(images),
-            predicted=[self.class_names[label] for label in predicted],
-            true=[self.class_names[label] for _, label in samples],
+            predicted=[class_names[label] for label in predicted],
+            true=[class_names[label] for _, label in samples],
         )
 
-    def write_details(self, metrics: ClassificationMetrics, folder: Path) -> list[Path]:
-        val = self.datasets.val
-        names = [val.name(index) for index in range(len(val))] if isinstance(val, TransformedImages) else None
-        return write_details(metrics, self.class_names, names, folder)
-
-    def notices(self) -> list[str]:
-        parts = [part for part in self.datasets if isinstance(part, TransformedImages)]
-        skipped = [name for part in parts for name in part.skipped()]
-        if not skipped:
-            return []
-        return [f"images that could not be read and are left out: {len(skipped)}, such as {', '.join(skipped[:3])}"]
-
-    def _transformed(self, source: Any, transform: Callable[..., Tensor], *, training: bool) -> Dataset:
-        if isinstance(source, IterableDataset):
-            source.transform = transform  # timm's streams read and transform by themselves
-            return source
-        return TransformedImages(source, transform, on_bad_image=self.recipe.data.on_bad_image, training=training)
+    def write_details(self, metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
+        return write_details(metrics, data, folder)
 
     def _train_transform(self) -> Callable[..., Tensor]:
         augmentation = self.recipe.augmentation

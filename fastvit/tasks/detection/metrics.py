@@ -5,7 +5,7 @@ from io import StringIO
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from fastvit.errors import DataError
@@ -36,9 +36,9 @@ class DetectionMetrics(Metrics):
         self.annotations: list[dict[str, Any]] = []
         self.detections: list[dict[str, Any]] = []
 
-    def update(self, model: nn.Module, batch: Batch) -> None:
+    def update(self, outputs: list[dict[str, Tensor]], batch: Batch) -> None:
         images, targets = batch
-        for image, target, output in zip(images, targets, model(images), strict=True):
+        for image, target, output in zip(images, targets, outputs, strict=True):
             image_id = target["image_id"]
             self.images.append({"id": image_id, "height": image.shape[-2], "width": image.shape[-1]})
             self.annotations += [{**annotation, "image_id": image_id} for annotation in target["annotations"]]

@@ -1,16 +1,15 @@
 """The detection task: torchvision's detectors on a classification network, trained and evaluated as the recipe says."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 
-from fastvit.data.folder import require_same_classes
 from fastvit.errors import DataError
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body
@@ -20,7 +19,7 @@ from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
 from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks
-from fastvit.training.task import Datasets, Task
+from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +36,6 @@ class Detection(Task):
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
         self.masks = recipe.model.detector == "mask_rcnn"
-        self._notices: list[str] = []
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -67,19 +65,18 @@ class Detection(Task):
             **options,
         )
 
-    def build_datasets(self) -> Datasets:
+    def open_data(self, part: Literal["train", "val"]) -> Part:
         require_pycocotools()
-        train, val = self._open("train"), self._open("val")
-        require_same_classes(train, val)
-        num_classes = self.recipe.data.num_classes
-        if len(val.classes) != num_classes:
+        source, num_classes = self._open(part), self.recipe.data.num_classes
+        if len(source.classes) != num_classes:
             raise DataError(
-                f"data.num_classes is {num_classes}, but the annotations have {len(val.classes)} categories; "
-                f"set data.num_classes to {len(val.classes)}"
+                f"data.num_classes is {num_classes}, but the annotations have {len(source.classes)} categories; "
+                f"set data.num_classes to {len(source.classes)}"
             )
-        self._notices = [notice for part in (train, val) for notice in getattr(part, "notices", [])]
-        self.class_names, self.val = val.classes, val
-        return Datasets(TrainSamples(train, hflip=self.recipe.augmentation.hflip, masks=self.masks), ValSamples(val))
+        samples = ValSamples(source)
+        if part == "train":
+            samples = TrainSamples(source, hflip=self.recipe.augmentation.hflip, masks=self.masks)
+        return Part(samples, source.classes, notices=lambda: getattr(source, "notices", []))
 
     def _open(self, split: str) -> Dataset:
         data = self.recipe.data
@@ -117,30 +114,24 @@ class Detection(Task):
     def comparable(self, model: nn.Module) -> nn.Module:
         return model.backbone
 
-    def write_details(self, metrics: DetectionMetrics, folder: Path) -> list[Path]:
+    def write_details(self, metrics: DetectionMetrics, data: Part, folder: Path) -> list[Path]:
         """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file."""
-        if not isinstance(self.val, CocoImages):
+        source = data.samples.source
+        if not isinstance(source, CocoImages):
             return []
         path = folder / "detections.json"
-        path.write_text(json.dumps([self._result(detection) for detection in metrics.detections]), encoding="utf-8")
+        path.write_text(json.dumps([_result(detection, source) for detection in metrics.detections]), encoding="utf-8")
         return [path]
 
-    def _result(self, detection: Mapping[str, Any]) -> dict[str, Any]:
-        code = detection.get("segmentation")
-        return {
-            **detection,
-            "image_id": self.val.images[detection["image_id"] - 1]["id"],
-            "category_id": self.val.category_ids[detection["category_id"] - 1],
-            **({"segmentation": {**code, "counts": code["counts"].decode()}} if code else {}),
-        }
-
-    def draw(self, model: nn.Module, samples: list[tuple[Tensor, dict[str, Any]]]) -> "Figure":
+    def draw(
+        self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]
+    ) -> "Figure":
         samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
         images = [image for image, _ in samples]
         with torch.no_grad():
             outputs = [model([image])[0] for image in images]
         true = [self._true_objects(image, target) for image, target in samples]
-        return detection_grid(images, [_confident(output) for output in outputs], true, self.class_names)
+        return detection_grid(images, [_confident(output) for output in outputs], true, class_names)
 
     def _true_objects(self, image: Tensor, target: dict[str, Any]) -> Objects:
         annotations = target["annotations"]
@@ -151,9 +142,15 @@ class Detection(Task):
         }
         return objects | ({"masks": decode_masks(annotations, *image.shape[1:])} if self.masks else {})
 
-    def notices(self) -> list[str]:
-        notices, self._notices = self._notices, []  # each once
-        return notices
+
+def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:
+    code = detection.get("segmentation")
+    return {
+        **detection,
+        "image_id": source.images[detection["image_id"] - 1]["id"],
+        "category_id": source.category_ids[detection["category_id"] - 1],
+        **({"segmentation": {**code, "counts": code["counts"].decode()}} if code else {}),
+    }
 
 
 def _confident(output: Objects) -> Objects:

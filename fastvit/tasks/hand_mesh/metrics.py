@@ -2,7 +2,7 @@
 
 import roma
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastvit.tasks.hand_mesh.prediction import root_position
 from fastvit.training.task import Metrics
@@ -78,11 +78,10 @@ class HandMeshMetrics(Metrics):
         self.values: dict[str, list[Tensor]] = {}  # by name, (B,) of each batch
         self.predictions: list[tuple[Tensor, Tensor]] = []  # joints and vertices of each batch, in the camera's frame
 
-    def update(self, model: nn.Module, batch: dict[str, Tensor]) -> None:
-        predicted = model(batch["image"])
+    def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
         with torch.autocast(batch["image"].device.type, enabled=False):
-            joints, vertices = predicted["joints"].float(), predicted["vertices"].float()
-            root = root_position(predicted["camera"], batch["intrinsics"], batch["image"].shape[-1])[:, None]
+            joints, vertices = outputs["joints"].float(), outputs["vertices"].float()
+            root = root_position(outputs["camera"], batch["intrinsics"], batch["image"].shape[-1])[:, None]
             self.predictions.append((joints + root, vertices + root))
             self._measure(joints, vertices, batch["joints"], batch["vertices"])
 

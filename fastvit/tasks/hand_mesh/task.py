@@ -1,8 +1,9 @@
 """The hand mesh task: data, network, losses and metrics put together as the recipe says."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ from fastvit.tasks.hand_mesh.scenes import SyntheticHands
 from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.transform import HandImages
 from fastvit.tasks.network import build_network
-from fastvit.training.task import Datasets, Task
+from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,29 +56,27 @@ class HandMeshRecovery(Task):
         backbone = build_network(config, initial_weights=initial_weights, reset_head=True, num_classes=0)
         return HandMesh(backbone, backbone.num_features, hand, hidden=config.hidden, dropout=config.dropout)
 
-    @cached_property
-    def sources(self) -> tuple[Dataset, Dataset]:
-        """The hands to train on and to validate on, as they are."""
-        data = self.recipe.data
-        if data.dataset == "synthetic":
-            sizes = {True: data.train_size, False: data.val_size}
-            train, val = (
-                SyntheticHands(train=train, size=sizes[train], image_size=data.image_size) for train in (True, False)
-            )
-            return train, val
-        mano = read_mano(self.recipe.model.mano)
-        return (
-            FreiHand(data.root, train=True, versions=data.versions, mean_pose=mano.mean_pose),
-            FreiHand(data.root, train=False),
+    def open_data(self, part: Literal["train", "val"]) -> Part:
+        images = HandImages(
+            self._hands(part),
+            image_size=self.recipe.data.image_size,
+            mean=self.input["mean"],
+            std=self.input["std"],
+            augmentation=self.recipe.augmentation if part == "train" else None,
         )
+        return Part(images)
 
-    def build_datasets(self) -> Datasets:
-        train, val = self.sources
-        options = {"image_size": self.recipe.data.image_size, "mean": self.input["mean"], "std": self.input["std"]}
-        return Datasets(
-            HandImages(train, augmentation=self.recipe.augmentation, **options),
-            HandImages(val, augmentation=None, **options),
-        )
+    def _hands(self, part: Literal["train", "val"]) -> Dataset:
+        """The hands as they are."""
+        data, train = self.recipe.data, part == "train"
+        if data.dataset == "synthetic":
+            return SyntheticHands(
+                train=train, size=data.train_size if train else data.val_size, image_size=data.image_size
+            )
+        if not train:
+            return FreiHand(data.root, train=False)
+        mano = read_mano(self.recipe.model.mano)
+        return FreiHand(data.root, train=True, versions=data.versions, mean_pose=mano.mean_pose)
 
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return hand_losses(self.recipe.losses, model(batch["image"]), batch)
@@ -93,7 +92,7 @@ class HandMeshRecovery(Task):
     @cached_property
     def mean_hand(self) -> tuple[Tensor, Tensor]:
         """Joints (21, 3) and vertices (V, 3) of the mean of training hands: what knows nothing would predict."""
-        train, _ = self.sources
+        train = self._hands("train")
         hands, count = [], min(BASELINE_SAMPLES, len(train))
         for i in range(count):
             with seeded(self.recipe.seed, Purpose.SAMPLE, i):
@@ -104,17 +103,20 @@ class HandMeshRecovery(Task):
         )
         return mean_mesh(joints), mean_mesh(vertices)
 
+    def predict(self, model: Network, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return model(batch["image"])
+
     def new_metrics(self) -> HandMeshMetrics:
         return HandMeshMetrics(*self.mean_hand)
 
-    def write_details(self, metrics: HandMeshMetrics, folder: Path) -> list[Path]:
+    def write_details(self, metrics: HandMeshMetrics, data: Part, folder: Path) -> list[Path]:
         if self.recipe.data.dataset != "freihand":
             return []
         joints, vertices = (torch.cat(parts).cpu() for parts in zip(*metrics.predictions, strict=True))
         write_predictions(folder / "pred.json", joints, vertices)
         return [folder / "pred.json"]
 
-    def draw(self, model: nn.Module, samples: list[dict[str, Tensor]]) -> "Figure":
+    def draw(self, model: Network, samples: list[dict[str, Tensor]], class_names: Sequence[str] | None) -> "Figure":
         count = min(PICTURED, len(samples))
         images = torch.stack([samples[i * len(samples) // count]["image"] for i in range(count)])
         with torch.no_grad():

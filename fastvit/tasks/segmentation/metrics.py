@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastvit.errors import DataError
-from fastvit.tasks.segmentation.inference import Window, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.training.task import Metrics
 
@@ -18,19 +17,15 @@ class SegmentationMetrics(Metrics):
 
     Each is of all images together, not a mean over images. A class that is neither in the labels nor predicted does not
     count in the mean IoU, one that is not in the labels not in the mean accuracy.
-
-    Args:
-        window: to predict in; None for the whole image at once.
     """
 
-    def __init__(self, num_classes: int, window: Window | None = None):
-        self.num_classes, self.window = num_classes, window
+    def __init__(self, num_classes: int):
+        self.num_classes = num_classes
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.long)  # [label, prediction]: pixels
         self.samples = 0
 
-    def update(self, model: nn.Module, batch: Batch) -> None:
-        for images, labels in _same_sizes(batch):
-            predicted = predict(model, images, labels.shape[-2:], self.window).argmax(1)  # (B, H, W)
+    def update(self, outputs: list[Tensor], batch: Batch) -> None:
+        for predicted, (_, labels) in zip(outputs, same_sizes(batch), strict=True):
             counts = labels != UNLABELLED
             pairs = labels[counts].long() * self.num_classes + predicted[counts]
             confusion = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, -1)
@@ -60,7 +55,7 @@ class SegmentationMetrics(Metrics):
         }
 
 
-def _same_sizes(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+def same_sizes(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
     """The batch if it is one tensor each, else each of its samples as a batch of one."""
     images, labels = batch
     if isinstance(images, Tensor) and isinstance(labels, Tensor):

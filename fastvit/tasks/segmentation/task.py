@@ -2,8 +2,9 @@
 
 import csv
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from fastvit.tasks.backbone import build_body
 from fastvit.tasks.segmentation.digits import DigitLabelMaps
 from fastvit.tasks.segmentation.inference import Window, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
-from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics
+from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_sizes
 from fastvit.tasks.segmentation.picture import overlay_grid
 from fastvit.tasks.segmentation.recipe import SegmentationRecipe
 from fastvit.tasks.segmentation.transforms import (
@@ -30,7 +31,7 @@ from fastvit.tasks.segmentation.transforms import (
     TransformedMaskedImages,
     ValTransform,
 )
-from fastvit.training.task import Datasets, Task
+from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,38 +56,35 @@ class Segmentation(Task):
     def input_size(self) -> tuple[int, int, int]:
         return 3, self.recipe.data.crop_size, self.recipe.data.crop_size
 
-    @property
-    def class_names(self) -> list[str]:
-        data = self.recipe.data
-        if data.class_names:
-            return list(data.class_names)
-        own = {"digits": lambda: list(CLASSES), "ade20k": lambda: ade20k_class_names(data.root)}
-        names = own.get(data.dataset, lambda: None)()
-        return names if names and len(names) == data.num_classes else [str(label) for label in range(data.num_classes)]
-
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
         body = build_body(config, initial_weights=initial_weights)
         pyramid = FeaturePyramid(body, config.fpn_channels, output_norm=config.output_norm)
         return SemanticFPN(pyramid, self.recipe.data.num_classes, channels=config.head_channels, dropout=config.dropout)
 
-    def build_datasets(self) -> Datasets:
+    def open_data(self, part: Literal["train", "val"]) -> Part:
         data, augmentation = self.recipe.data, self.recipe.augmentation
         box = ResizeBox(data.short_side, data.long_side)
-        transform = TrainTransform(
-            self.normalization,
-            crop=data.crop_size,
-            box=box,
-            scale=augmentation.scale,
-            hflip=augmentation.hflip,
-            photometric=augmentation.photometric,
-            max_class_share=augmentation.max_class_share,
-        )
-        train, val = self._open("train"), self._open("val")
-        return Datasets(
-            TransformedMaskedImages(train, transform),
-            TransformedMaskedImages(val, ValTransform(self.normalization, box)),
-        )
+        transform = ValTransform(self.normalization, box)
+        if part == "train":
+            transform = TrainTransform(
+                self.normalization,
+                crop=data.crop_size,
+                box=box,
+                scale=augmentation.scale,
+                hflip=augmentation.hflip,
+                photometric=augmentation.photometric,
+                max_class_share=augmentation.max_class_share,
+            )
+        return Part(TransformedMaskedImages(self._open(part), transform), tuple(self._class_names()))
+
+    def _class_names(self) -> Sequence[str]:
+        data = self.recipe.data
+        if data.class_names:
+            return data.class_names
+        own = {"digits": lambda: CLASSES, "ade20k": lambda: ade20k_class_names(data.root)}
+        names = own.get(data.dataset, lambda: None)()
+        return names if names and len(names) == data.num_classes else [str(label) for label in range(data.num_classes)]
 
     def _open(self, split: str) -> Dataset:
         data = self.recipe.data
@@ -124,20 +122,26 @@ class Segmentation(Task):
     def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return self.normalization.undo(batch[0])
 
-    def new_metrics(self) -> SegmentationMetrics:
-        return SegmentationMetrics(self.recipe.data.num_classes, self.window)
+    def predict(self, model: Network, batch: Batch) -> list[Tensor]:
+        """Label maps (B, H, W) in the size of the labels, of the samples that are of one size."""
+        return [
+            predict(model, images, labels.shape[-2:], self.window).argmax(1) for images, labels in same_sizes(batch)
+        ]
 
-    def write_details(self, metrics: SegmentationMetrics, folder: Path) -> list[Path]:
+    def new_metrics(self) -> SegmentationMetrics:
+        return SegmentationMetrics(self.recipe.data.num_classes)
+
+    def write_details(self, metrics: SegmentationMetrics, data: Part, folder: Path) -> list[Path]:
         path = folder / "classes.csv"
         pixels = metrics.confusion.sum(1).tolist()
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("class", "pixels", "iou"))
-            for name, count, iou in zip(self.class_names, pixels, metrics.class_iou().tolist(), strict=True):
+            for name, count, iou in zip(data.class_names, pixels, metrics.class_iou().tolist(), strict=True):
                 writer.writerow((name, count, "" if math.isnan(iou) else f"{100 * iou:.2f}"))
         return [path]
 
-    def draw(self, model: nn.Module, samples: list[tuple[Tensor, Tensor]]) -> "Figure":
+    def draw(self, model: Network, samples: list[tuple[Tensor, Tensor]], class_names: Sequence[str]) -> "Figure":
         samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
         images, predicted = [], []
         with torch.no_grad():
@@ -145,4 +149,4 @@ class Segmentation(Task):
                 predicted.append(predict(model, image[None], labels.shape, self.window)[0].argmax(0))
                 shown = F.interpolate(image[None], labels.shape, mode="bilinear", align_corners=False)[0]
                 images.append(self.normalization.undo(shown))
-        return overlay_grid(images, predicted, [labels for _, labels in samples], self.class_names)
+        return overlay_grid(images, predicted, [labels for _, labels in samples], class_names)
