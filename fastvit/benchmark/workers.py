@@ -64,8 +64,9 @@ class Worker:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.kill()  # it has nothing to save, and to end on its own would take it seconds
-        self._process.join()
+        self._process.join(timeout=5)  # so that what torch started in it ends with it
+        if self._process.is_alive():
+            self._process.terminate()
 
     def _ask(self, *request: Any, seconds: float | None = None) -> Any:
         try:
