@@ -137,7 +137,7 @@ class Played:
         if name in self.script.deadly:
             raise WorkerDied("died in build")
         if name in self.script.broken:
-            return Failure("ValueError: broken", "trace")
+            return Failure("ValueError: broken", "a trace")
         if measurement not in self.built:
             self.script.diary.append(f"build {name}")
             self.built.append(measurement)
@@ -242,7 +242,8 @@ def test_what_cannot_be_measured_is_reported_and_all_else_is(played: SimpleNames
     played.deadly, played.broken = {"b"}, {"c"}
     suite = small_suite(output=str(tmp_path), forms={"eager": {}})
     first, died, broken = measure(suite).rows()
-    assert (died.error, broken.error, broken.trace) == ("died in build", "ValueError: broken", "trace")
+    assert (died.error, broken.error) == ("died in build", "ValueError: broken")
+    assert "c, eager, batch 1: ValueError: broken\na trace" in (tmp_path / "errors.txt").read_text()
     assert sum(map(len, first.rounds_ms)) == 10
     assert len(played.processes) == 2  # another one in place of the dead
     assert played.diary.count("build a") == 2

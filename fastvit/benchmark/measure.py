@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from fastvit.benchmark.machine import environment_of
@@ -21,6 +22,7 @@ from fastvit.config import differences
 from fastvit.errors import RecipeError, RunError
 from fastvit.runtime.device import best_device
 
+ERRORS = "errors.txt"
 Key = tuple[str, bool]  # an engine, and whether the process is the baseline's own
 Answer = Any  # what a worker says, or a Failure
 SAVE_SECONDS = 5.0
@@ -144,7 +146,7 @@ def _measure_group(result: Result, measurements: list[Measurement], engines: Eng
     for measurement, row in zip(measurements, group.rows, strict=True):
         if not row.error:
             key, others = _place(measurement, ready, suite)
-            _note(row, engines.build(key, measurement, others, suite.build_minutes))
+            _note(row, engines.build(key, measurement, others, suite.build_minutes), suite.output)
         if not row.error:
             ready[measurement] = row
     whole = min((len(row.rounds_ms) for row in ready.values()), default=0)
@@ -166,9 +168,9 @@ def _round(suite: Suite, ready: dict[Measurement, Row], engines: Engines) -> Non
         key, others = _place(measurement, ready, suite)
         answer = engines.call(key, measurement, others, suite.calls)
         if isinstance(answer, Failure):
-            _note(ready.pop(measurement), answer)
+            _note(ready.pop(measurement), answer, suite.output)
         else:
-            row.rounds_ms.append([float(f"{1000 * seconds:.5g}") for seconds in answer])
+            row.rounds_ms.append([float(f"{1000 * seconds:.4g}") for seconds in answer])
 
 
 def _place(measurement: Measurement, ready: Iterable[Measurement], suite: Suite) -> tuple[Key, list[Measurement]]:
@@ -198,12 +200,13 @@ def _new_row(measurement: Measurement) -> Row:
     )
 
 
-def _note(row: Row, answer: dict[str, Any] | Failure) -> None:
-    if isinstance(answer, Failure):
-        row.error, row.trace, row.rounds_ms = answer.reason, answer.trace, []
-    else:
-        row.image_size = answer.pop("image_size")
-        row.facts = answer
+def _note(row: Row, answer: dict[str, Any] | Failure, folder: Path) -> None:
+    if not isinstance(answer, Failure):
+        row.image_size, row.facts = answer["image_size"], {k: v for k, v in answer.items() if k != "image_size"}
+        return
+    row.error, row.rounds_ms = answer.reason, []
+    with (folder / ERRORS).open("a", encoding="utf-8") as file:  # not in the result: it names this machine's folders
+        file.write(f"{row.network}, {row.form}, batch {row.batch_size}: {answer.reason}\n{answer.trace}\n")
 
 
 def _start(suite: Suite, quick: bool, device: str, engines: Engines) -> Result:

@@ -28,7 +28,6 @@ class Row(Raw):
     image_size: int | None
     facts: dict[str, Any] = {}  # parameters, MACs, bytes moved at least, memory, ...
     error: str = ""  # why it was not measured
-    trace: str = ""
     rounds_ms: list[list[float]] = []  # the samples of each round
 
 
