@@ -10,6 +10,7 @@ from fastvit.benchmark.result import Result, Row
 from fastvit.benchmark.statistics import Figures, Interval, figures, median_interval
 from fastvit.errors import RunError
 
+SAME, YARDSTICK = "same", "yardstick"  # its own times say how fast the machine was, with its torch
 AT_LEAST = 0.05  # a smaller change is not reported: processes differ by that much from start to start
 
 
@@ -29,33 +30,36 @@ def changes(before: Result, now: Result) -> list[Change]:
     pairs = [(old[_key(each.row)], each) for each in figures(now) if each.latency and _key(each.row) in old]
     if not pairs:
         raise RunError("the two results have no row in common: compare two of the same suite")
-    relative = before.suite.baseline == now.suite.baseline
-    return [_change(*pair, relative) for pair in pairs]
+    baseline = now.suite.baseline if now.suite.baseline == before.suite.baseline else None
+    return [_change(*pair, baseline) for pair in pairs]
 
 
 def comparison(before: Result, now: Result) -> str:
     """What differs between the two, then a table with a verdict for each row, and a summary."""
     found = changes(before, now)
-    changed = [f"{c.row.network}, {c.row.form}: {c.verdict}" for c in found if c.verdict != "same"]
+    changed = [f"{c.row.network}, {c.row.form}: {c.verdict}" for c in found if c.verdict not in (SAME, YARDSTICK)]
     summary = "; ".join(changed) if changed else f"nothing changed by more than its noise and {AT_LEAST:.0%}"
     return "\n\n".join(["\n".join(_differences(before, now)), markdown(_table(found, now)), summary]) + "\n"
 
 
-def _change(old: Figures, new: Figures, relative: bool) -> Change:
-    if relative and old.speed_up and new.speed_up and not _is_baseline(new):
+def _change(old: Figures, new: Figures, baseline: str | None) -> Change:
+    if baseline in (new.row.network, new.row.form):
+        time, verdict = _quotient(_per_round(new.row), _per_round(old.row)), YARDSTICK
+    elif baseline and old.speed_up and new.speed_up:
         time = _quotient(old.speed_up, new.speed_up)
+        verdict = _verdict(time)
     else:
         time = _quotient(_per_round(new.row), _per_round(old.row))
-    verdict = "same"
-    if time.low > 1 and time.value > 1 + AT_LEAST:
-        verdict = f"slower by {time.value - 1:.0%}"
-    if time.high < 1 and time.value < 1 - AT_LEAST:
-        verdict = f"faster by {1 - time.value:.0%}"
+        verdict = _verdict(time)
     return Change(new.row, old.latency.median, new.latency.median, time, verdict)
 
 
-def _is_baseline(each: Figures) -> bool:
-    return each.speed_up == Interval(1, 1, 1)
+def _verdict(time: Interval) -> str:
+    if time.low > 1 and time.value > 1 + AT_LEAST:
+        return f"slower by {time.value - 1:.0%}"
+    if time.high < 1 and time.value < 1 - AT_LEAST:
+        return f"faster by {1 - time.value:.0%}"
+    return SAME
 
 
 def _per_round(row: Row) -> Interval:

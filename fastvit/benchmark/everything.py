@@ -23,11 +23,12 @@ class Part(NamedTuple):
 
 AS_TIMMS = ("batch_sizes=[1,8,256]", "baseline=timm fp16")
 SMALL_MIDDLE_LARGE = ("T8", "SA12", "MA36")
+STEPS = ("ours bf16", "timm compiled bf16", "ours compiled bf16")
 PARTS = {
     # Under 30 minutes on one GPU of a data centre. Compiling takes most of that, so that it is left to three networks.
     "cuda": (
         Part("variants", "variants", AS_TIMMS, (), ("fused fp16", "CUDA graph fp16")),
-        Part("training", "training", ("batch_sizes=[64]",), SMALL_MIDDLE_LARGE),
+        Part("training", "training", ("batch_sizes=[64]", "baseline=timm bf16"), SMALL_MIDDLE_LARGE, STEPS),
         Part("compiled", "variants", AS_TIMMS, SMALL_MIDDLE_LARGE, ("compiled fp16",)),
         Part("dense", "dense"),
         Part("repmixer", "repmixer", ("batch_sizes=[64]",)),

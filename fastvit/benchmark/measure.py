@@ -58,8 +58,10 @@ def measure(suite: Suite, *, quick: bool = False, minutes: float | None = None) 
                 save(result, suite.output)
             if time.monotonic() >= end:
                 break
-    result.complete = len(result.groups) == len(all_groups) and result.groups[-1].done
-    save(result, suite.output)
+        result.complete = len(result.groups) == len(all_groups) and result.groups[-1].done
+        if result.complete:  # a neighbour may have been at work before
+            result.limits = result.limits.joined(_limits(suite, device, engines))
+        save(result, suite.output)
     return result
 
 
@@ -213,11 +215,7 @@ def _start(suite: Suite, quick: bool, device: str, engines: Engines) -> Result:
     """A new result, or the one that is to go on."""
     machine = environment_of(device, engines.threads) | engines["eager", False].versions()
     earlier = _earlier(suite, quick, device, machine)
-    dtypes = sorted({form.dtype for form in suite.forms.values() if device in form.on} - {"int8"})
-    answer = engines["eager", False].limits(dtypes)
-    if isinstance(answer, Failure):
-        raise RunError(f"{device} cannot be measured on: {answer.reason}")
-    limits = Limits.model_validate(answer)
+    limits = _limits(suite, device, engines)
     if earlier is None:
         result = Result(suite=suite, quick=quick, device=device, environment=machine, limits=limits)
     else:
@@ -225,6 +223,14 @@ def _start(suite: Suite, quick: bool, device: str, engines: Engines) -> Result:
     result.loads.append(_load())
     save(result, suite.output)
     return result
+
+
+def _limits(suite: Suite, device: str, engines: Engines) -> Limits:
+    dtypes = sorted({form.dtype for form in suite.forms.values() if device in form.on} - {"int8"})
+    answer = engines["eager", False].limits(dtypes)
+    if isinstance(answer, Failure):
+        raise RunError(f"{device} cannot be measured on: {answer.reason}")
+    return Limits.model_validate(answer)
 
 
 def _earlier(suite: Suite, quick: bool, device: str, machine: dict[str, Any]) -> Result | None:
