@@ -446,3 +446,28 @@ def test_a_suite_from_end_to_end(tmp_path: Path, capsys, monkeypatch):
     assert result.environment["threads"] == 1
     assert {"fastvit", "torch", "cpu", "openvino"} <= result.environment.keys()
     assert result.limits.peak["float32"].flops > 1e9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_parts_for_a_gpu_run_on_a_cpu(tmp_path: Path, monkeypatch):
+    """Each form in tiny; but for CUDA graphs, which need a GPU."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    tiny = ("batch_sizes=[2]", "rounds=5", "threads=1", "build_minutes=5")
+    steps, eager = ("ours", "ours bf16"), ("eager", "eager bf16")
+    parts = (
+        Part("training", "training", ("baseline=timm bf16", "networks.T8.image_size=64"), ("T8",), steps),
+        Part(
+            "repmixer",
+            "repmixer",
+            ("networks.T8.image_size=64", "networks.T8 merged.image_size=64"),
+            ("T8 merged",),
+            eager,
+        ),
+        Part("dense", "dense", ("networks.digits={recipe: quickstart/detection_digits.yaml}",), ("digits",)),
+    )
+    results = list(everything(parts, tmp_path, "cpu", overrides=tiny))
+    assert [result.complete for result in results] == [True, True, True]
+    assert [row.error for result in results for row in result.rows()] == [""] * (3 + 2 * 2 + 2)
+    assert (tmp_path / "dense" / "result.json").exists()
+    assert all("counted_memory" in row.facts for row in results[0].rows())

@@ -16,7 +16,7 @@ import torch
 from timm.models import register_model
 from torch import Tensor, nn
 
-from fastvit import RepMixer
+from fastvit import LayerScale, RepMixer
 from fastvit.variants import VARIANTS
 
 
@@ -26,33 +26,36 @@ class MergedRepMixer(nn.Module):
     def __init__(self, branches: RepMixer):
         super().__init__()
         self.branches = branches
+        self.parts = _parts(branches)  # a tuple: they are children of `branches` already
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return self.branches(x)
-        (conv, conv_norm), (scale, scale_norm), skip, norm, gamma = self._parts()
+        conv, conv_norm, scale, scale_norm, skip, norm, layer_scale = self.parts
         at_least_float32 = x.to(torch.promote_types(x.dtype, torch.float32))
         var, mean = torch.var_mean(at_least_float32, (0, 2, 3), correction=0)  # (C,) each
         count = x.numel() / x.shape[1]
-        w = scale.weight.flatten()
+        gamma, w = layer_scale.gamma.flatten(), scale.weight.flatten()
         a, b = _affine(scale_norm, w * mean, w * w * var, count)
-        (a_skip, b_skip), (a_norm, b_norm) = (_affine(each, mean, var, count) for each in (skip, norm))
-        factor = 1 + gamma * (a * w + a_skip - a_norm)
-        shift = gamma * (b + b_skip - b_norm)
-        y = x * _broadcast(factor, x) + _broadcast(shift, x)
+        a_skip, b_skip = _affine(skip, mean, var, count)
+        a_norm, b_norm = _affine(norm, mean, var, count)
+        y = x * _broadcast(1 + gamma * (a * w + a_skip - a_norm), x) + _broadcast(gamma * (b + b_skip - b_norm), x)
         return y + _broadcast(gamma, x) * conv_norm(conv(x))
 
-    def _parts(self) -> tuple[Any, ...]:
-        """Convolution and scale, each with its batch norm; the batch norms of x; the layer scale. By size, not name."""
-        modules = list(self.branches.modules())
-        convs = [module for module in modules if isinstance(module, nn.Conv2d)]
-        norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
-        of_conv = {conv: next(n for n in norms if _beside(conv, n, modules)) for conv in convs}
-        conv, scale = sorted(convs, key=lambda module: -module.kernel_size[0])
-        subtracted = next(n for n in self.branches.norm.modules() if isinstance(n, nn.BatchNorm2d))
-        skip = next(n for n in norms if n is not subtracted and n not in of_conv.values())
-        gamma = next(p for name, p in self.branches.named_parameters() if name.endswith("gamma"))
-        return (conv, of_conv[conv]), (scale, of_conv[scale]), skip, subtracted, gamma.flatten()
+
+def _parts(branches: RepMixer) -> tuple[nn.Module, ...]:
+    """Convolution, its batch norm; scale, its batch norm; those of the skip and of what is subtracted; layer scale.
+
+    Found by what they are and where, not by name.
+    """
+    modules = list(branches.modules())
+    norms = [module for module in modules if isinstance(module, nn.BatchNorm2d)]
+    convs = sorted((m for m in modules if isinstance(m, nn.Conv2d)), key=lambda conv: -conv.kernel_size[0])
+    of_convs = [next(norm for norm in norms if _beside(conv, norm, modules)) for conv in convs]
+    subtracted = next(module for module in branches.norm.modules() if isinstance(module, nn.BatchNorm2d))
+    skip = next(norm for norm in norms if norm is not subtracted and norm not in of_convs)
+    layer_scale = next(module for module in modules if isinstance(module, LayerScale))
+    return convs[0], of_convs[0], convs[1], of_convs[1], skip, subtracted, layer_scale
 
 
 def _beside(conv: nn.Module, norm: nn.Module, modules: list[nn.Module]) -> bool:
