@@ -17,6 +17,7 @@ from fastvit.benchmark.report import mean_speed_ups, report, share_of_limit
 from fastvit.benchmark.result import Group, Limits, Result, Row, load, save
 from fastvit.benchmark.statistics import Interval, figures, median_interval, paired_ratio
 from fastvit.benchmark.suite import Suite
+from launch import ROOT
 
 MACHINE = {"cpu": "a CPU", "gpu": "none", "threads": 2, "platform": "x", "torch": "2", "fastvit": "1"}
 FACTS = {"parameters": 10**6, "macs": 10**9, "traffic": 0, "batch_norms": 0}
@@ -278,3 +279,12 @@ def test_the_other_pictures_are_drawn(kind: str):
     figure.draw_without_rendering()
     written = " ".join(text.get_text() for axes in figure.axes for text in axes.get_yticklabels() + axes.texts)
     assert ("a, f" if kind == "bars" else "2.00x") in written
+
+
+def test_published_tables_follow_from_the_published_samples():
+    for path in sorted((ROOT / "docs" / "measurements").glob("*.json")):
+        table = path.with_suffix(".md")
+        made = load(path)
+        assert made.complete, path
+        assert table.read_text(encoding="utf-8") == report(made), f"{path}: make the table again, do not edit it"
+        assert "/" not in str(made.suite.output).removeprefix("runs/benchmark/"), f"{path} names a folder of a machine"

@@ -73,6 +73,8 @@ class Bench:
         facts = self._facts(measurement, model, size)
         images = torch.randn(measurement.batch_size, *size, generator=torch.Generator().manual_seed(0))
         call = self._prepared(measurement, model, images)
+        if chosen := getattr(call, "engine", ""):  # by an engine that chooses among others
+            facts["engine"] = chosen
         for _ in range(WARM_UP_CALLS):
             call()
         # Other engines keep the memory of a call for the next, in arenas of their own.

@@ -49,6 +49,7 @@ def conditions(result: Result) -> Iterator[str]:
     yield (
         f"the machine at most: {peaks}; memory {limits.bandwidth / 1e9:.0f} GB/s, behind {limits.cache / 2**20:.0f} MiB"
     )
+    yield from (f"top-1 published by {name}: {where}" for name, where in suite.sources.items())
     loads = ", ".join(str(load) for load in result.loads)
     yield f"load before each start: {loads}{' (quick)' if result.quick else ''}"
     if not result.complete:
@@ -124,10 +125,12 @@ def table(result: Result, shown: Iterable[Figures]) -> list[Line]:
 def _cells(shown: Figures, result: Result) -> dict[str, str]:
     """What a line says, by column."""
     (row, latency, speed_up), facts = shown, shown.row.facts
+    network = result.suite.networks[row.network]
     return {
         "network": row.network,
         "form": row.form,
         "batch": str(row.batch_size),
+        "engine": facts.get("engine", ""),
         "px": str(row.image_size),
         "n": str(latency.n),
         "ms": f"{latency.median:.2f}",
@@ -141,7 +144,8 @@ def _cells(shown: Figures, result: Result) -> dict[str, str]:
         "of limit": share_of_limit(row, latency.median, result),
         f"x {result.suite.baseline}": f"{speed_up.value:.2f}" if speed_up else "",
         "95 %": f"{speed_up.low:.2f}-{speed_up.high:.2f}" if speed_up else "",
-        "top-1": _accuracies(result.suite.networks[row.network].top1),
+        "top-1": _accuracies(network.top1),
+        "published by": network.source,
     }
 
 
