@@ -19,13 +19,13 @@ Line = Sequence[str]
 def report(result: Result) -> str:
     """What was measured on what; the medians side by side; means and claims; every row; what was not measured."""
     shown = figures(result)
-    blocks = [f"# {result.suite.title}", "\n".join(conditions(result))]
+    blocks = [f"# {result.suite.title}", "\n".join(f"- {line}" for line in conditions(result))]
     blocks += [markdown(lines) for lines in side_by_side(result, shown)]
     if result.suite.take_turns == "forms":
         blocks += [markdown(lines) for lines in mean_speed_ups(result)]
     if result.suite.claims:
         blocks.append(markdown(claims_table(list(checked_claims(result)), result)))
-    blocks += [markdown(table(result, shown)), "\n".join(failures(shown))]
+    blocks += [markdown(table(result, shown)), "\n".join(f"- {line}" for line in failures(shown))]
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
