@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastvit.benchmark import limits, machine
+from fastvit.benchmark import bench, limits, machine
 from fastvit.benchmark import measure as measuring
 from fastvit.benchmark.bench import Bench
 from fastvit.benchmark.everything import PARTS, Part, everything
@@ -87,6 +87,9 @@ def test_a_mistake_is_a_sentence_and_writes_nothing(override: str, message: str,
     ("arguments", "message"),
     [
         ([], "name a suite, or --everything"),
+        (["x", "--device", "cuda"], "a suite takes device=<name>"),
+        (["x", "--minutes", "-1"], "--minutes must be more than 0, not -1"),
+        (["--everything", "--quick"], "--quick is about one suite"),
         (["compare", "a"], "compare two results, the earlier one first, not 1"),
         (["compare", "a", "b"], "a cannot be read"),
         (["report"], "name the results to report"),
@@ -360,19 +363,27 @@ def test_a_dead_worker_is_a_sentence():
         pytest.param({"engine": "openvino", "dtype": "int8", "on": ("cpu",)}, marks=pytest.mark.slow),
     ],
 )
-def test_every_form_is_built_and_called(form: dict):
+def test_every_form_is_built_and_called(form: dict, monkeypatch):
     if form.get("engine") == "openvino":
         pytest.importorskip("nncf")
-    bench, asked = Bench(torch.device("cpu")), measurement("resnet18", **form)
-    facts = bench.build(asked)
+    monkeypatch.setattr(bench, "_taken_by", lambda call, device: 10**7)
+    process, asked = Bench(torch.device("cpu")), measurement("resnet18", **form)
+    facts = process.build(asked)
     assert facts["parameters"] > 1e7
     assert facts["macs"] == pytest.approx(1.82e9 * (64 / 224) ** 2, rel=0.02)
     assert ("counted_memory" in facts) == bool(form.get("train"))
     assert ("traffic" in facts) == (form.get("dtype") != "int8" and not form.get("train"))
     if not form.get("engine"):
-        assert facts["peak_memory"] > 1e6
-    assert len(bench.call(asked, 2)) == 2
-    assert bench.build(asked) is facts  # once
+        weights = 0 if form.get("train") else facts["parameters"] * (2 if form else 4)
+        assert facts["peak_memory"] == weights + 10**7
+    assert len(process.call(asked, 2)) == 2
+    assert process.build(asked) is facts  # once
+
+
+def test_the_memory_of_a_call_is_what_it_takes_at_its_peak():
+    """32 MiB are written, then given back."""
+    taken = bench._taken_by(lambda: torch.ones(2**23).sum(), torch.device("cpu"))
+    assert taken is None or 30 * 2**20 < taken < 40 * 2**20
 
 
 @pytest.mark.slow

@@ -49,7 +49,7 @@ def test_cmt_is_its_authors_network(name: str, size: int):
         pytest.param("cmt_ti", 160, 9_492_426, 0.639, marks=pytest.mark.slow),  # its shapes: above
         ("cmt_xs", 192, 15_247_208, 1.547),
         pytest.param("cmt_s", 224, 26_256_160, 4.032, marks=pytest.mark.slow),
-        ("cmt_b", 256, 45_715_076, 9.317),
+        pytest.param("cmt_b", 256, 45_715_076, 9.317, marks=pytest.mark.slow),
     ],
 )
 def test_cmt_has_its_authors_size(name: str, size: int, paper_parameters: int, gmacs: float):

@@ -17,6 +17,7 @@ from fastvit.benchmark.graphs import captured
 from fastvit.benchmark.measurement import Measurement
 from fastvit.benchmark.networks import build, counted_part, input_size
 from fastvit.benchmark.steps import training_step
+from fastvit.benchmark.suite import Form
 from fastvit.benchmark.work import macs, parameters, traffic
 from fastvit.runtime.timing import seconds_of
 from fastvit.training.memory import activation_bytes_per_image
@@ -77,9 +78,9 @@ class Bench:
             facts["engine"] = chosen
         for _ in range(WARM_UP_CALLS):
             call()
-        # Other engines keep the memory of a call for the next, in arenas of their own.
-        if measurement.form.engine in ("eager", "compiled") and (taken := _taken_by(call, self.device)) is not None:
-            facts["peak_memory"] = facts["parameters"] * _item_size(measurement.form.dtype) + taken
+        if _shows_memory(measurement.form, self.device) and (taken := _taken_by(call, self.device)) is not None:
+            weights = 0 if measurement.form.train else facts["parameters"] * _item_size(measurement.form.dtype)
+            facts["peak_memory"] = weights + taken
         return call, facts
 
     def _prepared(self, measurement: Measurement, model: nn.Module, images: Tensor) -> Call:
@@ -105,6 +106,13 @@ class Bench:
 
 def _item_size(dtype: str) -> int:
     return getattr(torch, dtype).itemsize
+
+
+def _shows_memory(form: Form, device: torch.device) -> bool:
+    """Not where a call's memory is kept for the next: by other engines, and by CUDA graphs, which `compiled` makes."""
+    if form.train or (form.engine == "eager" and not form.cuda_graph):
+        return True
+    return form.engine == "compiled" and device.type == "cpu"
 
 
 def _taken_by(call: Call, device: torch.device) -> int | None:

@@ -22,21 +22,24 @@ class Part(NamedTuple):
 
 
 AS_TIMMS = ("batch_sizes=[1,8,256]", "baseline=timm fp16")
+GRAPHS = ("CUDA graph fp16",)
 SMALL_MIDDLE_LARGE = ("T8", "SA12", "MA36")
 STEPS = ("ours bf16", "timm compiled bf16", "ours compiled bf16")
 PARTS = {
-    # Under 30 minutes on one GPU of a data centre. Compiling takes most of that, so that it is left to three networks.
+    # About 30 minutes on one GPU of a data centre. Compiling takes a third of that, so that it is left to few networks.
     "cuda": (
-        Part("variants", "variants", AS_TIMMS, (), ("fused fp16", "CUDA graph fp16")),
+        Part("variants", "variants", AS_TIMMS, (), ("fused fp16", "CUDA graph fp16", "CUDA graph bf16")),
         Part("training", "training", ("batch_sizes=[64]", "baseline=timm bf16"), SMALL_MIDDLE_LARGE, STEPS),
-        Part("compiled", "variants", AS_TIMMS, SMALL_MIDDLE_LARGE, ("compiled fp16",)),
+        Part("claims", "claims", ("batch_sizes=[8]",), (), GRAPHS),
         Part("dense", "dense"),
-        Part("repmixer", "repmixer", ("batch_sizes=[64]",)),
-        Part("claims", "claims", ("batch_sizes=[8]",)),
-        Part("backbones", "backbones"),
-        Part("resolution", "resolution"),
-        Part("bf16", "variants", AS_TIMMS, SMALL_MIDDLE_LARGE, ("CUDA graph bf16", "compiled bf16")),
-        Part("peers", "peers", ("batch_sizes=[1,8,256]", "rounds=10", "calls=1", "seconds=2")),
+        Part("repmixer", "repmixer", ("batch_sizes=[64]",), (), ("eager bf16",)),
+        Part("backbones", "backbones", (), (), GRAPHS),
+        Part("resolution", "resolution", (), (), ("eager fp16",)),
+        Part("compiled", "variants", AS_TIMMS, ("T8",), ("CUDA graph fp16", "compiled fp16", "compiled bf16")),
+        # One network after the other at batch 1, then at 256, then at 8.
+        Part("peers", "peers", ("batch_sizes=[1,256,8]", "rounds=10", "calls=1", "seconds=2"), (), GRAPHS),
+        Part("compiled_larger", "variants", AS_TIMMS, ("SA12", "MA36"), ("CUDA graph fp16", "compiled fp16")),
+        Part("repmixer_compiled", "repmixer", ("batch_sizes=[64]",), ("T8 merged",), ("compiled bf16",)),
     ),
     # Some hours.
     "cpu": tuple(
@@ -53,7 +56,7 @@ def everything(
 
     Args:
         parts: such as `PARTS["cuda"]`.
-        folder: of one machine: a result of another one in it is an error.
+        folder: of one machine: an unfinished part of another one in it is an error.
         device: of all parts.
         overrides: of every suite.
         minutes: stop then; the same call goes on.

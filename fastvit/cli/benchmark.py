@@ -27,14 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the part that the suite calls quick")
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--everything", action="store_true", help="all suites for a device")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of --everything")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="folder of --everything")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of --everything, by default cpu")
+    parser.add_argument("--output", type=Path, help="folder of --everything, by default runs/benchmark")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.minutes is not None and arguments.minutes <= 0:
+        raise RunError(f"--minutes must be more than 0, not {arguments.minutes:g}")
+    if arguments.everything and arguments.quick:
+        raise RunError("--quick is about one suite, not about --everything")
     if arguments.everything:
-        overrides = [word for word in (arguments.suite, *arguments.arguments) if word]
-        return _everything(arguments.device, arguments.output, overrides, arguments.minutes)
+        return _everything(arguments)
+    if arguments.device or arguments.output:
+        raise RunError("--device and --output go with --everything; a suite takes device=<name> and output=<folder>")
     if arguments.suite is None:
         raise RunError("name a suite, or --everything; `fastvit recipes` lists the suites of the package")
     if arguments.suite in ("report", "compare"):
@@ -43,15 +48,18 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.benchmark.measure import measure
     from fastvit.benchmark.suite import load_suite
 
-    suite = load_suite(shipped.find(arguments.suite), arguments.arguments)
+    path = shipped.find(arguments.suite)
+    suite = load_suite(path, arguments.arguments)
     suite = suite.shortened() if arguments.quick else suite
     return _show(measure(suite, quick=arguments.quick, minutes=arguments.minutes), suite.output)
 
 
-def _everything(device: str, output: Path, overrides: list[str], minutes: float | None) -> None:
+def _everything(arguments: argparse.Namespace) -> None:
     from fastvit.benchmark.everything import PARTS, everything
 
-    for result in everything(PARTS[device], output, device, overrides=overrides, minutes=minutes):
+    device, folder = arguments.device or "cpu", arguments.output or Path("runs/benchmark")
+    overrides = [word for word in (arguments.suite, *arguments.arguments) if word]
+    for result in everything(PARTS[device], folder, device, overrides=overrides, minutes=arguments.minutes):
         _show(result, result.suite.output)
 
 
@@ -61,7 +69,11 @@ def _report(paths: list[Path]) -> None:
     if not paths:
         raise RunError("name the results to report: folders, or their JSON")
     for path in paths:
-        _show(load(path), path if path.is_dir() else path.parent, path.stem if path.is_file() else "")
+        result = load(path)
+        if path.is_dir():
+            _show(result, path)
+        else:
+            _show(result, path.parent, path.stem, path.stem)
 
 
 def _compare(paths: list[Path]) -> None:
@@ -73,19 +85,18 @@ def _compare(paths: list[Path]) -> None:
     print(comparison(*map(load, paths)))
 
 
-def _show(result: "Result", folder: Path, stem: str = "") -> None:
-    """Print the tables, and write them and the picture beside the result."""
+def _show(result: "Result", folder: Path, table: str = "table", picture: str = "picture") -> None:
+    """Print the tables, and write them and the picture into the folder."""
     from fastvit.benchmark.report import report
 
-    written = [folder / (f"{stem}.md" if stem else "table.md")]
     text = report(result)
+    written = [folder / f"{table}.md"]
     written[0].write_text(text, encoding="utf-8")
-    if find_spec("matplotlib") and any(row.rounds_ms for row in result.rows()):
-        from fastvit.benchmark.picture import picture
+    can_draw = find_spec("matplotlib") is not None
+    if can_draw and any(row.rounds_ms for row in result.rows()):
+        from fastvit.benchmark.picture import picture as draw
 
-        written.append(folder / (f"{stem}.png" if stem else "picture.png"))
-        picture(result).savefig(written[1], dpi=130)
+        written.append(folder / f"{picture}.png")
+        draw(result).savefig(written[1], dpi=130)
     print(text)
-    print(
-        f"written: {', '.join(map(str, written))}" + ("" if find_spec("matplotlib") else "; no picture: no matplotlib")
-    )
+    print(f"written: {', '.join(map(str, written))}{'' if can_draw else '; no picture: no matplotlib'}")
