@@ -93,7 +93,8 @@ def run(program):
     [
         ((), "import fastvit, timm; timm.create_model('fastvit_t8', device='meta')"),
         ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
-        (("pydantic",), "import fastvit.tasks.classification, fastvit.benchmark.measure, fastvit.robustness"),
+        (("pydantic",), "import fastvit.tasks.classification, fastvit.robustness"),
+        (("pydantic",), "import fastvit.benchmark.bench, fastvit.benchmark.everything, fastvit.benchmark.compare"),
         (("pydantic", "roma"), "import fastvit.tasks.hand_mesh.inference"),
     ],
 )

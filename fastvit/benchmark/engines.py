@@ -28,8 +28,6 @@ def prepare(model: nn.Module, form: Form, images: Tensor, device: torch.device) 
     Raises:
         ImportError: the engine is not installed.
     """
-    if form.train:
-        return _training_step(model, form, images, device)
     return {"eager": _eager, "compiled": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}[form.engine](
         model, form, images, device
     )
@@ -86,25 +84,6 @@ def _int8(model: nn.Module, images: Tensor, core: Any) -> Any:
         path = Path(folder) / "network.xml"
         Nncf().quantize(request, images, (), path)
         return core.read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
-
-
-def _training_step(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
-    """Forward, cross-entropy, backward and a step of SGD with momentum; autocast in half precision."""
-    float32 = form.model_copy(update={"dtype": "float32"})
-    model, images = _placed(model, float32, device), _placed(images, float32, device)
-    labels = torch.arange(len(images), device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    run = torch.compile(model) if form.engine == "compiled" else model
-    dtype = getattr(torch, form.dtype)
-
-    def call() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = nn.functional.cross_entropy(run(images).float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return call
 
 
 def _placed(what: Any, form: Form, device: torch.device) -> Any:

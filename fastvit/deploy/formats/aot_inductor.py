@@ -34,9 +34,7 @@ class AotInductor(Format):
         bounds = ("check_lowerbound", "check_upperbound")
         options |= {f"aot_inductor.{name}": False for name in bounds if hasattr(inductor.config.aot_inductor, name)}
         with torch.no_grad():
-            inductor.aoti_compile_and_package(
-                export_program(request), package_path=str(path), inductor_configs=options
-            )
+            inductor.aoti_compile_and_package(export_program(request), package_path=str(path), inductor_configs=options)
 
     def load(self, path: Path, settings: Settings) -> Run:
         return run_of(inductor.aoti_load_package(str(path)))
