@@ -18,6 +18,7 @@ from fastvit.benchmark.networks import input_size
 from fastvit.benchmark.result import Result, load
 from fastvit.benchmark.suite import MIN_SAMPLES, Form, Network, Suite, load_suite
 from fastvit.benchmark.workers import Worker, WorkerDied
+from fastvit.deploy import ENGINES
 from fastvit.errors import RecipeError, RunError
 from launch import ROOT, complaint, script
 
@@ -361,6 +362,7 @@ def test_a_dead_worker_is_a_sentence():
         {"train": True, "fuse": False},
         pytest.param({"engine": "onnxruntime", "on": ("cpu",)}, marks=pytest.mark.slow),
         pytest.param({"engine": "openvino", "dtype": "int8", "on": ("cpu",)}, marks=pytest.mark.slow),
+        pytest.param({"engine": "fastest"}, marks=pytest.mark.slow),
     ],
 )
 def test_every_form_is_built_and_called(form: dict, monkeypatch):
@@ -376,6 +378,7 @@ def test_every_form_is_built_and_called(form: dict, monkeypatch):
     if not form.get("engine"):
         weights = 0 if form.get("train") else facts["parameters"] * (2 if form else 4)
         assert facts["peak_memory"] == weights + 10**7
+    assert facts.get("engine") in (ENGINES if form.get("engine") == "fastest" else (None,))
     assert len(process.call(asked, 2)) == 2
     assert process.build(asked) is facts  # once
 

@@ -54,7 +54,7 @@ class Form(Section):
 
     builtin: bool = False  # timm's own FastViT in place of ours; other networks are the same either way
     fuse: bool = True  # every batch norm that folds into a convolution, and our blocks; builtin: what timm's pass fuses
-    engine: Literal["eager", "compiled", "onnxruntime", "openvino"] = "eager"
+    engine: Literal["eager", "compiled", "onnxruntime", "openvino", "fastest"] = "eager"  # fastest: measured, chosen
     cuda_graph: bool = False  # eager, its kernels recorded once and replayed together
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"  # int8: weights and activations
     channels_last: bool = True
@@ -63,7 +63,7 @@ class Form(Section):
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Form":
-        if self.train and (self.fuse or self.engine in ("onnxruntime", "openvino")):
+        if self.train and (self.fuse or self.engine not in ("eager", "compiled")):
             raise ValueError("train needs fuse: false, and engine eager or compiled")
         if self.engine == "onnxruntime" and self.dtype != "float32":
             raise ValueError("onnxruntime runs in float32: its CPU kernels have no half precision")
