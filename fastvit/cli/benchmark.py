@@ -46,12 +46,24 @@ def run(arguments: argparse.Namespace) -> None:
         return {"report": _report, "compare": _compare}[arguments.suite]([Path(each) for each in arguments.arguments])
 
     from fastvit.benchmark.measure import measure
+    from fastvit.benchmark.serving import is_serving
     from fastvit.benchmark.suite import load_suite
 
     path = shipped.find(arguments.suite)
+    if is_serving(path):
+        return _serve(path, arguments)
     suite = load_suite(path, arguments.arguments)
     suite = suite.shortened() if arguments.quick else suite
     return _show(measure(suite, quick=arguments.quick, minutes=arguments.minutes), suite.output)
+
+
+def _serve(path: Path, arguments: argparse.Namespace) -> None:
+    from fastvit.benchmark.serving import load_serving, serve
+
+    if arguments.minutes:
+        raise RunError("--minutes is for suites that can go on; make this one shorter by rounds=2")
+    suite = load_serving(path, arguments.arguments)
+    print(serve(suite.shortened() if arguments.quick else suite))
 
 
 def _everything(arguments: argparse.Namespace) -> None:
