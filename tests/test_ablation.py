@@ -7,7 +7,7 @@ import timm
 import torch
 
 import fastvit
-from fastvit.benchmark.networks import macs, parameters
+from fastvit.benchmark.work import macs, parameters
 from fastvit.tasks.network import register_models
 from launch import script
 from reference import randomize

@@ -1,6 +1,7 @@
 """What is left of an export that fails (nothing), and what it says."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,37 @@ def test_nothing_is_overwritten_unless_it_is_said(model, tmp_path):
     export(other, path, EXAMPLE, overwrite=True)
     assert path.read_bytes() != before
     assert everything(tmp_path) == {"a.safetensors", "a.safetensors.json"}
+
+
+def test_targets_are_looked_at_before_the_network(tmp_path):
+    """Fusing and converting take time; what is there already is known at once."""
+    (tmp_path / "a.onnx.json").write_text("mine")
+    with pytest.raises(ExportError, match="exists already"):
+        export(None, tmp_path / "a.onnx", EXAMPLE)
+    assert (tmp_path / "a.onnx.json").read_text() == "mine"
+
+
+def test_a_full_disk_is_not_blamed_on_the_converter(model, tmp_path, quick, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+
+    def fill(request, path):
+        monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=1000))
+        raise RuntimeError("could not write")
+
+    monkeypatch.setattr(quick, "convert", fill)
+    for _ in range(2):  # once it fills up on the way, once it is full before
+        with pytest.raises(ExportError, match=r"the disk of .* is full: 0\.0 MB are left, .* make room"):
+            export(model, tmp_path / "a.safetensors", EXAMPLE)
+    assert everything(tmp_path) == set()
+
+
+def test_detectors_get_a_sentence_before_any_work(tmp_path):
+    from fastvit.models import mask_rcnn
+
+    detector = mask_rcnn("fastvit_t8", num_classes=3)
+    with pytest.raises(ExportError, match=r"finds another number of boxes in each image.*with its `backbone`"):
+        export(detector, tmp_path / "a.onnx", EXAMPLE)
+    assert everything(tmp_path) == set()
 
 
 def test_files_have_the_usual_permissions(model, tmp_path):

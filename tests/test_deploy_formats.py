@@ -2,6 +2,8 @@
 
 import copy
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -46,15 +48,58 @@ def expected(model, images):
     return copy.deepcopy(model).eval()(images)
 
 
-@pytest.mark.parametrize("name", RUNNABLE)
-def test_equals_the_eager_network_at_every_size_it_was_exported_for(model, tmp_path, name):
-    path, sidecar = exported(model.train(), tmp_path, name, dynamic=("batch", "size"))
+@pytest.fixture(scope="module", params=RUNNABLE)
+def of_any_size(request, model, tmp_path_factory):
+    """A file for any batch and size, in each format: its path and what is beside it."""
+    path, sidecar = exported(
+        model.train(), tmp_path_factory.mktemp(request.param), request.param, dynamic=("batch", "size")
+    )
+    assert model.training
+    return path, sidecar
+
+
+def test_equals_the_eager_network_at_every_size_it_was_exported_for(of_any_size, model):
+    path, sidecar = of_any_size
     network = load(path)
     for shape in ((1, 3, 64, 64), (5, 3, 96, 64), (3, 3, 100, 132)):
         images = torch.randn(shape)
         assert relative_error(network(images), expected(model, images)) < 1e-5
     assert len(sidecar["verification"]["outputs"]) == 3
-    assert model.training
+
+
+def test_a_loaded_file_serves_threads_in_any_mode(of_any_size, model):
+    network = load(of_any_size[0])
+    batches = [torch.randn(batch, 3, 64, 64) for batch in (1, 2, 5, 1, 3, 1, 4, 2)]
+    right = [expected(model, images) for images in batches]
+    start = threading.Barrier(len(batches))
+
+    def client(number):
+        start.wait()
+        with torch.inference_mode(number % 2 == 0), torch.autocast("cpu", torch.bfloat16, enabled=number % 3 == 0):
+            return [network(batches[number]) for _ in range(10)]
+
+    with ThreadPoolExecutor(len(batches)) as pool:
+        for outputs, output in zip(pool.map(client, range(len(batches))), right, strict=True):
+            assert all(relative_error(each, output) < 1e-5 for each in outputs)
+            assert len({each.data_ptr() for each in outputs}) == len(outputs)
+            assert not any(each.is_inference() for each in outputs)
+
+
+@pytest.mark.parametrize("name", ["openvino", "torch_export"])
+def test_how_a_file_computes_can_be_chosen_where_its_runtime_can(model, tmp_path, name):
+    path, _ = exported(model, tmp_path, name)
+    images = torch.randn(1, 3, 64, 64)
+    if name == "torch_export":
+        with pytest.raises(ExportError, match="PyTorch decides on its threads itself"):
+            load(path, threads=5)
+        with pytest.raises(ExportError, match="computes torch_export files in float32 here, not in"):
+            load(path, dtype=torch.bfloat16)
+        return
+    assert torch.equal(load(path, threads=2, streams=2)(images), load(path, threads=1)(images))
+    if torch.bfloat16 in FORMATS[name].dtypes():
+        output = load(path, dtype=torch.bfloat16)(images)
+        assert output.dtype == torch.bfloat16
+        assert 1e-4 < relative_error(output.float(), expected(model, images)) < 0.05
 
 
 @pytest.mark.parametrize("name", RUNNABLE)
@@ -162,6 +207,35 @@ def test_core_ml_of_other_weights_is_refused(core_ml, model):
         other.head.fc.bias[3] += 0.01
     with pytest.raises(ExportError, match=r"head\.fc\.bias"):
         kind.verify(path, request(other))
+
+
+def test_core_ml_of_tiny_weights_and_of_batch_norms_that_the_converter_folds(tmp_path):
+    """coremltools rounds 2e-9 up to the smallest number of float16, numpy to zero: every trained network has such."""
+    need("coreml")
+    model = randomize(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.GELU(), nn.Conv2d(8, 4, 1)))
+    with torch.no_grad():
+        model[3].weight[:2] = 2e-9
+    path, _ = exported(model, tmp_path, "coreml", card=Card(PREPROCESSING))
+    with torch.no_grad():
+        model[1].running_mean[2] += 0.5
+    request = make_request(model, torch.randn(1, 3, 64, 64), card=Card(PREPROCESSING))
+    with pytest.raises(ExportError, match=r"0\.weight \(its bias\) are missing or others"):
+        FORMATS["coreml"].verify(path, request)
+
+
+@SLOW
+@pytest.mark.parametrize("name", ["fastvit_t8", "resnet18"])
+def test_core_ml_of_trained_networks(tmp_path, name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=len(LABELS))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.5)
+    for _ in range(4):
+        loss = nn.functional.cross_entropy(model(torch.randn(8, 3, 64, 64)), torch.randint(len(LABELS), (8,)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path, _ = exported(model, tmp_path, "coreml")
+    assert path.is_dir()
 
 
 @SLOW

@@ -201,6 +201,13 @@ def test_what_falls_below_the_bounds_is_refused_and_leaves_nothing(model, sample
     assert list(tmp_path.iterdir()) == []
 
 
+def test_targets_are_looked_at_before_the_images(tmp_path):
+    need("onnx")
+    (tmp_path / "a.onnx").write_text("mine")
+    with pytest.raises(ExportError, match="exists already"):
+        quantize(None, tmp_path / "a.onnx", None, None, format="onnx", card=CARD)
+
+
 def test_a_format_without_int8(model, samples, tmp_path):
     with pytest.raises(ExportError, match="int8 is for openvino, onnx, executorch"):
         quantize(model, tmp_path / "a.safetensors", *samples, format="safetensors", card=CARD)

@@ -76,7 +76,7 @@ STEPS = (
     ((), "timm.create_model('fastvit_t8', device='meta')"),
     ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
     ((), "import fastvit.trained, fastvit.prediction, fastvit.tasks.classification.prediction"),
-    (("pydantic",), "import fastvit.tasks.classification.task, fastvit.benchmark.measure, fastvit.robustness"),
+    (("pydantic",), "import fastvit.tasks.classification.task, fastvit.benchmark.bench, fastvit.robustness"),
     (("roma",), "import fastvit.tasks.hand_mesh.inference"),
 )
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({tuple(EXTRAS)}))  # importing None raises ModuleNotFoundError\n"

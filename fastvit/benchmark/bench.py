@@ -1,20 +1,30 @@
-"""What a measuring process does when asked: build, call, forget."""
+"""What a measuring process does when asked: build, call, forget; and tell what the machine can do."""
 
 import ctypes
 import gc
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastvit.benchmark import limits
 from fastvit.benchmark.engines import Call, prepare
-from fastvit.benchmark.networks import build, input_size, macs, parameters
-from fastvit.benchmark.workers import Measurement
+from fastvit.benchmark.graphs import captured
+from fastvit.benchmark.measurement import Measurement
+from fastvit.benchmark.networks import build, counted_part, input_size
+from fastvit.benchmark.steps import training_step
+from fastvit.benchmark.suite import Form
+from fastvit.benchmark.work import macs, parameters, traffic
 from fastvit.runtime.timing import seconds_of
+from fastvit.training.memory import activation_bytes_per_image
 
 ENGINES = ("onnx", "onnxruntime", "openvino")
 WARM_UP_CALLS = 3
+LONG_CALL = 0.25  # seconds; to bring the weights back into the caches takes no such time
 
 
 class Bench:
@@ -22,41 +32,32 @@ class Bench:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.built: dict[Measurement, Call] = {}
+        torch.backends.cudnn.benchmark = True  # on a GPU, the fastest algorithm for each shape, as in training
+        self.built: dict[Measurement, tuple[Call, dict[str, Any]]] = {}
 
     def build(self, measurement: Measurement) -> dict[str, Any]:
-        size = input_size(measurement.network)
-        model = build(measurement.network, measurement.form)
-        facts = {"image_size": size[1], "parameters": parameters(model), "macs": macs(model, size)}
-        weights = facts["parameters"] * getattr(torch, measurement.form.dtype).itemsize
-        images = torch.randn(measurement.batch_size, *size, generator=torch.Generator().manual_seed(0))
-        call = prepare(model, measurement.form, images, self.device)
-        for _ in range(WARM_UP_CALLS):
-            call()
-        self.built[measurement] = call
-        # Other engines keep the memory of a call for the next, in arenas of their own.
-        if measurement.form.engine in ("eager", "compiled") and (taken := _taken_by(call, self.device)) is not None:
-            facts["peak_memory"] = weights + taken
-        return facts
+        if measurement not in self.built:
+            self.built[measurement] = self._build(measurement)
+        return self.built[measurement][1]
 
     def call(self, measurement: Measurement, calls: int) -> list[float]:
-        call = self.built[measurement]
-        call()
-        return [seconds_of(call) for _ in range(calls)]
+        call, _ = self.built[measurement]
+        first = seconds_of(call)
+        counted = [first] if first > LONG_CALL else []
+        return counted + [seconds_of(call) for _ in range(calls - len(counted))]
 
-    def forget(self) -> None:
-        self.built.clear()
+    def keep(self, measurements: Collection[Measurement]) -> None:
+        if self.built.keys() <= set(measurements):
+            return
+        self.built = {each: what for each, what in self.built.items() if each in measurements}
         torch.compiler.reset()
         gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        _give_back(self.device)
 
-    def peak(self, dtype: str) -> float:
-        size = 8192 if self.device.type == "cuda" else 2048
-        a, b = (torch.randn(size, size, device=self.device).to(getattr(torch, dtype)) for _ in range(2))
-        with torch.inference_mode():
-            seconds = [seconds_of(lambda: a @ b) for _ in range(12)]
-        return 2 * size**3 / min(seconds)
+    def limits(self, dtypes: Collection[str]) -> dict[str, Any]:
+        cache = limits.cache_size(self.device)
+        peaks = {dtype: limits.peak(getattr(torch, dtype), self.device) for dtype in dtypes}
+        return {"peak": peaks, "bandwidth": limits.bandwidth(self.device, cache), "cache": cache}
 
     def versions(self) -> dict[str, str]:
         found = {}
@@ -66,6 +67,52 @@ class Bench:
             except PackageNotFoundError:
                 found[name] = "not installed"
         return found
+
+    def _build(self, measurement: Measurement) -> tuple[Call, dict[str, Any]]:
+        size = input_size(measurement.network)
+        model = build(measurement.network, measurement.form)
+        facts = self._facts(measurement, model, size)
+        images = torch.randn(measurement.batch_size, *size, generator=torch.Generator().manual_seed(0))
+        call = self._prepared(measurement, model, images)
+        if chosen := getattr(call, "engine", ""):  # by an engine that chooses among others
+            facts["engine"] = chosen
+        for _ in range(WARM_UP_CALLS):
+            call()
+        if _shows_memory(measurement.form, self.device) and (taken := _taken_by(call, self.device)) is not None:
+            weights = 0 if measurement.form.train else facts["parameters"] * _item_size(measurement.form.dtype)
+            facts["peak_memory"] = weights + taken
+        return call, facts
+
+    def _prepared(self, measurement: Measurement, model: nn.Module, images: Tensor) -> Call:
+        form = measurement.form
+        if form.train:
+            return training_step(measurement.network, form, model, images, self.device)
+        call = prepare(model, form, images, self.device)
+        return captured(call) if form.cuda_graph else call
+
+    def _facts(self, measurement: Measurement, model: nn.Module, size: tuple[int, int, int]) -> dict[str, Any]:
+        part, form = counted_part(measurement.network, model), measurement.form
+        facts: dict[str, Any] = {"image_size": size[1], "parameters": parameters(model), "macs": macs(part, size)}
+        if form.train and form.engine == "eager" and not measurement.network.recipe:
+            kept = activation_bytes_per_image(lambda: build(measurement.network, form), size[1], form.dtype)
+            facts["counted_memory"] = kept * measurement.batch_size
+        if not form.train:
+            facts["batch_norms"] = sum(isinstance(module, _BatchNorm) for module in model.modules())
+            if form.dtype != "int8":
+                cache = limits.cache_size(self.device)
+                facts["traffic"] = traffic(part, size, measurement.batch_size, getattr(torch, form.dtype), cache)
+        return facts
+
+
+def _item_size(dtype: str) -> int:
+    return getattr(torch, dtype).itemsize
+
+
+def _shows_memory(form: Form, device: torch.device) -> bool:
+    """Not where a call's memory is kept for the next: by other engines, and by CUDA graphs, which `compiled` makes."""
+    if form.train or (form.engine == "eager" and not form.cuda_graph):
+        return True
+    return form.engine == "compiled" and device.type == "cpu"
 
 
 def _taken_by(call: Call, device: torch.device) -> int | None:
@@ -79,11 +126,19 @@ def _taken_by(call: Call, device: torch.device) -> int | None:
     if device.type != "cpu" or not reset.exists():
         return None
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)  # give back what glibc keeps of earlier calls
+    _give_back(device)
     reset.write_text("5")  # the peak starts anew
     before = _kilobytes("VmRSS")
     call()
     return 1024 * (_kilobytes("VmHWM") - before)
+
+
+def _give_back(device: torch.device) -> None:
+    """Return freed memory to the system."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif hasattr(ctypes.CDLL(None), "malloc_trim"):  # glibc keeps what was freed
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _kilobytes(key: str) -> int:

@@ -1,9 +1,7 @@
-"""From a network to something that computes one batch when it is called, by engine."""
+"""From a network to something that computes one batch when it is called, by the functions that users call."""
 
-import io
-import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,27 +10,47 @@ import torch
 from torch import Tensor, nn
 
 from fastvit.benchmark.suite import Form
-from fastvit.deploy import compile_for_inference
-from fastvit.deploy.int8.engines import Nncf
-from fastvit.deploy.request import Limits, make_request
+from fastvit.deploy import FORMATS, Inference, compile_for_inference
+from fastvit.deploy.int8 import QUANTIZERS
+from fastvit.deploy.request import make_request
+from fastvit.deploy.runtimes.run import computed, make_settings
 
 Call = Callable[[], Any]
+ENGINES = {"compiled": "torch", "fastest": "auto"}  # those whose names in suites are others than in the package
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A call of the engine that was chosen among others."""
+
+    infer: Inference
+    images: Tensor
+
+    @property
+    def engine(self) -> str:
+        return self.infer.engine
+
+    def __call__(self) -> Any:
+        return self.infer(self.images)
 
 
 def prepare(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
     """A call without arguments that runs `model` on `images`, (B, 3, H, W) in float32 on the CPU, as the form says.
 
-    The batch is where the engine wants it, and in its dtype and layout, before the first call: what is timed is the
-    network.
+    The batch is on the device before the first call: for PyTorch in the form's dtype and layout, for other engines in
+    float32 and NCHW, which they take. What is timed is the network.
 
     Raises:
-        ImportError: the engine is not installed.
+        UserError: the engine is not installed.
     """
-    if form.train:
-        return _training_step(model, form, images, device)
-    return {"eager": _eager, "compiled": _compiled, "onnxruntime": _onnxruntime, "openvino": _openvino}[form.engine](
-        model, form, images, device
-    )
+    if form.engine == "eager":
+        return _eager(model, form, images, device)
+    if form.dtype == "int8":
+        return _int8(model, images)
+    engine = ENGINES.get(form.engine, form.engine)
+    infer = compile_for_inference(model.to(device), images, getattr(torch, form.dtype), engine)
+    images = _placed(images, form, device) if infer.engine == "torch" else images.to(device)
+    return Chosen(infer, images) if engine == "auto" else lambda: infer(images)
 
 
 def _eager(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
@@ -45,77 +63,18 @@ def _eager(model: nn.Module, form: Form, images: Tensor, device: torch.device) -
     return call
 
 
-def _compiled(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
-    images = _placed(images, form, device)
-    infer = compile_for_inference(model.to(device), images.float(), getattr(torch, form.dtype))
-    return lambda: infer(images)
-
-
-def _onnxruntime(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to the others
-    session = onnxruntime.InferenceSession(_onnx(model, images), options, providers=["CPUExecutionProvider"])
-    inputs = {session.get_inputs()[0].name: images.numpy()}
-    return lambda: session.run(None, inputs)
-
-
-def _openvino(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
-    import openvino
-
-    core = openvino.Core()
-    settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
-    if form.dtype == "int8":  # what stays in float is computed in the precision that OpenVINO chooses
-        network = _int8(model, images, core)
-    else:
-        network = core.read_model(io.BytesIO(_onnx(model, images)))
-        settings["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}[form.dtype]
-    compiled = core.compile_model(network, "CPU", settings)
-    request, batch = compiled.create_infer_request(), images.numpy()
-    return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)
-
-
-def _int8(model: nn.Module, images: Tensor, core: Any) -> Any:
+def _int8(model: nn.Module, images: Tensor) -> Call:
     """All layers quantized, with the ranges of these images: good for timing only."""
-    request = make_request(
-        model, images, dynamic=(), limits=Limits(), preprocessing=None, labels=None, opset=None, architecture=None
-    )
+    kind = FORMATS["openvino"]
+    request = make_request(model, images, depthwise=kind.depthwise)
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "network.xml"
-        Nncf().quantize(request, images, (), path)
-        return core.read_model(path.read_bytes(), path.with_suffix(".bin").read_bytes())
-
-
-def _training_step(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
-    """Forward, cross-entropy, backward and a step of SGD with momentum; autocast in half precision."""
-    float32 = form.model_copy(update={"dtype": "float32"})
-    model, images = _placed(model, float32, device), _placed(images, float32, device)
-    labels = torch.arange(len(images), device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    run = torch.compile(model) if form.engine == "compiled" else model
-    dtype = getattr(torch, form.dtype)
-
-    def call() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = nn.functional.cross_entropy(run(images).float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return call
+        path = Path(folder) / f"network{kind.suffix}"
+        QUANTIZERS[kind.name].quantize(request, images, (), path)
+        run = kind.load(path, make_settings())
+        computed(run, images, torch.float32)  # what it reads of the file, it reads by now
+    return lambda: computed(run, images, torch.float32)
 
 
 def _placed(what: Any, form: Form, device: torch.device) -> Any:
     memory_format = torch.channels_last if form.channels_last else torch.contiguous_format
     return what.to(device=device, dtype=getattr(torch, form.dtype), memory_format=memory_format)
-
-
-def _onnx(model: nn.Module, images: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
-    program.save(buffer, external_data=False)
-    return buffer.getvalue()

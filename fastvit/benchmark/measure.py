@@ -1,178 +1,261 @@
-"""Measuring a suite: everything that is compared takes turns, round after round."""
+"""Measuring a suite: what is compared takes turns, round after round; what is written goes on after an interruption.
+
+A round is a turn for each of a group: its forms, or its networks, or a network and the baseline. A machine that slows
+down for a minute slows all of them, and the ratio within a round stays. Only the group is in memory. The result so far
+is written every few seconds; the same command takes it up where it ended.
+"""
 
 import itertools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from statistics import median
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from fastvit.benchmark.suite import Network, Suite
-from fastvit.benchmark.workers import SETTLE_SECONDS, Failure, Measurement, Worker, WorkerDied
-from fastvit.errors import RecipeError
+from fastvit.benchmark.machine import environment_of
+from fastvit.benchmark.measurement import Failure, Measurement
+from fastvit.benchmark.result import FILE, Group, Limits, Result, Row, load, save
+from fastvit.benchmark.suite import MIN_SAMPLES, Form, Network, Suite
+from fastvit.benchmark.workers import SETTLE_SECONDS, Worker, WorkerDied
+from fastvit.config import differences
+from fastvit.errors import RecipeError, RunError
 from fastvit.runtime.device import best_device
-from fastvit.runtime.environment import environment
 
-Row = dict[str, Any]
+ERRORS = "errors.txt"
+Key = tuple[str, bool]  # an engine, and whether the process is the baseline's own
+Answer = Any  # what a worker says, or a Failure
+SAVE_SECONDS = 5.0
 
 
-def measure(suite: Suite, *, quick: bool, keep: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Measure a suite and return everything about it, ready for JSON.
+def measure(suite: Suite, *, quick: bool = False, minutes: float | None = None) -> Result:
+    """Measure what of a suite is not yet measured in its output folder, and write it there.
 
     Args:
         suite: as it is to be measured.
         quick: whether it was shortened; only noted.
-        keep: called with the result so far after each group, so that an interrupted run leaves what it has.
+        minutes: stop then, after the round that is on; the next start goes on.
+
+    Returns:
+        The result; `complete` says whether all of it is there.
+
+    Raises:
+        RunError: the folder holds a complete result, or one of another suite or machine, or cannot be written.
     """
     device = best_device().type if suite.device == "auto" else suite.device
-    threads = suite.threads or _cores()
-    engines = Engines(threads, device)
-    result: dict[str, Any] = {
-        "title": suite.title,
-        "quick": quick,
-        "weights": "random",
-        "device": device,
-        "environment": environment() | {"threads": threads},
-        "load_before": _load(),
-        "suite": suite.model_dump(mode="json"),
-        "rows": [],
-    }
-    try:
-        result["environment"] |= engines["eager"].versions()
-        result["peak_flops"] = _peaks(suite, device, engines["eager"])
-        for group in groups(suite, device):
-            result["rows"] += _measure_group(suite, group, engines)
-            keep(result)
-    finally:
-        engines.close()
-    for row in result["rows"]:
-        add_ratio(row, result["rows"], suite.baseline)
-    result["load_after"] = _load()
+    all_groups = list(groups(suite, device))
+    end = time.monotonic() + 60 * minutes if minutes else float("inf")
+    with Engines(suite.threads or cores(), device) as engines:
+        result = _start(suite, quick, device, engines)
+        done = sum(group.done for group in result.groups)
+        for number, measurements in enumerate(all_groups[done:], done + 1):
+            _show(f"{number} of {len(all_groups)}: {measurements[-1].network_name}, {measurements[-1].form_name}")
+            if number > len(result.groups):
+                result.groups.append(Group(rows=[_new_row(measurement) for measurement in measurements]))
+            try:
+                _measure_group(result, measurements, engines, end)
+            finally:
+                save(result, suite.output)
+            if time.monotonic() >= end:
+                break
+        result.complete = len(result.groups) == len(all_groups) and result.groups[-1].done
+        if result.complete:  # a neighbour may have been at work before
+            result.limits = result.limits.joined(_limits(suite, device, engines))
+        save(result, suite.output)
     return result
 
 
 def groups(suite: Suite, device: str) -> Iterator[list[Measurement]]:
-    """What takes turns with each other, of one batch and image size: a network's forms, or the networks in a form."""
+    """What takes turns with each other, of one batch and image size: see `Suite.take_turns`."""
     forms = [(name, form) for name, form in suite.forms.items() if device in form.on]
     if not forms:
         raise RecipeError(f"none of the forms {', '.join(suite.forms)} is measured on {device}: see their key `on`")
     for batch_size, image_size in itertools.product(suite.batch_sizes, suite.image_sizes or (None,)):
-        networks = [(name, _at_size(network, image_size)) for name, network in suite.networks.items()]
-        constants = networks if suite.take_turns == "forms" else forms
-        for constant in constants:
+        networks = {name: _at_size(network, image_size) for name, network in suite.networks.items()}
+        for names, of_forms in _turns(suite, list(networks), forms):
             yield [
-                Measurement(name, form_name, network, form, batch_size)
-                for (name, network), (form_name, form) in itertools.product(networks, forms)
-                if constant[0] in (name, form_name)
+                Measurement(name, form_name, networks[name], form, batch_size)
+                for name, (form_name, form) in itertools.product(names, of_forms)
             ]
+
+
+def _turns(suite: Suite, networks: list[str], forms: list[tuple[str, Form]]) -> Iterator[tuple[list[str], list]]:
+    """The networks and the forms of each group."""
+    if suite.take_turns == "forms":
+        yield from (([network], forms) for network in networks)
+        return
+    for form in forms:
+        if suite.take_turns == "networks":
+            yield networks, [form]
+        elif suite.take_turns == "baseline":
+            others = [name for name in networks if name != suite.baseline] or [suite.baseline]
+            yield from ((list(dict.fromkeys((suite.baseline, name))), [form]) for name in others)
+        else:
+            pairs = dict.fromkeys((claim.slow, claim.fast) for claim in suite.claims if claim.fast)
+            yield from ((list(pair), [form]) for pair in pairs)
 
 
 def _at_size(network: Network, image_size: int | None) -> Network:
     return network.model_copy(update={"image_size": image_size}) if image_size else network
 
 
-class Engines(dict[str, Worker]):
-    """A process for each engine, started when it is first needed."""
+class Engines(dict[Key, Worker]):
+    """A process for each engine, started when it is first needed. A baseline that stays has one of its own."""
 
     def __init__(self, threads: int, device: str):
         super().__init__()
+        self.threads = threads
         self._start = lambda: Worker(threads, device)
 
-    def __missing__(self, engine: str) -> Worker:
-        self[engine] = self._start()
-        return self[engine]
+    def __enter__(self) -> "Engines":
+        return self
 
-    def build(self, measurement: Measurement, built: Iterable[Measurement]) -> dict[str, Any] | Failure:
-        """`Worker.build`. Where that kills the process, a new one gets what the dead one had of `built`."""
-        engine = measurement.form.engine
-        try:
-            return self[engine].build(measurement)
-        except WorkerDied as died:
-            self.pop(engine).close()
-            for lost in built:
-                if lost.form.engine == engine:
-                    self[engine].build(lost)
-            return Failure(str(died), "")
-
-    def close(self) -> None:
+    def __exit__(self, *_: Any) -> None:
         for worker in self.values():
             worker.close()
 
+    def __missing__(self, key: Key) -> Worker:
+        self[key] = self._start()
+        return self[key]
 
-def _measure_group(suite: Suite, group: list[Measurement], engines: Engines) -> list[Row]:
-    rows: dict[Measurement, Row] = {}
-    for measurement in group:
-        _show(f"building {measurement.network_name}, {measurement.form_name}, batch {measurement.batch_size}")
-        built = [earlier for earlier, row in rows.items() if "error" not in row]
-        rows[measurement] = _new_row(measurement, engines.build(measurement, built))
-    ready = [measurement for measurement, row in rows.items() if "error" not in row]
-    for i in range(suite.rounds):
-        _show(f"batch {group[0].batch_size}, {group[0].network_name}: round {i + 1} of {suite.rounds}")
-        for measurement in ready:
-            time.sleep(SETTLE_SECONDS)
-            seconds = engines[measurement.form.engine].call(measurement, suite.calls)
-            if isinstance(seconds, Failure):
-                raise RuntimeError(seconds.trace)
-            rows[measurement]["rounds_ms"].append([1000 * each for each in seconds])
+    def build(self, key: Key, measurement: Measurement, others: Iterable[Measurement], minutes: float) -> Answer:
+        """`Worker.build`. Where that kills the process, a new one gets what the dead one had of `others`."""
+        try:
+            return self[key].build(measurement, seconds=60 * minutes)
+        except WorkerDied as died:
+            return self._start_again(key, others, died)
+
+    def call(self, key: Key, measurement: Measurement, others: Iterable[Measurement], calls: int) -> Answer:
+        """`Worker.call`, as `build`."""
+        try:
+            return self[key].call(measurement, calls)
+        except WorkerDied as died:
+            return self._start_again(key, others, died)
+
+    def _start_again(self, key: Key, others: Iterable[Measurement], died: WorkerDied) -> Failure:
+        self.pop(key).close()
+        for lost in others:
+            self[key].build(lost)
+        return Failure(str(died), "")
+
+
+def _measure_group(result: Result, measurements: list[Measurement], engines: Engines, end: float) -> None:
+    """Build what is not known to fail, then take turns until there are enough rounds, or the time is over."""
+    suite, group = result.suite, result.groups[-1]
     for worker in engines.values():
-        worker.forget()
-    for measurement in ready:
-        add_statistics(rows[measurement])
-    return list(rows.values())
+        worker.keep(measurements)
+    ready: dict[Measurement, Row] = {}
+    for measurement, row in zip(measurements, group.rows, strict=True):
+        if not row.error:
+            key, others = _place(measurement, ready, suite)
+            _note(row, engines.build(key, measurement, others, suite.build_minutes), suite.output)
+        if not row.error:
+            ready[measurement] = row
+    whole = min((len(row.rounds_ms) for row in ready.values()), default=0)
+    for row in ready.values():
+        del row.rounds_ms[whole:]  # of a round that was interrupted
+    saved = time.monotonic()
+    while not _enough(suite, group, ready) and time.monotonic() < end:
+        _round(suite, ready, engines)
+        if time.monotonic() > saved + SAVE_SECONDS:
+            save(result, suite.output)
+            saved = time.monotonic()
+    group.done = _enough(suite, group, ready)
 
 
-def _new_row(measurement: Measurement, facts: dict[str, Any] | Failure) -> Row:
-    row: Row = {
-        "network": measurement.network_name,
-        "form": measurement.form_name,
-        "batch_size": measurement.batch_size,
-        "image_size": measurement.network.image_size,
-    }
-    if isinstance(facts, Failure):
-        return row | {"error": facts.reason, "trace": facts.trace}
-    return row | facts | {"dtype": measurement.form.dtype, "train": measurement.form.train, "rounds_ms": []}
+def _round(suite: Suite, ready: dict[Measurement, Row], engines: Engines) -> None:
+    """A turn for each. What fails is noted, and not ready any more."""
+    for measurement, row in list(ready.items()):
+        time.sleep(SETTLE_SECONDS)
+        key, others = _place(measurement, ready, suite)
+        answer = engines.call(key, measurement, others, suite.calls)
+        if isinstance(answer, Failure):
+            _note(ready.pop(measurement), answer, suite.output)
+        else:
+            row.rounds_ms.append([float(f"{1000 * seconds:.4g}") for seconds in answer])
 
 
-def add_statistics(row: Row) -> None:
-    """Median, first and last decile, and images a second, from the samples."""
-    samples = sorted(itertools.chain.from_iterable(row["rounds_ms"]))
-    n = len(samples)
-    row |= {
-        "n": n,
-        "median_ms": median(samples),
-        "p10_ms": samples[round(0.1 * (n - 1))],
-        "p90_ms": samples[round(0.9 * (n - 1))],
-        "images_per_second": 1000 * row["batch_size"] / median(samples),
-    }
+def _place(measurement: Measurement, ready: Iterable[Measurement], suite: Suite) -> tuple[Key, list[Measurement]]:
+    """The process for a measurement, and what else is ready in it."""
+
+    def key(each: Measurement) -> Key:
+        return each.form.engine, suite.take_turns == "baseline" and each.network_name == suite.baseline
+
+    mine = key(measurement)
+    return mine, [other for other in ready if other != measurement and key(other) == mine]
 
 
-def add_ratio(row: Row, rows: list[Row], baseline: str | None) -> None:
-    """How many times as fast as the baseline: the median over the rounds of the ratio in one round.
-
-    The baseline is the same network in the form of that name, or the network of that name in the same form.
-    """
-    same = ("batch_size", "image_size")
-    for other in rows:
-        of_form = other["form"] == baseline and other["network"] == row["network"]
-        of_network = other["network"] == baseline and other["form"] == row["form"]
-        if (of_form or of_network) and all(other[key] == row[key] for key in same) and "n" in row and "n" in other:
-            row["speed_up"] = paired_ratio(other, row)
+def _enough(suite: Suite, group: Group, ready: dict[Measurement, Row]) -> bool:
+    if not ready:
+        return True
+    rounds = min(len(row.rounds_ms) for row in ready.values())
+    long = suite.seconds is not None and group.total_seconds() >= suite.seconds
+    return rounds >= suite.rounds or (long and rounds * suite.calls >= MIN_SAMPLES)
 
 
-def paired_ratio(slow: Row, fast: Row) -> float:
-    """The median over rounds of time of `slow` over time of `fast`."""
-    pairs = zip(slow["rounds_ms"], fast["rounds_ms"], strict=True)
-    return median(median(a) / median(b) for a, b in pairs)
+def _new_row(measurement: Measurement) -> Row:
+    return Row(
+        network=measurement.network_name,
+        form=measurement.form_name,
+        batch_size=measurement.batch_size,
+        image_size=measurement.network.image_size,
+    )
 
 
-def _peaks(suite: Suite, device: str, worker: Worker) -> dict[str, float]:
-    dtypes = {form.dtype for form in suite.forms.values() if device in form.on} - {"int8"}
-    peaks = {dtype: worker.peak(dtype) for dtype in sorted(dtypes)}
-    return {dtype: peak for dtype, peak in peaks.items() if not isinstance(peak, Failure)}
+def _note(row: Row, answer: dict[str, Any] | Failure, folder: Path) -> None:
+    if not isinstance(answer, Failure):
+        row.image_size, row.facts = answer["image_size"], {k: v for k, v in answer.items() if k != "image_size"}
+        return
+    row.error, row.rounds_ms = answer.reason, []
+    with (folder / ERRORS).open("a", encoding="utf-8") as file:  # not in the result: it names this machine's folders
+        file.write(f"{row.network}, {row.form}, batch {row.batch_size}: {answer.reason}\n{answer.trace}\n")
 
 
-def _cores() -> int:
+def _start(suite: Suite, quick: bool, device: str, engines: Engines) -> Result:
+    """A new result, or the one that is to go on."""
+    machine = environment_of(device, engines.threads) | engines["eager", False].versions()
+    earlier = _earlier(suite, quick, device, machine)
+    limits = _limits(suite, device, engines)
+    if earlier is None:
+        result = Result(suite=suite, quick=quick, device=device, environment=machine, limits=limits)
+    else:
+        result = earlier.model_copy(update={"suite": suite, "limits": earlier.limits.joined(limits)})
+    result.loads.append(_load())
+    save(result, suite.output)
+    return result
+
+
+def _limits(suite: Suite, device: str, engines: Engines) -> Limits:
+    dtypes = sorted({form.dtype for form in suite.forms.values() if device in form.on} - {"int8"})
+    answer = engines["eager", False].limits(dtypes)
+    if isinstance(answer, Failure):
+        raise RunError(f"{device} cannot be measured on: {answer.reason}")
+    return Limits.model_validate(answer)
+
+
+def _earlier(suite: Suite, quick: bool, device: str, machine: dict[str, Any]) -> Result | None:
+    """The unfinished result in the suite's folder. Raises RunError for any other that is there."""
+    folder = suite.output
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise RunError(f"output {folder} cannot be written: {existing} is not a writable folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return None
+    another = "choose another with output=<folder>"
+    if not (folder / FILE).exists():
+        raise RunError(f"output {folder} holds something that is no result: {another}")
+    result = load(folder / FILE)
+    if result.complete:
+        raise RunError(f"output {folder} already holds a complete result: {another}")
+    old, new = (each.model_dump(mode="json") for each in (result.suite, suite))
+    others = differences(old, new, Suite) + differences(result.environment, machine, Suite)
+    others += [] if (result.quick, result.device) == (quick, device) else ["the device or --quick"]
+    if others:
+        raise RunError(f"output {folder} holds a part of another result, {another}:\n" + "\n".join(others))
+    return result
+
+
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -1,89 +1,113 @@
 """The result of a suite as a picture."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastvit.benchmark.measure import Row
-from fastvit.benchmark.suite import Suite
+from fastvit.benchmark.field import draw_field, field_legend, field_points, looks_of, name_points
+from fastvit.benchmark.machine import hardware
+from fastvit.benchmark.result import Result
+from fastvit.benchmark.statistics import Figures, figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Wong's palette (Nature Methods 8, 441): told apart with any color vision.
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 
-def picture(suite: Suite, result: dict[str, Any]) -> "Figure":
+
+def picture(result: Result) -> "Figure":
     """A panel for each batch size and, for accuracy and sizes, each form."""
+    return {"bars": _bars, "accuracy": _accuracy, "sizes": _sizes}[result.suite.picture](result)
+
+
+def _new_figure(result: Result, **options: Any) -> "Figure":
     from matplotlib.figure import Figure
 
-    draw, by_form = {"bars": (_bars, False), "accuracy": (_accuracy, True), "sizes": (_sizes, True)}[suite.picture]
-    rows = [row for row in result["rows"] if "n" in row]
-    panels = dict.fromkeys((row["batch_size"], row["form"] if by_form else None) for row in rows)
-    height = 6 if by_form else 3 + 0.16 * len(rows) / len(panels)
-    figure = Figure(figsize=(7.5 * len(panels), height), layout="constrained")
-    for axes, (batch, form) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes, suite, [row for row in rows if row["batch_size"] == batch and form in (None, row["form"])])
-        axes.set_title(", ".join(filter(None, (form, f"batch {batch}"))))
-    machine = result["environment"]
-    hardware = machine["cpu"] if result["device"] == "cpu" else machine["gpu"]
-    figure.suptitle(f"{suite.title}\n{hardware}, threads: {machine['threads']}, torch {machine['torch']}", fontsize=9)
+    figure = Figure(layout="constrained", **options)
+    machine = result.environment
+    below = f"{hardware(result.device, machine)}, threads: {machine['threads']}, torch {machine['torch']}"
+    figure.suptitle(f"{result.suite.title}\n{below}", fontsize=10)
     return figure
 
 
-def pareto(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of points (cost, value), those that none beats in both: by rising cost, and so by rising value."""
-    front: list[tuple[float, float]] = []
-    for cost, value in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or value > front[-1][1]:
-            front.append((cost, value))
-    return front
+def _measured(result: Result) -> list[Figures]:
+    return [each for each in figures(result) if each.latency]
 
 
-def _bars(axes: "Axes", suite: Suite, rows: list[Row]) -> None:
+def _bars(result: Result) -> "Figure":
     """Median latencies with their deciles: the networks one under the other, a color for each form."""
-    colors = _colors(suite.forms)
-    for i, row in enumerate(rows):
-        spread = [[row["median_ms"] - row["p10_ms"]], [row["p90_ms"] - row["median_ms"]]]
-        axes.barh(i, row["median_ms"], xerr=spread, color=colors(row["form"]), error_kw={"lw": 0.8})
-    axes.set_yticks(range(len(rows)), [f"{row['network']}, {row['form']}" for row in rows], fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel("ms")
+    shown = _measured(result)
+    batches = list(dict.fromkeys(each.row.batch_size for each in shown))
+    color = dict(zip(result.suite.forms, COLORS * len(result.suite.forms), strict=False))
+    height = 1.5 + 0.16 * len(shown) / len(batches)
+    figure = _new_figure(result, figsize=(7.5 * len(batches), height))
+    for axes, batch_size in zip(_row(figure, len(batches)), batches, strict=True):
+        of_batch = [each for each in shown if each.row.batch_size == batch_size]
+        for i, (row, latency, _) in enumerate(of_batch):
+            spread = [[latency.median - latency.p10], [latency.p90 - latency.median]]
+            axes.barh(i, latency.median, xerr=spread, color=color[row.form], error_kw={"lw": 0.8, "ecolor": "#666666"})
+        names = [f"{each.row.network}, {each.row.form}" for each in of_batch]
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_ylim(len(names) - 0.3, -0.7)
+        axes.set_title(f"batch {batch_size}")
+        axes.set_xlabel("ms")
+    return figure
 
 
-def _accuracy(axes: "Axes", suite: Suite, rows: list[Row]) -> None:
-    """Published top-1 over measured latency (the paper's figure 1), and the Pareto front."""
-    points = [(row["median_ms"], suite.networks[row["network"]], row["network"]) for row in rows]
-    points = [(ms, network.top1, network.family, name) for ms, network, name in points if network.top1]
-    colors = _colors(dict.fromkeys(family for _, _, family, _ in points))
-    for ms, top1, family, name in points:
-        ours = family == "FastViT"
-        axes.plot(ms, top1, "*" if ours else "o", ms=12 if ours else 5, color="crimson" if ours else colors(family))
-        axes.annotate(name, (ms, top1), fontsize=6, xytext=(4, -9) if ours else (3, 3), textcoords="offset points")
-    front = pareto((ms, top1) for ms, top1, _, _ in points)
-    axes.step(*zip(*front, strict=True), "--", where="post", lw=0.8, color="gray")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel("ms (here)")
-    axes.set_ylabel("ImageNet top-1, % (published)")
+def _accuracy(result: Result) -> "Figure":
+    """Published top-1 over measured latency (the paper's figure 1): a panel for each batch size and form.
+
+    Zero-shot accuracies are another measure: in small panels below, on a scale of their own.
+    """
+    shown = _measured(result)
+    ways = list(dict.fromkeys((each.row.batch_size, each.row.form) for each in shown))
+    zero_shot = any(result.suite.networks[each.row.network].top1.zero_shot for each in shown)
+    figure = _new_figure(result, figsize=(11, 6.2 * len(ways) + 2.4 * zero_shot + 1.4))
+    grid = figure.add_gridspec(len(ways) + zero_shot, len(ways), height_ratios=[6.2] * len(ways) + [2.4] * zero_shot)
+    looks, panels = looks_of(result.suite), []
+    for i, (batch_size, form) in enumerate(ways):
+        rows = [each for each in shown if (each.row.batch_size, each.row.form) == (batch_size, form)]
+        for place, kinds in ((grid[i, :], ("plain", "distilled")), (grid[-1, i], ("zero_shot",)))[: 1 + zero_shot]:
+            axes, points = figure.add_subplot(place), field_points(rows, result.suite, kinds)
+            draw_field(axes, points, kinds, looks)
+            small = kinds == ("zero_shot",)
+            axes.set_title(f"{'zero-shot: ' * small}{form}, batch {batch_size}", fontsize=9 if small else 11)
+            panels.append((axes, points))
+    field_legend(figure, looks, columns=7)
+    figure.draw_without_rendering()  # the layout is made
+    figure.set_layout_engine("none")  # and kept: names are placed in pixels
+    for axes, points in panels:
+        name_points(axes, points)
+    return figure
 
 
-def _sizes(axes: "Axes", suite: Suite, rows: list[Row]) -> None:
+def _sizes(result: Result) -> "Figure":
     """Latency over the image size (the paper's figure 3), with the ratio to the baseline at each point."""
-    for name in dict.fromkeys(row["network"] for row in rows):
-        mine = [row for row in rows if row["network"] == name]
-        axes.plot([row["image_size"] for row in mine], [row["median_ms"] for row in mine], "o-", label=name)
-        for row in mine:
-            if "speed_up" in row and name != suite.baseline:
-                at = (row["image_size"], row["median_ms"])
-                axes.annotate(f"{row['speed_up']:.2f}x", at, fontsize=7, xytext=(3, -9), textcoords="offset points")
-    axes.set_yscale("log")
-    axes.set_xlabel("image size, px")
-    axes.set_ylabel("ms")
-    axes.legend()
+    shown = _measured(result)
+    panels = list(dict.fromkeys((each.row.form, each.row.batch_size) for each in shown))
+    figure = _new_figure(result, figsize=(7.5 * len(panels), 6))
+    for axes, (form, batch_size) in zip(_row(figure, len(panels)), panels, strict=True):
+        rows = [each for each in shown if (each.row.form, each.row.batch_size) == (form, batch_size)]
+        for name, color in zip(dict.fromkeys(each.row.network for each in rows), COLORS, strict=False):
+            _over_sizes(axes, [each for each in rows if each.row.network == name], color, result.suite.baseline)
+        axes.set_yscale("log")
+        axes.set_title(f"{form}, batch {batch_size}")
+        axes.set_xlabel("image size, px")
+        axes.set_ylabel("ms")
+        axes.legend()
+    return figure
 
 
-def _colors(names: Iterable[str]) -> Callable[[str], Any]:
-    from matplotlib import colormaps
+def _over_sizes(axes: "Axes", rows: Sequence[Figures], color: str, baseline: str | None) -> None:
+    name = rows[0].row.network
+    points = [(each.row.image_size, each.latency.median) for each in rows]
+    axes.plot(*zip(*points, strict=True), "o-", label=name, color=color)
+    for each, at in zip(rows, points, strict=True):
+        if each.speed_up and name != baseline:
+            text = f"{each.speed_up.value:.2f}x"
+            axes.annotate(text, at, fontsize=7, xytext=(3, -9), textcoords="offset points")
 
-    order = list(names)
-    return lambda name: colormaps["tab20"](order.index(name) % 20)
+
+def _row(figure: "Figure", count: int) -> Iterable["Axes"]:
+    return figure.subplots(1, count, squeeze=False)[0]

@@ -1,130 +1,203 @@
-"""The result of a suite as text for people."""
+"""The result of a suite as text for people: Markdown, aligned for a terminal."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import geometric_mean
-from typing import Any
 
-from fastvit.benchmark.measure import Row, paired_ratio
-from fastvit.benchmark.suite import Suite
+from fastvit.benchmark.claims import Checked, checked_claims
+from fastvit.benchmark.limits import least_seconds
+from fastvit.benchmark.machine import hardware, known_problems
+from fastvit.benchmark.result import Group, Result, Row
+from fastvit.benchmark.statistics import Figures, figures, paired_ratio
+from fastvit.benchmark.suite import Accuracy
 
 BUSY = 0.3  # running processes for each thread, before the run, from which on other work disturbs it
 
-COLUMNS = (
-    "network",
-    "form",
-    "batch",
-    "px",
-    "median ms",
-    "p10-p90",
-    "img/s",
-    "params M",
-    "GMACs",
-    "peak MiB",
-    "of peak",
-)
+Line = Sequence[str]
 
 
-def report(suite: Suite, result: dict[str, Any]) -> str:
-    """What was measured on what, the table, the means and the claims; Markdown, aligned for a terminal."""
-    blocks = [f"# {suite.title}", "\n".join(conditions(result)), markdown(table(suite, result))]
-    means = list(mean_speed_ups(result["rows"])) if suite.take_turns == "forms" else []
-    claims = list(claim_rows(suite, result["rows"]))
-    if means:
-        head = ("form", "batch", "px", f"geometric mean speed-up over {suite.baseline}", "networks")
-        blocks.append(markdown([head, *means]))
-    if claims:
-        head = ("claim", "form", "batch", "published", "on", "here", "top-1 fast / slow")
-        blocks.append(markdown([head, *claims]))
-    failures: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # networks by form and error
-    for row in result["rows"]:
-        if "error" in row:
-            failures[row["form"], row["error"]][row["network"]] = None
-    if failures:
-        lines = (f"not measured: {form}: {error} ({', '.join(who)})" for (form, error), who in failures.items())
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
+def report(result: Result) -> str:
+    """What was measured on what; the medians side by side; means and claims; every row; what was not measured."""
+    shown = figures(result)
+    blocks = [f"# {result.suite.title}", "\n".join(f"- {line}" for line in conditions(result))]
+    blocks += [markdown(lines) for lines in side_by_side(result, shown)]
+    if result.suite.take_turns == "forms":
+        blocks += [markdown(lines) for lines in mean_speed_ups(result)]
+    if result.suite.claims:
+        blocks.append(markdown(claims_table(list(checked_claims(result)), result)))
+    blocks += [markdown(table(result, shown)), "\n".join(f"- {line}" for line in failures(shown))]
+    return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def conditions(result: dict[str, Any]) -> Iterator[str]:
+def conditions(result: Result) -> Iterator[str]:
     """What the numbers depend on."""
-    machine, suite = result["environment"], result["suite"]
-    hardware = machine["cpu"] if result["device"] == "cpu" else machine["gpu"]
-    yield f"{result['device']}: {hardware}, {machine['threads']} threads, {machine['platform']}"
-    names = ("fastvit", "python", "torch", "timm", "onnxruntime", "openvino")
-    yield ", ".join(f"{name} {machine[name]}" for name in names)
+    machine, suite = result.environment, result.suite
+    where = hardware(result.device, machine)
+    yield f"{result.device}: {where}, {machine['threads']} threads, {machine['platform']}"
+    names = ("fastvit", "python", "torch", "timm", "onnxruntime", "openvino", "driver", "cuda", "cudnn")
+    yield ", ".join(f"{name} {machine[name]}" for name in names if name in machine)
+    yield from (f"WARNING: {problem}" for problem in known_problems(machine))
+    at_most = f"at most {suite.rounds}" if suite.seconds else str(suite.rounds)
     yield (
-        f"{suite['rounds']} rounds of {suite['calls']} calls in turn, each turn after one call that is not counted; "
+        f"{at_most} rounds of {suite.calls} calls in turn, short ones after one that is not counted; "
         "the same random images for all; random weights; inference mode but for training steps"
     )
-    peaks = ", ".join(f"{name} {peak / 1e9:.0f} GFLOP/s" for name, peak in result["peak_flops"].items())
-    yield f"peak of a large matrix product here: {peaks}"
-    yield f"load of the machine before: {result['load_before']}{' (quick)' if result['quick'] else ''}"
-    if (result["load_before"] or 0) > BUSY * machine["threads"]:
+    if suite.take_turns == "baseline":
+        yield f"each network took turns with {suite.baseline}; its times are as if that had always had its median speed"
+    limits = result.limits
+    peaks = ", ".join(f"{name} {peak.flops / 1e9:.0f} GFLOP/s ({peak.by})" for name, peak in limits.peak.items())
+    yield (
+        f"the machine at most: {peaks}; memory {limits.bandwidth / 1e9:.0f} GB/s, behind {limits.cache / 2**20:.0f} MiB"
+    )
+    yield from (f"top-1 published by {name}: {where}" for name, where in suite.sources.items())
+    loads = ", ".join(str(load) for load in result.loads)
+    yield f"load before each start: {loads}{' (quick)' if result.quick else ''}"
+    if not result.complete:
+        yield "NOT COMPLETE: the same command goes on"
+    if max(load or 0 for load in result.loads) > BUSY * int(machine["threads"]):
         yield "THE MACHINE WAS BUSY: these times are rough, and only ratios within a round mean something"
 
 
-def table(suite: Suite, result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A header and a row for each measurement."""
-    extra = (f"x {suite.baseline}",) if suite.baseline else ()
-    accuracy = ("top-1",) if any(network.top1 for network in suite.networks.values()) else ()
-    lines = [COLUMNS + extra + accuracy]
-    for row in result["rows"]:
-        if "n" not in row:
-            continue
-        line = (
-            row["network"],
-            row["form"],
-            str(row["batch_size"]),
-            str(row["image_size"]),
-            f"{row['median_ms']:.2f}",
-            f"{row['p10_ms']:.2f}-{row['p90_ms']:.2f}",
-            f"{row['images_per_second']:.1f}",
-            f"{row['parameters'] / 1e6:.2f}",
-            f"{row['macs'] / 1e9:.2f}",
-            f"{row['peak_memory'] / 2**20:.0f}" if "peak_memory" in row else "",
-            _share_of_peak(row, result["peak_flops"]),
-        )
-        line += (f"{row['speed_up']:.2f}" if "speed_up" in row else "",) if extra else ()
-        line += (f"{suite.networks[row['network']].top1 or ''}",) if accuracy else ()
-        lines.append(line)
+def side_by_side(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
+    """Median milliseconds, a table for each batch and image size that all share, the networks one under the other."""
+    forms = [name for name, form in result.suite.forms.items() if result.device in form.on]
+    tables: dict[tuple, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+    for each in shown:
+        size = each.row.image_size if result.suite.image_sizes else None
+        cell = f"{each.latency.median:.3g}" if each.latency else "-"
+        tables[each.row.batch_size, size][each.row.network][each.row.form] = cell
+    for (batch_size, size), rows in tables.items():
+        head = f"ms, batch {batch_size}" + (f", {size} px" if size else "")
+        yield [(head, *forms), *((name, *(cells.get(form, "") for form in forms)) for name, cells in rows.items())]
+
+
+def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
+    """How many times as fast each form is as each other: geometric means over the networks of the ratios in rounds."""
+    by_batch: dict[int, list[Group]] = defaultdict(list)
+    for group in result.groups:
+        by_batch[group.rows[0].batch_size].append(group)
+    for batch_size, groups in by_batch.items():
+        forms = [row.form for row in groups[0].rows]
+        lines = [(f"times as fast, batch {batch_size}, as:", *forms, "networks")]
+        for fast in forms:
+            rows = [_rows_of(fast, slow, groups) for slow in forms]
+            means = [
+                f"{geometric_mean(paired_ratio(s, f).value for s, f in each):.2f}" if each else "" for each in rows
+            ]
+            lines.append((fast, *means, str(max(map(len, rows)))))
+        yield lines
+
+
+def claims_table(claims: Sequence[Checked], result: Result) -> list[Line]:
+    """A line for each claim and device of the paper, with the ratio here and a verdict for each form."""
+    ways = list(dict.fromkeys((each.form, each.batch_size) for each in claims if each.form))
+    several = len({batch_size for _, batch_size in ways}) > 1
+    heads = [f"{form}, batch {batch_size}" if several else form for form, batch_size in ways]
+    lines: list[Line] = [
+        ("claim", "top-1", "in", "published", "on", *(x for h in heads for x in (f"here, {h}", "verdict")))
+    ]
+    by_claim: dict[tuple, list[Checked]] = defaultdict(list)
+    for each in claims:
+        name = each.claim.text or f"{each.claim.fast} to {each.claim.slow}"
+        by_claim[name, each.claim.where, each.device].append(each)
+    for (name, where, device), of_claim in by_claim.items():
+        found = {(each.form, each.batch_size): each for each in of_claim}
+        cells = []
+        for way in ways:
+            each = found.get(way) or found.get(("", 0))
+            here = each.here if each else None
+            cells += [
+                f"{here.value:.2f} ({here.low:.2f}-{here.high:.2f})" if here else "",
+                each.verdict if each else "",
+            ]
+        claim, published = of_claim[0].claim, of_claim[0].published
+        lines.append((name, _both(claim.fast, claim.slow, result), where, f"{published:.2f}", device, *cells))
     return lines
 
 
-def mean_speed_ups(rows: list[Row]) -> Iterator[tuple[str, ...]]:
-    """The geometric mean over the networks of each form's speed-up."""
-    with_ratio = [row for row in rows if "speed_up" in row]
-    sizes = {row["image_size"] for row in with_ratio}
-    for form, batch in dict.fromkeys((row["form"], row["batch_size"]) for row in with_ratio):
-        ratios = [row["speed_up"] for row in with_ratio if (row["form"], row["batch_size"]) == (form, batch)]
-        px = str(*sizes) if len(sizes) == 1 else "all"
-        yield form, str(batch), px, f"{geometric_mean(ratios):.2f}", f"{len(ratios)}"
+def table(result: Result, shown: Iterable[Figures]) -> list[Line]:
+    """A header and a line for each measurement; columns that are empty in all lines are left out."""
+    lines = [_cells(each, result) for each in shown if each.latency]
+    heads = [head for head in (lines[0] if lines else ()) if any(line[head] for line in lines)]
+    return [heads, *([line[head] for head in heads] for line in lines)] if lines else [("network",)]
 
 
-def claim_rows(suite: Suite, rows: list[Row]) -> Iterator[tuple[str, ...]]:
-    """Each published ratio beside the one measured here, in every form."""
-    measured = {(row["network"], row["form"], row["batch_size"]): row for row in rows if "n" in row}
-    for claim in suite.claims:
-        for (network, form, batch), fast in measured.items():
-            slow = measured.get((claim.slow, form, batch))
-            if network != claim.fast or slow is None:
-                continue
-            accuracy = " / ".join(str(suite.networks[name].top1 or "?") for name in (claim.fast, claim.slow))
-            here = f"{paired_ratio(slow, fast):.2f}"
-            yield claim.text, form, str(batch), f"{claim.published:.2f}", claim.published_on, here, accuracy
+def _cells(shown: Figures, result: Result) -> dict[str, str]:
+    """What a line says, by column."""
+    (row, latency, speed_up), facts = shown, shown.row.facts
+    network = result.suite.networks[row.network]
+    return {
+        "network": row.network,
+        "form": row.form,
+        "batch": str(row.batch_size),
+        "engine": facts.get("engine", ""),
+        "px": str(row.image_size),
+        "n": str(latency.n),
+        "ms": f"{latency.median:.2f}",
+        "p10-p90": f"{latency.p10:.2f}-{latency.p90:.2f}",
+        "img/s": f"{1000 * row.batch_size / latency.median:.1f}",
+        "params M": f"{facts['parameters'] / 1e6:.2f}",
+        "GMACs": f"{facts['macs'] / 1e9:.2f}",
+        "BN": str(facts.get("batch_norms", "")),
+        "MiB": _mebibytes(facts.get("peak_memory")),
+        "MiB counted": _mebibytes(facts.get("counted_memory")),
+        "of limit": share_of_limit(row, latency.median, result),
+        f"x {result.suite.baseline}": f"{speed_up.value:.2f}" if speed_up else "",
+        "95 %": f"{speed_up.low:.2f}-{speed_up.high:.2f}" if speed_up else "",
+        "top-1": _accuracies(network.top1),
+        "published by": network.source,
+    }
 
 
-def markdown(lines: Iterable[tuple[str, ...]]) -> str:
+def _mebibytes(count: int | None) -> str:
+    return f"{count / 2**20:.0f}" if count is not None else ""
+
+
+def share_of_limit(row: Row, median_ms: float, result: Result) -> str:
+    """The least time that the work can take on this machine, over the median; and what binds, if it is the memory."""
+    dtype = result.suite.forms[row.form].dtype
+    if "traffic" not in row.facts or dtype not in result.limits.peak:
+        return ""
+    operations = 2 * row.facts["macs"] * row.batch_size
+    limits = result.limits
+    least, binding = least_seconds(operations, row.facts["traffic"], limits.peak[dtype].flops, limits.bandwidth)
+    return f"{1000 * least / median_ms:.0%}{' memory' if binding == 'memory' else ''}"
+
+
+def failures(shown: Iterable[Figures]) -> Iterator[str]:
+    """What was not measured, and why; alike ones together."""
+    who: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for row, _, _ in shown:
+        if row.error:
+            who[row.form, row.error][row.network] = None
+    for (form, error), networks in who.items():
+        yield f"not measured: {form}: {error} ({', '.join(networks)})"
+
+
+def markdown(lines: Sequence[Line]) -> str:
     """A table whose columns line up."""
-    lines = list(lines)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows = [f"| {row} |" for row in rows]
     return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
 
 
-def _share_of_peak(row: Row, peaks: dict[str, float]) -> str:
-    """Multiply-adds a second over what a large matrix product reaches in the same dtype; not for training steps."""
-    if row["train"] or row["dtype"] not in peaks:
-        return ""
-    return f"{2 * row['macs'] * row['images_per_second'] / peaks[row['dtype']]:.0%}"
+def _rows_of(fast: str, slow: str, groups: Iterable[Group]) -> list[tuple[Row, Row]]:
+    """The rows of two forms of each network, slow first, where both were measured."""
+    found = []
+    for group in groups:
+        by_form = {row.form: row for row in group.rows if row.rounds_ms}
+        if fast in by_form and slow in by_form:
+            found.append((by_form[slow], by_form[fast]))
+    return found
+
+
+def _accuracies(top1: Accuracy) -> str:
+    named = {"": top1.plain, " distilled": top1.distilled, " zero-shot": top1.zero_shot}
+    return ", ".join(f"{value:g}{name}" for name, value in named.items() if value)
+
+
+def _both(fast: str | None, slow: str | None, result: Result) -> str:
+    networks = result.suite.networks
+    both = [_accuracies(networks[name].top1) if name in networks else "" for name in (fast, slow)]
+    return " / ".join(both) if all(both) else ""

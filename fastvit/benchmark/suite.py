@@ -6,12 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
+from fastvit.config import FREE_ON_RESUME, Section, UserPath, apply_overrides, read_file, validate
 from fastvit.errors import nearest
 from fastvit.tasks.network import KnownModel, ModelsFile
 
 MIN_SAMPLES = 10
 Device = Literal["cpu", "cuda", "mps"]
+Names = tuple[str, ...]
+
+
+class Accuracy(Section):
+    """Published top-1 on ImageNet-1k, in percent, by how the weights were made. Speed does not depend on it."""
+
+    plain: PositiveFloat | None = None  # trained on ImageNet-1k alone
+    distilled: PositiveFloat | None = None  # and by a teacher
+    zero_shot: PositiveFloat | None = None  # an image encoder of CLIP's kind, with its text encoder
 
 
 class Network(Section):
@@ -25,7 +34,8 @@ class Network(Section):
     recipe: UserPath | None = None
     features_only: bool = False  # a backbone: the outputs of the stages, no classifier
     image_size: PositiveInt | None = None  # pixels on a side; null: the network's own
-    top1: PositiveFloat | None = None  # published, in percent, at this size
+    top1: Accuracy = Accuracy()  # at this size
+    source: str = ""  # of top1: a key of `sources`
     family: str = ""  # of one color in the picture
 
     @model_validator(mode="after")
@@ -34,6 +44,8 @@ class Network(Section):
             raise ValueError("give either name or recipe")
         if self.recipe and self.features_only:
             raise ValueError("features_only is about a name of timm's; a recipe says what it builds")
+        if (self.top1 != Accuracy()) != bool(self.source):
+            raise ValueError("top1 and source go together: who published it?")
         return self
 
 
@@ -41,8 +53,9 @@ class Form(Section):
     """How a network is run."""
 
     builtin: bool = False  # timm's own FastViT in place of ours; other networks are the same either way
-    fuse: bool = True  # ours: completely; timm's: what timm's pass fuses
-    engine: Literal["eager", "compiled", "onnxruntime", "openvino"] = "eager"
+    fuse: bool = True  # every batch norm that folds into a convolution, and our blocks; builtin: what timm's pass fuses
+    engine: Literal["eager", "compiled", "onnxruntime", "openvino", "fastest"] = "eager"  # fastest: measured, chosen
+    cuda_graph: bool = False  # eager, its kernels recorded once and replayed together
     dtype: Literal["float32", "bfloat16", "float16", "int8"] = "float32"  # int8: weights and activations
     channels_last: bool = True
     train: bool = False  # time training steps
@@ -50,7 +63,7 @@ class Form(Section):
 
     @model_validator(mode="after")
     def _is_possible(self) -> "Form":
-        if self.train and (self.fuse or self.engine in ("onnxruntime", "openvino")):
+        if self.train and (self.fuse or self.engine not in ("eager", "compiled")):
             raise ValueError("train needs fuse: false, and engine eager or compiled")
         if self.engine == "onnxruntime" and self.dtype != "float32":
             raise ValueError("onnxruntime runs in float32: its CPU kernels have no half precision")
@@ -58,25 +71,39 @@ class Form(Section):
             raise ValueError("int8 is timed with engine openvino")
         if self.engine in ("onnxruntime", "openvino") and self.on != ("cpu",):
             raise ValueError(f"{self.engine} is measured on the CPU: add on: [cpu]")
+        if self.cuda_graph and (self.engine != "eager" or self.train or self.on != ("cuda",)):
+            raise ValueError("cuda_graph is about eager inference on a GPU: add on: [cuda]")
         return self
 
 
 class Claim(Section):
-    """A published ratio: how many times as fast one network is as another."""
+    """A published comparison of two networks' times."""
 
-    text: str
-    fast: str  # a key of networks
-    slow: str
-    published: PositiveFloat  # time of slow over time of fast
-    published_on: str  # the device of the paper
-    equal_accuracy: bool = True
+    where: str  # in the paper
+    fast: str | None = None  # a key of networks
+    slow: str | None = None
+    published: Annotated[dict[str, tuple[PositiveFloat, PositiveFloat]], Field(min_length=1)]  # device: fast, slow
+    unit: Literal["ms", "fps"] = "ms"
+    text: str = ""  # in place of the two names
+    not_measured: str = ""  # why it cannot be: in place of fast and slow
+
+    @model_validator(mode="after")
+    def _can_be_measured_or_says_why(self) -> "Claim":
+        if bool(self.fast and self.slow) == bool(self.not_measured) or (self.not_measured and not self.text):
+            raise ValueError("give fast and slow, or not_measured and text")
+        return self
+
+    def ratio(self, device: str) -> float:
+        """How many times as fast, as published for a device."""
+        fast, slow = self.published[device]
+        return slow / fast if self.unit == "ms" else fast / slow
 
 
 class Quick(Section):
     """What --quick measures; an empty list: as without."""
 
-    networks: tuple[str, ...] = ()
-    forms: tuple[str, ...] = ()
+    networks: Names = ()
+    forms: Names = ()
     batch_sizes: tuple[PositiveInt, ...] = ()
     image_sizes: tuple[PositiveInt, ...] = ()
     rounds: PositiveInt = 5
@@ -86,24 +113,32 @@ class Suite(Section):
     """One benchmark. Every network is measured in every form at every batch and image size."""
 
     title: str
-    output: UserPath  # folder for the table, the JSON and the picture
+    output: UserPath = Field(json_schema_extra=FREE_ON_RESUME)  # folder for the tables, the JSON and the picture
     networks: Annotated[dict[str, Network], Field(min_length=1)]
     forms: Annotated[dict[str, Form], Field(min_length=1)]
     batch_sizes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     image_sizes: tuple[PositiveInt, ...] = ()  # in place of each network's own
-    take_turns: Literal["forms", "networks"]  # the forms of one network with each other, or the networks in one form
+    # What takes turns: the forms of one network; all networks in one form; each network with the baseline alone; the
+    # two networks of each claim. Only what takes turns is in memory at a time.
+    take_turns: Literal["forms", "networks", "baseline", "claims"]
     baseline: str | None = None  # a form or a network: ratios are to it
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: PositiveInt | None = None  # null: one for each core
     rounds: PositiveInt = 20
-    calls: PositiveInt = 2  # measured in a turn, after one that is not
+    calls: PositiveInt = 2  # measured in a turn
+    seconds: PositiveFloat | None = None  # of samples: what takes turns is done then, if there are MIN_SAMPLES of each
+    build_minutes: PositiveFloat = 15.0  # what is not ready by then is given up
     picture: Literal["bars", "accuracy", "sizes"] = "bars"
+    sources: dict[str, str] = Field(default_factory=dict)  # of published accuracies
     claims: tuple[Claim, ...] = ()
     quick: Quick = Quick()
 
     @model_validator(mode="after")
     def _names_exist(self) -> "Suite":
-        used = {f"claims: {c.text}": ((c.fast, c.slow), self.networks) for c in self.claims}
+        used = {f"claims: {c.where}": (tuple(filter(None, (c.fast, c.slow))), self.networks) for c in self.claims}
+        used |= {
+            f"networks.{k}.source": ((n.source,) if n.source else (), self.sources) for k, n in self.networks.items()
+        }
         used["quick.networks"] = (self.quick.networks, self.networks)
         used["quick.forms"] = (self.quick.forms, self.forms)
         used["baseline"] = ((self.baseline,) if self.baseline else (), self.networks | self.forms)
@@ -111,9 +146,18 @@ class Suite(Section):
             for name in names:
                 if name not in known:
                     raise ValueError(f"{key}: there is no {name!r}{nearest(name, known)}")
-        compared = self.networks if self.take_turns == "networks" else self.forms
+        return self
+
+    @model_validator(mode="after")
+    def _turns_make_sense(self) -> "Suite":
+        compared = self.forms if self.take_turns == "forms" else self.networks
         if self.baseline and self.baseline not in compared:
-            raise ValueError(f"baseline must be one of the {self.take_turns}, which take turns, not {self.baseline!r}")
+            kind = "forms" if self.take_turns == "forms" else "networks"
+            raise ValueError(f"baseline must be one of the {kind}, which take turns, not {self.baseline!r}")
+        if self.take_turns == "baseline" and not self.baseline:
+            raise ValueError("take_turns: baseline needs a baseline, one of the networks")
+        if self.take_turns == "claims" and not self.claims:
+            raise ValueError("take_turns: claims needs claims")
         return self
 
     @model_validator(mode="after")
@@ -123,18 +167,24 @@ class Suite(Section):
                 raise ValueError(f"{key} * calls is {rounds * self.calls}: at least {MIN_SAMPLES} samples are needed")
         return self
 
+    def only(self, networks: Names = (), forms: Names = ()) -> "Suite":
+        """The suite without the other networks and forms, and claims about them; no names: all. A baseline stays."""
+        networks, forms = (
+            {k: v for k, v in known.items() if not names or k in names or k == self.baseline}
+            for known, names in ((self.networks, networks), (self.forms, forms))
+        )
+        claims = tuple(c for c in self.claims if c.not_measured or {c.fast, c.slow} <= networks.keys())
+        quick = Quick(rounds=self.quick.rounds)  # the rest of it may be about what is left out
+        return self.model_copy(update={"networks": networks, "forms": forms, "claims": claims, "quick": quick})
+
     def shortened(self) -> "Suite":
         """The suite as --quick measures it."""
         quick = self.quick
-        return self.model_copy(
-            update={
-                "networks": {k: v for k, v in self.networks.items() if not quick.networks or k in quick.networks},
-                "forms": {k: v for k, v in self.forms.items() if not quick.forms or k in quick.forms},
-                "batch_sizes": quick.batch_sizes or self.batch_sizes,
-                "image_sizes": quick.image_sizes or self.image_sizes,
-                "rounds": quick.rounds,
-            }
-        )
+        sizes = {
+            "batch_sizes": quick.batch_sizes or self.batch_sizes,
+            "image_sizes": quick.image_sizes or self.image_sizes,
+        }
+        return self.only(quick.networks, quick.forms).model_copy(update={**sizes, "rounds": quick.rounds})
 
 
 def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:

@@ -8,37 +8,18 @@ import multiprocessing
 import os
 import signal
 import traceback
-from dataclasses import dataclass
+from collections.abc import Collection
 from multiprocessing.connection import Connection
 from typing import Any
 
-from fastvit.benchmark.suite import Form, Network
+from fastvit.benchmark.measurement import Failure, Measurement
 from fastvit.errors import RunError
 
 SETTLE_SECONDS = 0.01  # an OpenMP thread spins for some milliseconds after its work before it sleeps
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One network in one form at one batch and image size."""
-
-    network_name: str
-    form_name: str
-    network: Network
-    form: Form
-    batch_size: int
-
-
 class WorkerDied(RunError):
     """A measuring process is gone, with what it had built."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why something could not be measured, in one line, and where."""
-
-    reason: str
-    trace: str
 
 
 class Worker:
@@ -58,21 +39,24 @@ class Worker:
                 os.environ["OMP_NUM_THREADS"] = before
         theirs.close()
 
-    def build(self, measurement: Measurement) -> dict[str, Any] | Failure:
-        """Get ready to call it. Returns what is known of it: parameters, MACs, image size, memory."""
-        return self._ask("build", measurement)
+    def build(self, measurement: Measurement, *, seconds: float | None = None) -> dict[str, Any] | Failure:
+        """Get ready to call it, unless it is already. Returns what is known of it: parameters, MACs, memory, ...
 
-    def call(self, measurement: Measurement, calls: int) -> list[float]:
-        """The seconds of `calls` calls, after one that brings its weights back into the caches."""
+        Raises WorkerDied if it takes more than `seconds`: the process is killed.
+        """
+        return self._ask("build", measurement, seconds=seconds)
+
+    def call(self, measurement: Measurement, calls: int) -> list[float] | Failure:
+        """The seconds of `calls` calls, after one that brings its weights back into the caches, if calls are short."""
         return self._ask("call", measurement, calls)
 
-    def forget(self) -> None:
-        """Free everything that was built."""
-        self._ask("forget")
+    def keep(self, measurements: Collection[Measurement]) -> None:
+        """Free everything that was built, but for these."""
+        self._ask("keep", measurements)
 
-    def peak(self, dtype: str) -> float | Failure:
-        """The most floating-point operations a second that a large matrix product reaches in `dtype`."""
-        return self._ask("peak", dtype)
+    def limits(self, dtypes: Collection[str]) -> dict[str, Any] | Failure:
+        """What the machine can do at most: `peak` by dtype, `bandwidth`, and the size of its `cache`."""
+        return self._ask("limits", dtypes)
 
     def versions(self) -> dict[str, str]:
         """Versions of the engines that are installed."""
@@ -80,13 +64,16 @@ class Worker:
 
     def close(self) -> None:
         self._connection.close()
-        self._process.join(timeout=5)
+        self._process.join(timeout=5)  # so that what torch started in it ends with it
         if self._process.is_alive():
             self._process.terminate()
 
-    def _ask(self, *request: Any) -> Any:
+    def _ask(self, *request: Any, seconds: float | None = None) -> Any:
         try:
             self._connection.send(request)
+            if seconds is not None and not self._connection.poll(seconds):
+                self._process.kill()
+                raise WorkerDied(f"not ready after {seconds / 60:g} minutes")
             return self._connection.recv()
         except (EOFError, ConnectionError) as error:
             self._process.join(timeout=5)

@@ -1,56 +1,114 @@
-"""Measure a suite of networks: table, JSON with every sample, picture.
+"""Measure a suite of networks: tables, a picture, and JSON with every sample.
 
 fastvit benchmark benchmark/peers --quick
-fastvit benchmark benchmark/variants batch_sizes=[1,8,256] output=runs/benchmark/gpu
+fastvit benchmark benchmark/variants batch_sizes=[1,8] output=runs/benchmark/mine
+fastvit benchmark report runs/benchmark/peers               # tables and picture again, from the samples
+fastvit benchmark compare runs/guard/before runs/guard/now  # which rows changed by more than their noise
+fastvit benchmark --everything --device cuda --minutes 9 --output runs/benchmark/gpu
 
-`fastvit recipes` lists the suites that come with the package.
+The same command goes on after an interruption. `fastvit recipes` lists the suites that come with the package.
 """
 
 import argparse
-import json
-import os
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastvit import shipped
 from fastvit.errors import RunError
 
+if TYPE_CHECKING:
+    from fastvit.benchmark.result import Result
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("suite", help="YAML file, or the name of one that comes with the package")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the suite says")
+    parser.add_argument("suite", nargs="?", help="YAML file, the name of one of the package, `report` or `compare`")
+    parser.add_argument("arguments", nargs="*", help="key=value, in place of what the suite says; or results")
     parser.add_argument("--quick", action="store_true", help="the part that the suite calls quick")
+    parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
+    parser.add_argument("--everything", action="store_true", help="all suites for a device")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="of --everything, by default cpu")
+    parser.add_argument("--output", type=Path, help="folder of --everything, by default runs/benchmark")
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.minutes is not None and arguments.minutes <= 0:
+        raise RunError(f"--minutes must be more than 0, not {arguments.minutes:g}")
+    if arguments.everything and arguments.quick:
+        raise RunError("--quick is about one suite, not about --everything")
+    if arguments.everything:
+        return _everything(arguments)
+    if arguments.device or arguments.output:
+        raise RunError("--device and --output go with --everything; a suite takes device=<name> and output=<folder>")
+    if arguments.suite is None:
+        raise RunError("name a suite, or --everything; `fastvit recipes` lists the suites of the package")
+    if arguments.suite in ("report", "compare"):
+        return {"report": _report, "compare": _compare}[arguments.suite]([Path(each) for each in arguments.arguments])
+
     from fastvit.benchmark.measure import measure
-    from fastvit.benchmark.picture import picture
-    from fastvit.benchmark.report import report
+    from fastvit.benchmark.serving import is_serving
     from fastvit.benchmark.suite import load_suite
 
-    suite = load_suite(shipped.find(arguments.suite), arguments.overrides)
-    if arguments.quick:
-        suite = suite.shortened()
-    require_unused(suite.output)
-    result = measure(suite, quick=arguments.quick, keep=lambda so_far: write_json(suite.output, so_far))
-    write_json(suite.output, result)
-    text = report(suite, result)
-    (suite.output / "table.md").write_text(text, encoding="utf-8")
-    if any("n" in row for row in result["rows"]):
-        picture(suite, result).savefig(suite.output / "picture.png", dpi=130)
+    path = shipped.find(arguments.suite)
+    if is_serving(path):
+        return _serve(path, arguments)
+    suite = load_suite(path, arguments.arguments)
+    suite = suite.shortened() if arguments.quick else suite
+    return _show(measure(suite, quick=arguments.quick, minutes=arguments.minutes), suite.output)
+
+
+def _serve(path: Path, arguments: argparse.Namespace) -> None:
+    from fastvit.benchmark.serving import load_serving, serve
+
+    if arguments.minutes:
+        raise RunError("--minutes is for suites that can go on; make this one shorter by rounds=2")
+    suite = load_serving(path, arguments.arguments)
+    print(serve(suite.shortened() if arguments.quick else suite))
+
+
+def _everything(arguments: argparse.Namespace) -> None:
+    from fastvit.benchmark.everything import PARTS, everything
+
+    device, folder = arguments.device or "cpu", arguments.output or Path("runs/benchmark")
+    overrides = [word for word in (arguments.suite, *arguments.arguments) if word]
+    for result in everything(PARTS[device], folder, device, overrides=overrides, minutes=arguments.minutes):
+        _show(result, result.suite.output)
+
+
+def _report(paths: list[Path]) -> None:
+    from fastvit.benchmark.result import load
+
+    if not paths:
+        raise RunError("name the results to report: folders, or their JSON")
+    for path in paths:
+        result = load(path)
+        if path.is_dir():
+            _show(result, path)
+        else:
+            _show(result, path.parent, path.stem, path.stem)
+
+
+def _compare(paths: list[Path]) -> None:
+    from fastvit.benchmark.compare import comparison
+    from fastvit.benchmark.result import load
+
+    if len(paths) != 2:
+        raise RunError(f"compare two results, the earlier one first, not {len(paths)}")
+    print(comparison(*map(load, paths)))
+
+
+def _show(result: "Result", folder: Path, table: str = "table", picture: str = "picture") -> None:
+    """Print the tables, and write them and the picture into the folder."""
+    from fastvit.benchmark.report import report
+
+    text = report(result)
+    written = [folder / f"{table}.md"]
+    written[0].write_text(text, encoding="utf-8")
+    can_draw = find_spec("matplotlib") is not None
+    if can_draw and any(row.rounds_ms for row in result.rows()):
+        from fastvit.benchmark.picture import picture as draw
+
+        written.append(folder / f"{picture}.png")
+        draw(result).savefig(written[1], dpi=130)
     print(text)
-    print(f"written: {', '.join(str(suite.output / name) for name in ('table.md', 'result.json', 'picture.png'))}")
-
-
-def require_unused(folder: Path) -> None:
-    """Refuse to overwrite an earlier result, before an hour is spent on a new one."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise RunError(f"output {folder} cannot be written: {existing} is not a writable folder")
-    if folder.exists() and any(folder.iterdir()):
-        raise RunError(f"output {folder} already holds a result: choose another with output=<folder>")
-
-
-def write_json(folder: Path, result: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {', '.join(map(str, written))}{'' if can_draw else '; no picture: no matplotlib'}")

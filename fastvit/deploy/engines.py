@@ -3,7 +3,6 @@
 import copy
 import io
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,13 +11,14 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
 from fastvit.deploy.depthwise import split_depthwise
-from fastvit.deploy.formats.onnx import PACKAGES, OnnxModel, to_onnx
+from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
 from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
+from fastvit.reparam import relative_error
 
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 # tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.
@@ -44,25 +44,30 @@ class Subject:
     settings: Settings
 
     @cached_property
-    def onnx(self) -> OnnxModel:
-        """The network as ONNX in float32, for any batch and, if it can be written so, for any size of images."""
-        network = copy.deepcopy(self.network).cpu().float()
-        split_depthwise(network)
-        example = self.example[:1].cpu().float()
-        if self.other_size:  # torch.onnx would also write an open size for a network that takes one alone
-            with suppress(Exception):  # of torch.onnx, whatever it stumbles over
-                return to_onnx(network, example, dynamic=("batch", "size"))
-        return to_onnx(network, example, dynamic=("batch",))
+    def onnx(self) -> bytes:
+        """The network as ONNX in float32, for any number of images of the example's size."""
+        return self._to_onnx("batch")
 
     @cached_property
-    def other_size(self) -> tuple[int, int] | None:
-        """Another height and width that the network takes; None if it does not."""
-        height, width = (side + extra for side, extra in zip(self.example.shape[2:], (32, 64), strict=True))
+    def onnx_of_any_size(self) -> bytes:
+        """The same for any size; torch.onnx also writes such a thing for networks that take one size alone."""
+        return self._to_onnx("batch", "size")
+
+    @cached_property
+    def at_another_size(self) -> tuple[Tensor, tuple[Tensor, ...]] | None:
+        """An image of another size and what the network returns for it; None if it takes one size alone."""
+        _, channels, height, width = self.example.shape
+        generator = torch.Generator().manual_seed(0)
+        image = torch.randn(1, channels, height + 32, width + 64, generator=generator).to(self.example)
         try:
-            outputs_of(self.network, self.example.new_zeros(1, self.example.shape[1], height, width))
+            return image, outputs_of(self.network, image)[0]
         except ExportError:
             return None
-        return height, width
+
+    def _to_onnx(self, *dynamic: str) -> bytes:
+        network = copy.deepcopy(self.network).cpu().float()
+        split_depthwise(network)
+        return to_onnx(network, self.example[:1].cpu().float(), dynamic=dynamic)
 
 
 class Engine(ABC):
@@ -132,26 +137,36 @@ class _ByOnnx(Engine):
     """Engines that read ONNX."""
 
     def build(self, subject: Subject) -> Run:
-        run, expected = self.read(subject), subject.example.shape
-        any_size = "size" in subject.onnx.dynamic
-
-        def checked(images: Tensor) -> tuple[Tensor, ...]:
-            if images.shape[1] != expected[1]:
-                raise EngineError(f"the network takes {expected[1]} channels, not {images.shape[1]}")
-            if not any_size and images.shape[2:] != expected[2:]:
-                made, given = ("x".join(map(str, shape[2:])) for shape in (expected, images.shape))
-                raise EngineError(f"the network was made for images of {made} pixels, not {given}")
-            return run(images)
-
-        return checked
+        return self._of_any_size(subject) or _of_one_size(self.read(subject.onnx, subject), subject.example.shape)
 
     @abstractmethod
-    def read(self, subject: Subject) -> Run:
-        """What computes `subject.onnx`."""
+    def read(self, model: bytes, subject: Subject) -> Run:
+        """What computes a model as the subject's settings say."""
 
     def trials(self, subject: Subject) -> list[tuple[int, ...]]:
-        size = subject.other_size if "size" in subject.onnx.dynamic else None
-        return [(3, subject.example.shape[1], *(size or subject.example.shape[2:]))]
+        return [(3, *subject.example.shape[1:])]
+
+    def _of_any_size(self, subject: Subject) -> Run | None:
+        """None where the network, or what torch.onnx makes of it, is for one size alone."""
+        if subject.at_another_size is None:
+            return None
+        image, expected = subject.at_another_size
+        try:
+            run = self.read(subject.onnx_of_any_size, subject)
+            error = relative_error(run(image), expected)
+        except Exception:  # torch.onnx and the engines have errors of their own
+            return None
+        return run if error <= TOLERANCE[self.precision(subject)] else None
+
+
+def _of_one_size(run: Run, shape: tuple[int, ...]) -> Run:
+    def checked(images: Tensor) -> tuple[Tensor, ...]:
+        if images.shape[1:] != shape[1:]:
+            made, given = ("x".join(map(str, each[1:])) for each in (shape, images.shape))
+            raise EngineError(f"the network was made ready for images of {made}, not {given}")
+        return run(images)
+
+    return checked
 
 
 class OpenVino(_ByOnnx):
@@ -164,10 +179,10 @@ class OpenVino(_ByOnnx):
         require_packages(self.name, "openvino", *PACKAGES.values(), extra="openvino")
         self._require_dtype(subject, *precisions())
 
-    def read(self, subject: Subject) -> Run:
+    def read(self, model: bytes, subject: Subject) -> Run:
         import openvino
 
-        return openvino_run(openvino.Core().read_model(io.BytesIO(subject.onnx.content)), subject.settings)
+        return openvino_run(openvino.Core().read_model(io.BytesIO(model)), subject.settings)
 
 
 class OnnxRuntime(_ByOnnx):
@@ -180,8 +195,8 @@ class OnnxRuntime(_ByOnnx):
         require_packages(self.name, "onnxruntime", *PACKAGES.values(), extra="export")
         self._require_dtype(subject, torch.float32)
 
-    def read(self, subject: Subject) -> Run:
-        return onnxruntime_run(subject.onnx.content, subject.settings)
+    def read(self, model: bytes, subject: Subject) -> Run:
+        return onnxruntime_run(model, subject.settings)
 
 
 class TensorRt(_ByOnnx):
@@ -197,8 +212,8 @@ class TensorRt(_ByOnnx):
         if not has_tensorrt():
             raise EngineError("tensorrt needs ONNX Runtime for GPUs and TensorRT: pip install onnxruntime-gpu tensorrt")
 
-    def read(self, subject: Subject) -> Run:
-        return TensorRtSession(subject.onnx.content, subject.settings.dtype, subject.example.device)
+    def read(self, model: bytes, subject: Subject) -> Run:
+        return TensorRtSession(model, subject.settings.dtype, subject.example.device)
 
     def precision(self, subject: Subject) -> str:
         return "tf32" if subject.settings.dtype == torch.float32 else super().precision(subject)  # TensorRT's default

@@ -66,10 +66,9 @@ def outputs_of(network: Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tr
     try:
         with exact_float32():
             outputs, structure = tree_flatten(network.network(images))
-    except RuntimeError as error:
-        raise ExportError(
-            f"the network does not take images of shape {tuple(images.shape)} ({str(error).splitlines()[0]})"
-        ) from error
+    except Exception as error:  # networks refuse in many ways
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ExportError(f"the network does not take images of shape {tuple(images.shape)} ({reason})") from error
     if others := {type(output).__name__ for output in outputs if not isinstance(output, Tensor)}:
         raise ExportError(f"the network returns something else than tensors: {', '.join(sorted(others))}")
     return tuple(outputs), structure

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+import torch._inductor as inductor
 
 from fastvit.deploy.formats.format import Format, export_program, run_of
 from fastvit.deploy.request import Request
@@ -28,12 +29,12 @@ class AotInductor(Format):
     def convert(self, request: Request, path: Path) -> None:
         # Freezing packs the weights, which pays off for one fixed shape only.
         options: dict[str, bool] = {} if request.dynamic else {"freezing": True}
-        # Of use to those who set AOTI_RUNTIME_CHECK_INPUTS: with an open batch it would refuse a single image.
-        options |= {"aot_inductor.check_lowerbound": False, "aot_inductor.check_upperbound": False}
+        # Of use to those who set AOTI_RUNTIME_CHECK_INPUTS: with an open batch it would refuse a single image. Before
+        # torch 2.15 there is not much of it to switch off.
+        bounds = ("check_lowerbound", "check_upperbound")
+        options |= {f"aot_inductor.{name}": False for name in bounds if hasattr(inductor.config.aot_inductor, name)}
         with torch.no_grad():
-            torch._inductor.aoti_compile_and_package(
-                export_program(request), package_path=str(path), inductor_configs=options
-            )
+            inductor.aoti_compile_and_package(export_program(request), package_path=str(path), inductor_configs=options)
 
     def load(self, path: Path, settings: Settings) -> Run:
-        return run_of(torch._inductor.aoti_load_package(str(path)))
+        return run_of(inductor.aoti_load_package(str(path)))

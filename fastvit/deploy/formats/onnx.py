@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Collection
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,20 +35,13 @@ class Onnx(Format):
     inside = "onnx_image"
 
     def convert(self, request: Request, path: Path) -> None:
-        path.write_bytes(onnx_of(request).content)
+        path.write_bytes(onnx_of(request))
 
     def load(self, path: Path, settings: Settings) -> Run:
         return onnxruntime_run(str(path), settings)
 
 
-class OnnxModel(NamedTuple):
-    """A serialized model, weights included, and which of its axes are open: "batch", "size"."""
-
-    content: bytes
-    dynamic: frozenset[str]
-
-
-def onnx_of(request: Request) -> OnnxModel:
+def onnx_of(request: Request) -> bytes:
     """What is asked for, as ONNX. Raises ExportError if the opset is not one that torch can write."""
     opset = request.opset or DEFAULT_OPSET
     return to_onnx(request.network, request.example, dynamic=request.dynamic, names=request.outputs, opset=opset)
@@ -62,8 +54,8 @@ def to_onnx(
     dynamic: Collection[str],
     names: Collection[str] | None = None,
     opset: int = DEFAULT_OPSET,
-) -> OnnxModel:
-    """A network in float32 on the CPU as ONNX.
+) -> bytes:
+    """A network in float32 on the CPU as ONNX, serialized, weights included.
 
     Args:
         example: (B, C, H, W).
@@ -96,4 +88,4 @@ def to_onnx(
         raise ExportError(f"torch {torch.__version__} wrote opset {written} in place of {opset}: ask for {written}")
     buffer = io.BytesIO()
     program.save(buffer, external_data=False)
-    return OnnxModel(buffer.getvalue(), frozenset(dynamic))
+    return buffer.getvalue()

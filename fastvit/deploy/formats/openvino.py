@@ -30,7 +30,7 @@ class OpenVino(Format):
     def convert(self, request: Request, path: Path) -> None:
         import openvino
 
-        model = openvino.Core().read_model(io.BytesIO(onnx_of(request).content))
+        model = openvino.Core().read_model(io.BytesIO(onnx_of(request)))
         openvino.save_model(model, path, compress_to_fp16=False)  # by default it would halve the weights
 
     def load(self, path: Path, settings: Settings) -> Run:

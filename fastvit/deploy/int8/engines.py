@@ -63,7 +63,7 @@ class Nncf(Quantizer):
         import openvino
 
         nncf.set_log_level(logging.ERROR)
-        content = onnx_of(request).content
+        content = onnx_of(request)
         model = openvino.Core().read_model(io.BytesIO(content))
         nodes = {name: node for node, name in weighted_nodes(content).items()}
         ignored = nncf.IgnoredScope(names=_openvino_names(model, {nodes[name]: name for name in in_float}))
@@ -104,7 +104,7 @@ class OnnxRuntimeQdq(Quantizer):
 
         with TemporaryDirectory() as folder:
             prepared = Path(folder) / "prepared.onnx"
-            quant_pre_process(onnx.load_from_string(onnx_of(request).content), prepared)
+            quant_pre_process(onnx.load_from_string(onnx_of(request)), prepared)
             nodes = weighted_nodes(prepared.read_bytes())
             quantize_static(
                 prepared,

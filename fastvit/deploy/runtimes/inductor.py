@@ -86,7 +86,7 @@ def compile_program(network: nn.Module, images: Tensor, options: Mapping[str, An
     `torch.compile` is not used, for what its guards would do: they are checked in every call; where the caller's thread
     is in another mode or has another number of threads, they compile again; and of its option `freezing` it sees only
     half. It also refuses the ninth network of a process. A graph captured by `torch.export` has none of that. What is
-    used of torch's private interfaces for it is all here, the same from torch 2.11 to 2.15:
+    used of torch's private interfaces for it is all here, run with torch 2.11 and 2.14:
 
     - `torch._inductor.compile(graph, inputs, options)`, which compiles a graph that was captured in another way;
     - `PyCodeCache.modules`, where inductor keeps every module that it has generated, and with it the frozen weights,

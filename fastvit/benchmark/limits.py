@@ -1,0 +1,79 @@
+"""What this machine can do at most: operations and bytes a second, and so the least time that work can take.
+
+The peak is the best of several shapes of matrix product, as matrices and as 1x1 convolutions, since no one shape is the
+fastest in every library: on AMD's CPUs a large square product by MKL reaches half of what oneDNN's convolutions do.
+Each is timed many times and the fastest call counts. Rows quote medians, so that their share of the limit is at most
+1 but for what a neighbour took from this measurement.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastvit.runtime.timing import seconds_of
+
+REPEATS = 30
+ENOUGH_SECONDS = 0.15  # for one shape
+# Rows, inputs, outputs: of matrices that lie in the caches, and of 1x1 convolutions as networks have them.
+SHAPES = {
+    "cpu": ((512, 512, 512), (1024, 512, 512), (4096, 256, 256), (1024, 256, 1024), (784, 256, 1024), (2048,) * 3),
+    "cuda": ((8192, 8192, 8192), (4096, 4096, 4096), (65536, 1024, 1024), (131072, 512, 2048), (262144, 256, 1024)),
+}
+
+
+def peak(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """The most floating-point operations a second of a matrix product in `dtype`, and which one reached them."""
+    found: dict[str, Any] = {"flops": 0.0, "by": ""}
+    for rows, inputs, outputs in SHAPES.get(device.type, SHAPES["cpu"]):
+        for kind, call in _products(rows, inputs, outputs, dtype, device):
+            flops = 2 * rows * inputs * outputs / _fastest(call)
+            if flops > found["flops"]:
+                found = {"flops": flops, "by": f"{kind}, {rows} x {inputs} x {outputs}"}
+    return found
+
+
+def bandwidth(device: torch.device, cache: int) -> float:
+    """Bytes a second that go from and to memory at most, by a copy and a sum of what is far larger than the cache."""
+    source = torch.ones(max(8 * cache, 2**28) // 4, device=device)
+    target = torch.empty_like(source)
+    copied = 2 * source.nbytes / _fastest(lambda: target.copy_(source))
+    return max(copied, source.nbytes / _fastest(source.sum))
+
+
+def cache_size(device: torch.device) -> int:
+    """Bytes of the last cache before memory; 0 where nothing tells."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).L2_cache_size
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    units = {"K": 2**10, "M": 2**20}
+    return max((int(size[:-1]) * units[size[-1]] for size in sizes), default=0)
+
+
+def least_seconds(operations: float, moved: float, flops: float, bytes_per_second: float) -> tuple[float, str]:
+    """The time that the work takes at least (the roofline), and what binds: `compute` or `memory`."""
+    by = {"compute": operations / flops, "memory": moved / bytes_per_second}
+    binding = max(by, key=by.__getitem__)
+    return by[binding], binding
+
+
+def _products(
+    rows: int, inputs: int, outputs: int, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((rows, inputs), (outputs, inputs)))
+    yield "matrix product", lambda: a @ b.t()
+    images, kernel = a.t().reshape(1, inputs, 16, rows // 16), b[:, :, None, None]
+    images, kernel = (each.contiguous(memory_format=torch.channels_last) for each in (images, kernel))
+    yield "1x1 convolution", lambda: F.conv2d(images, kernel)
+
+
+@torch.inference_mode()
+def _fastest(call: Callable[[], Any]) -> float:
+    """Seconds of the fastest of several calls."""
+    seconds = [seconds_of(call)]
+    while len(seconds) < REPEATS and sum(seconds) < ENOUGH_SECONDS:
+        seconds.append(seconds_of(call))
+    return min(seconds)
