@@ -158,6 +158,13 @@ def test_a_report_says_what_disturbs_and_what_is_missing():
     assert "WARNING: cuDNN 9.23.1" in report(disturbed)
 
 
+def test_forms_that_nothing_ran_are_left_out_of_the_means():
+    made = result([row("a", "f", [1.0]), row("a", "g", error="no engine")], take_turns="forms")
+    assert [lines[0][1:-1] for lines in mean_speed_ups(made)] == [("f",)]
+    made.groups[0].rows[0].rounds_ms = []
+    assert "not measured: g: no engine (a)" in report(made)
+
+
 def test_a_result_is_read_as_it_was_written(tmp_path: Path):
     made = result([row("a", "f", [1.0, 2.0], [3.0, 4.0]), row("b", "f", error="broken")], [row("c", "f", [5.0])])
     save(made, tmp_path)
@@ -262,6 +269,9 @@ def test_fronts_are_of_the_plain_ones_and_of_all():
     points = field_points(figures(made), made.suite, ("plain", "distilled"))
     assert {point.name: point.front for point in points} == {"a": True, "b": True, "c": True}
     assert [p.name for p in points if p.front and p.kind == "plain"] == ["a", "c"]
+    text = report(made)
+    assert "front without teachers, f, batch 1: a 80, c 81" in text
+    assert "front of all, f, batch 1: a 80, b 82" in text
 
 
 def test_a_name_that_has_no_room_is_left_out():
