@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -292,9 +293,20 @@ def test_the_other_pictures_are_drawn(kind: str):
 
 
 def test_published_tables_follow_from_the_published_samples():
-    for path in sorted((ROOT / "docs" / "measurements").glob("*.json")):
+    raw = sorted((ROOT / "docs" / "measurements").glob("*.json"))
+    assert raw
+    for path in raw:
         table = path.with_suffix(".md")
         made = load(path)
         assert made.complete, path
         assert table.read_text(encoding="utf-8") == report(made), f"{path}: make the table again, do not edit it"
         assert "/" not in str(made.suite.output).removeprefix("runs/benchmark/"), f"{path} names a folder of a machine"
+
+
+def test_tables_of_the_page_are_those_of_the_measurements():
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    copied = re.findall(r"<!-- measurements/(\S+) -->\n((?:\|.*\n)+)", page)
+    assert len(copied) == page.count("<!-- measurements/") > 0
+    for name, table in copied:
+        measured = (ROOT / "docs" / "measurements" / name).read_text(encoding="utf-8")
+        assert f"\n\n{table}" in measured, f"a table is not the one of {name}: copy it again, do not edit it"
