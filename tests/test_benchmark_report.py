@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -158,6 +159,13 @@ def test_a_report_says_what_disturbs_and_what_is_missing():
     assert "WARNING: cuDNN 9.23.1" in report(disturbed)
 
 
+def test_forms_that_nothing_ran_are_left_out_of_the_means():
+    made = result([row("a", "f", [1.0]), row("a", "g", error="no engine")], take_turns="forms")
+    assert [lines[0][1:-1] for lines in mean_speed_ups(made)] == [("f",)]
+    made.groups[0].rows[0].rounds_ms = []
+    assert "not measured: g: no engine (a)" in report(made)
+
+
 def test_a_result_is_read_as_it_was_written(tmp_path: Path):
     made = result([row("a", "f", [1.0, 2.0], [3.0, 4.0]), row("b", "f", error="broken")], [row("c", "f", [5.0])])
     save(made, tmp_path)
@@ -262,6 +270,9 @@ def test_fronts_are_of_the_plain_ones_and_of_all():
     points = field_points(figures(made), made.suite, ("plain", "distilled"))
     assert {point.name: point.front for point in points} == {"a": True, "b": True, "c": True}
     assert [p.name for p in points if p.front and p.kind == "plain"] == ["a", "c"]
+    text = report(made)
+    assert "front without teachers, f, batch 1: a 80, c 81" in text
+    assert "front of all, f, batch 1: a 80, b 82" in text
 
 
 def test_a_name_that_has_no_room_is_left_out():
@@ -282,9 +293,20 @@ def test_the_other_pictures_are_drawn(kind: str):
 
 
 def test_published_tables_follow_from_the_published_samples():
-    for path in sorted((ROOT / "docs" / "measurements").glob("*.json")):
+    raw = sorted((ROOT / "docs" / "measurements").glob("*.json"))
+    assert raw
+    for path in raw:
         table = path.with_suffix(".md")
         made = load(path)
         assert made.complete, path
         assert table.read_text(encoding="utf-8") == report(made), f"{path}: make the table again, do not edit it"
         assert "/" not in str(made.suite.output).removeprefix("runs/benchmark/"), f"{path} names a folder of a machine"
+
+
+def test_tables_of_the_page_are_those_of_the_measurements():
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    copied = re.findall(r"<!-- measurements/(\S+) -->\n((?:\|.*\n)+)", page)
+    assert len(copied) == page.count("<!-- measurements/") > 0
+    for name, table in copied:
+        measured = (ROOT / "docs" / "measurements" / name).read_text(encoding="utf-8")
+        assert f"\n\n{table}" in measured, f"a table is not the one of {name}: copy it again, do not edit it"

@@ -22,7 +22,7 @@ from fastvit.benchmark.work import macs, parameters, traffic
 from fastvit.runtime.timing import seconds_of
 from fastvit.training.memory import activation_bytes_per_image
 
-ENGINES = ("onnx", "onnxruntime", "openvino")
+PACKAGES = ("onnx", "onnxruntime", "openvino")  # of engines, which not everyone has
 WARM_UP_CALLS = 3
 LONG_CALL = 0.25  # seconds; to bring the weights back into the caches takes no such time
 
@@ -61,7 +61,7 @@ class Bench:
 
     def versions(self) -> dict[str, str]:
         found = {}
-        for name in ENGINES:
+        for name in PACKAGES:
             try:
                 found[name] = version(name)
             except PackageNotFoundError:

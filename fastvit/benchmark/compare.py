@@ -82,17 +82,14 @@ def _table(found: Sequence[Change], now: Result) -> list[tuple[str, ...]]:
 
 
 def _differences(before: Result, now: Result) -> Iterator[str]:
-    for name, result in (("before", before), ("now", now)):
-        where = hardware(result.device, result.environment)
-        yield f"{name}: {result.suite.title}, {result.device}, {where}, load {result.loads}"
+    machines = [f"{result.device}, {hardware(result.device, result.environment)}" for result in (before, now)]
+    for name, result, machine in zip(("before", "now"), (before, now), machines, strict=True):
+        yield f"{name}: {result.suite.title}, {machine}, load {result.loads}"
+    if machines[0] != machines[1]:
+        yield "WARNING: two machines: the times differ for that reason"
     keys = before.environment.keys() | now.environment.keys()
     pairs = {key: (before.environment.get(key), now.environment.get(key)) for key in sorted(keys)}
     yield from (f"{key}: {old} -> {new}" for key, (old, new) in pairs.items() if old != new)
-    if (before.device, hardware(before.device, before.environment)) != (
-        now.device,
-        hardware(now.device, now.environment),
-    ):
-        yield "WARNING: two machines: the times differ for that reason"
 
 
 def _key(row: Row) -> tuple[str, str, int, int | None]:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import geometric_mean
 
 from fastvit.benchmark.claims import Checked, checked_claims
+from fastvit.benchmark.field import field_points, pareto
 from fastvit.benchmark.limits import least_seconds
 from fastvit.benchmark.machine import hardware, known_problems
 from fastvit.benchmark.result import Group, Result, Row
@@ -17,7 +18,7 @@ Line = Sequence[str]
 
 
 def report(result: Result) -> str:
-    """What was measured on what; the medians side by side; means and claims; every row; what was not measured."""
+    """What was measured on what; medians side by side; means, claims and fronts; every row; what was not measured."""
     shown = figures(result)
     blocks = [f"# {result.suite.title}", "\n".join(f"- {line}" for line in conditions(result))]
     blocks += [markdown(lines) for lines in side_by_side(result, shown)]
@@ -25,7 +26,11 @@ def report(result: Result) -> str:
         blocks += [markdown(lines) for lines in mean_speed_ups(result)]
     if result.suite.claims:
         blocks.append(markdown(claims_table(list(checked_claims(result)), result)))
-    blocks += [markdown(table(result, shown)), "\n".join(f"- {line}" for line in failures(shown))]
+    if result.suite.picture == "accuracy":
+        blocks.append("\n".join(f"- {line}" for line in fronts(result, shown)))
+    if any(each.latency for each in shown):
+        blocks.append(markdown(table(result, shown)))
+    blocks.append("\n".join(f"- {line}" for line in failures(shown)))
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
@@ -77,7 +82,8 @@ def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
     for group in result.groups:
         by_batch[group.rows[0].batch_size].append(group)
     for batch_size, groups in by_batch.items():
-        forms = [row.form for row in groups[0].rows]
+        measured = {row.form for group in groups for row in group.rows if row.rounds_ms}
+        forms = [row.form for row in groups[0].rows if row.form in measured]
         lines = [(f"times as fast, batch {batch_size}, as:", *forms, "networks")]
         for fast in forms:
             rows = [_rows_of(fast, slow, groups) for slow in forms]
@@ -85,7 +91,8 @@ def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
                 f"{geometric_mean(paired_ratio(s, f).value for s, f in each):.2f}" if each else "" for each in rows
             ]
             lines.append((fast, *means, str(max(map(len, rows)))))
-        yield lines
+        if forms:
+            yield lines
 
 
 def claims_table(claims: Sequence[Checked], result: Result) -> list[Line]:
@@ -102,24 +109,39 @@ def claims_table(claims: Sequence[Checked], result: Result) -> list[Line]:
         by_claim[name, each.claim.where, each.device].append(each)
     for (name, where, device), of_claim in by_claim.items():
         found = {(each.form, each.batch_size): each for each in of_claim}
-        cells = []
-        for way in ways:
-            each = found.get(way) or found.get(("", 0))
-            here = each.here if each else None
-            cells += [
-                f"{here.value:.2f} ({here.low:.2f}-{here.high:.2f})" if here else "",
-                each.verdict if each else "",
-            ]
+        cells = [cell for way in ways for cell in _here(found.get(way) or found.get(("", 0)))]
         claim, published = of_claim[0].claim, of_claim[0].published
         lines.append((name, _both(claim.fast, claim.slow, result), where, f"{published:.2f}", device, *cells))
     return lines
 
 
+def _here(checked: Checked | None) -> tuple[str, str]:
+    """The ratio with its interval, and the verdict."""
+    if checked is None:
+        return "", ""
+    here = checked.here
+    return f"{here.value:.2f} ({here.low:.2f}-{here.high:.2f})" if here else "", checked.verdict
+
+
+def fronts(result: Result, shown: Iterable[Figures]) -> Iterator[str]:
+    """The networks that none beats in both time and accuracy, by batch size and form."""
+    by_way: dict[tuple[int, str], list[Figures]] = defaultdict(list)
+    for each in shown:
+        if each.latency:
+            by_way[each.row.batch_size, each.row.form].append(each)
+    for (batch_size, form), rows in by_way.items():
+        for whose, kinds in (("without teachers", ("plain",)), ("of all", ("plain", "distilled"))):
+            points = field_points(rows, result.suite, kinds)
+            front = pareto((point.ms, point.top1) for point in points)
+            names = [f"{point.name} {point.top1:g}" for point in sorted(points) if point[:2] in front]
+            yield f"front {whose}, {form}, batch {batch_size}: {', '.join(names)}"
+
+
 def table(result: Result, shown: Iterable[Figures]) -> list[Line]:
     """A header and a line for each measurement; columns that are empty in all lines are left out."""
     lines = [_cells(each, result) for each in shown if each.latency]
-    heads = [head for head in (lines[0] if lines else ()) if any(line[head] for line in lines)]
-    return [heads, *([line[head] for head in heads] for line in lines)] if lines else [("network",)]
+    heads = [head for head in lines[0] if any(line[head] for line in lines)]
+    return [heads, *([line[head] for head in heads] for line in lines)]
 
 
 def _cells(shown: Figures, result: Result) -> dict[str, str]:
