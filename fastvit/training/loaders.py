@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
+from fastvit.runtime.data_workers import worker_options
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, derive_seed, seeded
-from fastvit.runtime.signals import ignore_stop_signals
 
 Collate = Callable[[list[Any]], Any]
 
@@ -107,11 +107,9 @@ class SampleLoader:
             self.batch_size,
             sampler=self.sampler,
             drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
-            worker_init_fn=ignore_stop_signals,
+            persistent_workers=workers > 0,
+            **worker_options(workers),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -150,11 +148,9 @@ class StreamLoader:
             self.stream,
             self.batch_size,
             drop_last=True,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
             generator=torch.Generator(),
-            worker_init_fn=ignore_stop_signals,
+            **worker_options(workers),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -216,11 +212,4 @@ def eval_loader(
     elif processes.count > 1:
         first, end = (len(dataset) * rank // processes.count for rank in (processes.rank, processes.rank + 1))
         part = Subset(dataset, range(first, end))
-    return DataLoader(
-        part,
-        batch_size,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=collate,
-        worker_init_fn=ignore_stop_signals,
-    )
+    return DataLoader(part, batch_size, collate_fn=collate, **worker_options(workers))
