@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fastvit.runtime.device import autocast, to_device
+from fastvit.runtime.device import BatchMover, autocast
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.training.task import Metrics, Task
 
@@ -26,8 +26,8 @@ def evaluate(
     for model in models:
         model.eval()
     metrics = [task.new_metrics() for _ in models]
-    for batch in batches:
-        batch = to_device(batch, device, channels_last=channels_last)
+    to_device = BatchMover(device, channels_last=channels_last)
+    for batch in map(to_device, batches):
         with autocast(device, precision):
             for model, measured in zip(models, metrics, strict=True):
                 measured.update(task.predict(model, batch), batch)

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subs
 from fastvit.errors import RecipeError
 from fastvit.runtime.data_workers import worker_options
 from fastvit.runtime.processes import ALONE, Processes
-from fastvit.runtime.randomness import Purpose, derive_seed, seeded
+from fastvit.runtime.randomness import Purpose, derive_seed, seed_cpu, seeded
 
 Collate = Callable[[list[Any]], Any]
 
@@ -34,9 +34,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
         order = torch.randperm(self.size, generator=generator).tolist()
-        for first in range(self.start, self.size, self.batch_size * self.processes.count):
-            own = first + self.batch_size * self.processes.rank
-            yield from ((self.epoch, index) for index in order[own : own + self.batch_size])
+        for first in self.firsts():
+            yield from ((self.epoch, index) for index in order[first : first + self.batch_size])
+
+    def firsts(self) -> range:
+        """The position in the epoch's order of the first sample of each batch."""
+        own = self.start + self.batch_size * self.processes.rank
+        return range(own, self.size, self.batch_size * self.processes.count)
 
 
 class SeededSamples(Dataset):
@@ -47,6 +51,9 @@ class SeededSamples(Dataset):
 
     def __getitem__(self, position: tuple[int, int]) -> Any:
         epoch, index = position
+        if get_worker_info():  # where nobody else draws: putting the states back takes a third of a millisecond
+            seed_cpu(self.seed, Purpose.SAMPLE, epoch, index)
+            return self.dataset[index]
         with seeded(self.seed, Purpose.SAMPLE, epoch, index):
             return self.dataset[index]
 
@@ -72,7 +79,7 @@ class SeededStream(IterableDataset):
 
 
 class PartOfStream(IterableDataset):
-    """Of a stream that each process reads as a whole, every so-manieth sample."""
+    """This process's part of a stream that all read as a whole: one sample in `processes.count`."""
 
     def __init__(self, dataset: IterableDataset, processes: Processes):
         self.dataset, self.processes = dataset, processes
@@ -116,6 +123,11 @@ class SampleLoader:
         """The batches of an epoch from the `start`-th step on, each of `batch_size` samples."""
         self.sampler.epoch, self.sampler.start = epoch, start * self.step_size
         return iter(self.loader)
+
+    def placed(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Any]]:
+        """As `batches`, each with the position of its first sample in the order of the epoch."""
+        batches = self.batches(epoch, start)
+        return zip(self.sampler.firsts(), batches, strict=False)  # a partial batch at the end is left out
 
 
 class StreamLoader:
@@ -162,6 +174,9 @@ class StreamLoader:
         return islice(self.loader, start * self.accumulation, self.steps_per_epoch * self.accumulation)
 
 
+TrainLoader = SampleLoader | StreamLoader
+
+
 def train_loader(
     dataset: Dataset,
     collate: Collate,
@@ -171,7 +186,7 @@ def train_loader(
     workers: int,
     seed: int,
     processes: Processes = ALONE,
-) -> SampleLoader | StreamLoader:
+) -> TrainLoader:
     """The training batches of any dataset, this process's part of them.
 
     Raises:

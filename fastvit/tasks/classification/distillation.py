@@ -1,6 +1,7 @@
 """Learning from a teacher (paper section 4.1, after DeiT, arXiv 2012.12877)."""
 
-from collections.abc import Sequence
+import hashlib
+from typing import Any
 
 import timm
 import torch
@@ -8,8 +9,10 @@ import torch.nn.functional as F
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
+from fastvit.data.normalization import Normalization
 from fastvit.errors import RecipeError
-from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig
+from fastvit.fastvit import FastViT
+from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig, TeacherConfig
 from fastvit.weights import CheckpointError, load_checkpoint
 
 
@@ -32,11 +35,11 @@ class Teacher(nn.Module):
         return self.model(images * self.scale + self.shift).float()
 
 
-def build_teacher(recipe: ClassificationRecipe, *, mean: Sequence[float], std: Sequence[float]) -> Teacher:
+def build_teacher(recipe: ClassificationRecipe, normalization: Normalization) -> Teacher:
     """The recipe's teacher.
 
     Args:
-        mean, std: of the student's images.
+        normalization: of the student's images.
 
     Raises:
         RecipeError: its weights cannot be had, or are for other classes.
@@ -45,8 +48,9 @@ def build_teacher(recipe: ClassificationRecipe, *, mean: Sequence[float], std: S
     try:
         model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=recipe.data.num_classes)
         if config.checkpoint:
-            load_checkpoint(model, config.checkpoint)
-    except (CheckpointError, OSError) as error:
+            load = load_checkpoint if isinstance(model, FastViT) else timm.models.load_checkpoint
+            load(model, str(config.checkpoint))
+    except (CheckpointError, OSError, RuntimeError) as error:
         raise RecipeError(f"distillation.teacher: {error}") from error
     if config.pretrained and recipe.data.num_classes != model.pretrained_cfg["num_classes"]:
         raise RecipeError(
@@ -54,17 +58,35 @@ def build_teacher(recipe: ClassificationRecipe, *, mean: Sequence[float], std: S
             f"{recipe.data.num_classes}: train a teacher on the data and give its checkpoint"
         )
     own = resolve_data_config(pretrained_cfg=model.pretrained_cfg)
-    mean, std, own_mean, own_std = (torch.tensor(values) for values in (mean, std, own["mean"], own["std"]))
+    mean, std, own_mean, own_std = (torch.tensor(values) for values in (*normalization, own["mean"], own["std"]))
     return Teacher(model, scale=std / own_std, shift=(mean - own_mean) / own_std)
 
 
-def distillation_loss(config: DistillationConfig, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-    """How far a student's answers (B, classes) are from its teacher's.
+def describe_teacher(config: TeacherConfig) -> dict[str, Any]:
+    """Which network with which weights: two teachers with the same description give the same answers."""
+    if config.checkpoint is None:
+        return {"distillation.teacher.name": config.name, "distillation.teacher's weights": "of the hub"}
+    try:
+        content = config.checkpoint.read_bytes()
+    except OSError as error:
+        raise RecipeError(f"distillation.teacher: {config.checkpoint} cannot be read ({error.strerror})") from error
+    weights = f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
+    return {"distillation.teacher.name": config.name, "distillation.teacher's weights": weights}
+
+
+def answers(config: DistillationConfig, logits: Tensor) -> Tensor:
+    """What a teacher with these logits (B, classes) has students learn: classes (B,), or their probabilities."""
+    return logits.argmax(1) if config.kind == "hard" else F.softmax(logits / config.temperature, dim=1)
+
+
+def distillation_loss(config: DistillationConfig, logits: Tensor, answers: Tensor) -> Tensor:
+    """How far a student's logits (B, classes) are from its teacher's answers, as the function `answers` gives them.
 
     Hard: cross entropy with the teacher's most probable class. Soft: Kullback-Leibler divergence at a temperature,
-    times its square, so that the gradients keep their size (arXiv 1503.02531).
+    times its square, so that the gradients keep their size (arXiv 1503.02531); a sum over the classes, and a mean over
+    the images.
     """
     if config.kind == "hard":
-        return F.cross_entropy(logits, teacher_logits.argmax(1))
-    student, teacher = (F.log_softmax(each / config.temperature, dim=1) for each in (logits, teacher_logits))
-    return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * config.temperature**2
+        return F.cross_entropy(logits, answers)
+    student = F.log_softmax(logits / config.temperature, dim=1)
+    return F.kl_div(student, answers, reduction="batchmean") * config.temperature**2

@@ -105,7 +105,7 @@ class TeacherConfig(Section):
 
     name: KnownModel
     pretrained: bool = False  # with the hub's weights
-    checkpoint: UserPath | None = None  # with those of a file that `fastvit.load_checkpoint` reads
+    checkpoint: UserPath | None = None  # with those of a file: of a FastViT as `fastvit.load_checkpoint` reads it
 
     @model_validator(mode="after")
     def _is_trained(self) -> "TeacherConfig":
@@ -117,10 +117,17 @@ class TeacherConfig(Section):
 class DistillationConfig(Section):
     """Learning from a teacher's answers to the same, mixed images (DeiT, section 4, without its extra token)."""
 
-    teacher: TeacherConfig
+    teacher: TeacherConfig | None = None
+    answers: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # of `fastvit teach`; no teacher is run
     kind: Literal["hard", "soft"] = "hard"  # learn the teacher's most probable class, or its probabilities
     alpha: Probability = 0.5  # weight of the teacher in the loss; the labels have the rest
     temperature: PositiveFloat = 1.0  # of soft
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> "DistillationConfig":
+        if self.teacher is None and self.answers is None:
+            raise ValueError("give a teacher, or the answers of one")
+        return self
 
 
 class ClassificationRecipe(Recipe):
