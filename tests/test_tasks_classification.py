@@ -208,7 +208,7 @@ def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distilling(checkpoint: Path, *overrides: str) -> Classification:
     distillation = f"distillation={{teacher: {{name: fastvit_t8, checkpoint: {checkpoint}}}, alpha: 0.3}}"
     student = task(distillation, "augmentation.mixup=0.8", "augmentation.cutmix=1.0", *overrides)
-    student.prepare_training(torch.device("cpu"))
+    student.prepare_training(torch.device("cpu"), None)
     return student
 
 
@@ -257,7 +257,7 @@ def test_the_teacher_stays_as_it_is(teacher_checkpoint: Path):
 def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fastvit.tasks.classification.task.build_teacher", None)
     plain = task()
-    plain.prepare_training(torch.device("cpu"))
+    plain.prepare_training(torch.device("cpu"), None)
     assert not hasattr(plain, "teacher")
 
 
