@@ -36,9 +36,8 @@ def test_every_recipe_loads_and_builds_its_model(name: str, tmp_path: Path):
         np.savez(tmp_path / "mano.npz", **mano_like())
         overrides = [f"model.mano={tmp_path / 'mano.npz'}"]
     recipe = load_recipe(name, overrides)
-    with (
-        nullcontext() if "hand_mesh" in name else torch.device("meta")
-    ):  # only the hand model computes with its numbers
+    # Without numbers; but the hand model computes with its own when it is made.
+    with nullcontext() if "hand_mesh" in name else torch.device("meta"):
         model = make_task(recipe).build_model(initial_weights=False)
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
 

@@ -1,4 +1,4 @@
-"""Whatever ends a run before its time, it can go on. That it then ends with the same bits is shown once, after a kill."""
+"""Whatever ends a run before its time, it can go on; that it ends with the same bits is shown once, after a kill."""
 
 import os
 import resource
