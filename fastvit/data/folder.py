@@ -7,9 +7,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
-from fastvit.data.images import NO_LABEL, read_image
+from fastvit.data.images import NO_LABEL
 from fastvit.errors import DataError, some
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
@@ -28,7 +28,7 @@ def open_folder(root: Path, split: str) -> ImageFolder:
         raise DataError(f"{folder} has class folders without images: {some(empty)}; fill or remove them")
     if not any(each.is_dir() for each in folder.iterdir()):
         raise DataError(f"{folder} has no class folders; {LAYOUT}")
-    return ImageFolder(str(folder), loader=read_image)
+    return ImageFolder(str(folder))
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -65,7 +65,7 @@ class LabelledImages(Sequence[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> Any:
         path = self.paths[index]
         try:
-            image = read_image(str(path))
+            image = default_loader(str(path))
         except OSError as error:
             raise DataError(f"image {path} cannot be read ({error}): repair or remove it") from error
         return self.transform(image), self.labels.get(path.parent.name, NO_LABEL)

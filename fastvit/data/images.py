@@ -1,7 +1,6 @@
 """From any source of images and labels to tensors and labels, with a policy for images that cannot be read."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal, Protocol
 
 import torch
@@ -12,19 +11,6 @@ from torch.utils.data import Dataset
 from fastvit.errors import DataError, some
 
 NO_LABEL = -1  # of an image that could not be read; metrics leave it out
-
-
-def read_image(path: str) -> Image.Image:
-    """The image of a file in RGB. Raises what Pillow raises on bad files."""
-    with Path(path).open("rb") as file:
-        image = Image.open(file)
-        image.load()
-    return as_rgb(image)
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB. Pillow's `convert` alone would copy one that is in RGB already."""
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 class ImageSource(Protocol):
@@ -68,7 +54,7 @@ class TransformedImages(Dataset):
             position = (index + offset) % len(self)
             try:
                 image, label = self.source[position]
-                return self.transform(as_rgb(image)), label
+                return self.transform(image.convert("RGB")), label
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on bad files
                 self._on_bad_image(position, error)
             if not self.training:

@@ -1,6 +1,7 @@
 """Learning from a teacher (paper section 4.1, after DeiT, arXiv 2012.12877)."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -74,13 +75,40 @@ def describe_teacher(config: TeacherConfig) -> dict[str, Any]:
     return {"distillation.teacher.name": config.name, "distillation.teacher's weights": weights}
 
 
-def answers(config: DistillationConfig, logits: Tensor) -> Tensor:
+def answers_of(config: DistillationConfig, logits: Tensor) -> Tensor:
     """What a teacher with these logits (B, classes) has students learn: classes (B,), or their probabilities."""
     return logits.argmax(1) if config.kind == "hard" else F.softmax(logits / config.temperature, dim=1)
 
 
+def stored_targets(config: DistillationConfig, stored: Sequence[Tensor], num_classes: int) -> Tensor:
+    """As `answers_of` a teacher, from what is stored of them.
+
+    Args:
+        stored: the most probable classes (B, k) and, of soft answers, their probabilities (B, k).
+    """
+    classes, *probabilities = stored
+    return classes[:, 0] if config.kind == "hard" else spread(classes, probabilities[0], num_classes)
+
+
+def spread(classes: Tensor, probabilities: Tensor, num_classes: int) -> Tensor:
+    """The probabilities of all classes (B, num_classes), from the largest few (B, k), which may be rounded.
+
+    What these leave is spread evenly over the other classes.
+
+    Args:
+        classes: (B, k), those of `probabilities`.
+    """
+    total = probabilities.sum(1, keepdim=True)
+    others = num_classes - classes.shape[1]
+    if not others:
+        return torch.zeros_like(probabilities).scatter_(1, classes, probabilities / total)
+    probabilities = probabilities / total.clamp(min=1)
+    rest = (1 - probabilities.sum(1, keepdim=True)).clamp(min=0) / others
+    return rest.repeat(1, num_classes).scatter_(1, classes, probabilities)
+
+
 def distillation_loss(config: DistillationConfig, logits: Tensor, answers: Tensor) -> Tensor:
-    """How far a student's logits (B, classes) are from its teacher's answers, as the function `answers` gives them.
+    """How far a student's logits (B, classes) are from its teacher's answers, as `answers_of` gives them.
 
     Hard: cross entropy with the teacher's most probable class. Soft: Kullback-Leibler divergence at a temperature,
     times its square, so that the gradients keep their size (arXiv 1503.02531); a sum over the classes, and a mean over

@@ -23,7 +23,8 @@ from fastvit.training.loaders import SampleLoader, StreamLoader, TrainLoader
 if TYPE_CHECKING:
     from fastvit.tasks.classification.task import Classification
 
-NOT_SEEN = ("workers", "root", "val_split", "crop_pct")  # keys of data; the files in `root` are seen, its path is not
+# Keys of data that change no image; the files in `root` are seen, its path is not. Colors have a line of their own.
+NOT_SEEN = ("workers", "root", "val_split", "crop_pct", "mean", "std")
 TEST_IMAGES, TEST_STEPS = 8, 16
 
 

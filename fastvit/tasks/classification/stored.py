@@ -53,7 +53,7 @@ class StoredAnswers:
             )
 
     def beside(self, loader: "SampleLoader", epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor, Any]]:
-        """The batches of an epoch from a step on: images, labels, and answers, which `to_targets` reads.
+        """The batches of an epoch from a step on: images, labels, and answers as `stored_targets` takes them.
 
         Raises:
             RunError: an image is not what it was when it was answered.
@@ -72,27 +72,6 @@ class StoredAnswers:
             f"the images of epoch {epoch + 1} are not those that {self.file.path} has answers to, although the recipe "
             f"is the same: {cause}"
         )
-
-    def to_targets(self, stored: tuple[Tensor, ...]) -> Tensor:
-        """What students learn: classes (B,), or the probabilities of all classes (B, num_classes).
-
-        Of soft answers, what the stored probabilities leave is spread evenly over the classes that are not stored.
-        """
-        classes, *probabilities = stored
-        if self.config.kind == "hard":
-            return classes[:, 0]
-        return spread(classes, probabilities[0], self.file.header.num_classes)
-
-
-def spread(classes: Tensor, probabilities: Tensor, num_classes: int) -> Tensor:
-    """All probabilities (B, num_classes) by the largest few (B, k), which may be rounded, and their classes (B, k)."""
-    total = probabilities.sum(1, keepdim=True)
-    others = num_classes - classes.shape[1]
-    if not others:
-        return torch.zeros_like(probabilities).scatter_(1, classes, probabilities / total)
-    probabilities = probabilities / total.clamp(min=1)
-    rest = (1 - probabilities.sum(1, keepdim=True)).clamp(min=0) / others
-    return rest.repeat(1, num_classes).scatter_(1, classes, probabilities)
 
 
 def checked_images(header: Header, first: int, images: Tensor) -> Iterator[tuple[int, Tensor]]:

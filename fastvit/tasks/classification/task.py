@@ -16,7 +16,13 @@ from fastvit.data.normalization import Normalization, stack_images
 from fastvit.data.sources import open_source
 from fastvit.tasks.classification.augmentation import BatchAugmentation
 from fastvit.tasks.classification.details import write_details
-from fastvit.tasks.classification.distillation import Teacher, answers, build_teacher, distillation_loss
+from fastvit.tasks.classification.distillation import (
+    Teacher,
+    answers_of,
+    build_teacher,
+    distillation_loss,
+    stored_targets,
+)
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
@@ -115,7 +121,10 @@ class Classification(Task):
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         if not (distillation := self.recipe.distillation):
             return {"cross_entropy": loss}
-        targets = self.stored.to_targets(*stored) if stored else answers(distillation, self.teacher(images))
+        if stored:
+            targets = stored_targets(distillation, *stored, self.recipe.data.num_classes)
+        else:
+            targets = answers_of(distillation, self.teacher(images))
         hint = distillation_loss(distillation, logits, targets)
         return {"cross_entropy": (1 - distillation.alpha) * loss, "distillation": distillation.alpha * hint}
 

@@ -17,7 +17,7 @@ from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.runtime.signals import StopSignals
 from fastvit.tasks.classification.answers import AnswersFile, Epoch, Header, require_room
-from fastvit.tasks.classification.distillation import answers, describe_teacher
+from fastvit.tasks.classification.distillation import answers_of, describe_teacher
 from fastvit.tasks.classification.fingerprint import changed, digest, fingerprint, made_with, require_repeatable
 from fastvit.tasks.classification.stored import checked_images
 from fastvit.tasks.classification.task import Classification
@@ -133,7 +133,7 @@ class Recording:
         seed_everything(self.recipe.seed, Purpose.STEP, step, within // self.loader.batch_size)
         with autocast(self.device, self.recipe.loop.precision):
             images, _ = self.task.augment(images, labels)
-            said = answers(self.recipe.distillation, self.teacher(images))
+            said = answers_of(self.recipe.distillation, self.teacher(images))
         if self.header.kind == "hard":
             return (said[:, None],)
         probabilities, classes = said.topk(self.header.classes)
