@@ -26,9 +26,14 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.benchmark.measure import measure
     from fastvit.benchmark.picture import picture
     from fastvit.benchmark.report import report
+    from fastvit.benchmark.special import run_special, special_suite
     from fastvit.benchmark.suite import load_suite
 
-    suite = load_suite(shipped.find(arguments.suite), arguments.overrides)
+    path = shipped.find(arguments.suite)
+    if special_suite(path):
+        print(run_special(path, arguments.overrides))
+        return
+    suite = load_suite(path, arguments.overrides)
     if arguments.quick:
         suite = suite.shortened()
     require_unused(suite.output)

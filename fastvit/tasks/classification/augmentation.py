@@ -18,7 +18,7 @@ class BatchAugmentation:
 
     def __init__(self, recipe: ClassificationRecipe, normalization: Normalization):
         self.config, self.normalization = recipe.augmentation, normalization
-        self.mixup = _mixup(recipe) if self.config.mixes else None
+        self.mixup = build_mixup(recipe) if self.config.mixes else None
 
     @property
     def is_random(self) -> bool:
@@ -49,9 +49,10 @@ class BatchAugmentation:
         return RandomErasing(config.reprob, mode=config.remode, max_count=config.recount, device=images.device)
 
 
-def _mixup(recipe: ClassificationRecipe) -> Mixup:
+def build_mixup(recipe: ClassificationRecipe, kind: type[Mixup] = Mixup) -> Mixup:
+    """timm's mixup and cutmix as a recipe says, of one of timm's kinds."""
     augmentation = recipe.augmentation
-    return Mixup(
+    return kind(
         mixup_alpha=augmentation.mixup,
         cutmix_alpha=augmentation.cutmix,
         prob=augmentation.mixup_prob,

@@ -32,7 +32,6 @@ class StoredAnswers:
         self.file = AnswersFile(self.config.answers)
         require_repeatable(task.recipe, loader)
         self._require_answers_to(fingerprint(task, loader, device), task.recipe.total_epochs)
-        self.device = device
 
     def _require_answers_to(self, images: dict[str, Any], epochs: int) -> None:
         header, config, path = self.file.header, self.config, self.file.path

@@ -1,0 +1,42 @@
+"""Suites that measure something else than networks. The key `measures` of such a suite is a module of this package.
+
+The module has `SUITE`, the section that the file describes; `measure(suite)`, which gives plain data; `table(data)`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+
+from fastvit.config import apply_overrides, read_file, validate
+from fastvit.errors import RecipeError, nearest
+
+SPECIAL = ("loader", "distillation")
+
+
+def special_suite(path: Path) -> str | None:
+    """What a suite measures, if that is something special."""
+    kind = read_file(path).get("measures") if path.is_file() else None
+    if kind is not None and kind not in SPECIAL:
+        raise RecipeError(
+            f"{path}: measures: must be one of {', '.join(SPECIAL)}, not {kind!r}{nearest(kind, SPECIAL)}"
+        )
+    return kind
+
+
+def run_special(path: Path, overrides: Sequence[str]) -> str:
+    """Measure a special suite, write result.json and table.md into its folder, and return the table."""
+    module = import_module(f"fastvit.benchmark.{special_suite(path)}")
+    suite = validate(apply_overrides(read_file(path), overrides), module.SUITE, str(path))
+    suite.output.mkdir(parents=True, exist_ok=True)
+    result = module.measure(suite)
+    text = f"# {suite.title}\n\n{module.table(result)}\n"
+    (suite.output / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (suite.output / "table.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def paired_ratio(samples: Mapping[str, Sequence[float]], name: str, baseline: str) -> float:
+    """The median over rounds of one measurement over another of the same round."""
+    return median(one / other for one, other in zip(samples[name], samples[baseline], strict=True))
