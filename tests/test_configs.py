@@ -28,7 +28,7 @@ def teacher(tmp_path_factory):
 
 def test_every_variant_has_its_recipes():
     names = {path.stem for path in CONFIGS.glob("*.yaml")}
-    expected = {f"fastvit_{variant}{kind}" for variant in VARIANTS for kind in ("", "_distill")}
+    expected = {f"fastvit_{variant}{kind}" for variant in VARIANTS for kind in ("", "_distill", "_taught")}
     assert names == expected | {"fastvit_sa36_384", "fastvit_ma36_384", "finetune"}
 
 
@@ -41,15 +41,17 @@ def some(path):
 @pytest.mark.parametrize("path", [some(path) for path in sorted(CONFIGS.glob("*.yaml"))])
 def test_two_steps(path, teacher, tmp_path):
     overrides = [*SMALL, f"output={tmp_path}"]
-    if path.stem.endswith("_distill"):
+    distilled = path.stem.endswith(("_distill", "_taught"))
+    if distilled:
         overrides.append(f"distillation.teacher={{name: fastvit_t8, checkpoint: {teacher}}}")
+        overrides.append("distillation.answers=null")
     recipe = load_recipe(path, overrides)
     trainer = Trainer(make_task(recipe), recipe, None)
     before = [parameter.clone() for parameter in trainer.learner.model.parameters()]
     trainer.learner.model.train()
     for step, batch in zip((1000, 1001), trainer.batches.batches(0), strict=False):  # within the warm-up
         losses = trainer.learner.step(step, [batch]).losses
-        assert set(losses) == {"cross_entropy"} | ({"distillation"} if path.stem.endswith("_distill") else set())
+        assert set(losses) == {"cross_entropy"} | ({"distillation"} if distilled else set())
         assert all(loss.isfinite() for loss in losses.values())
     for old, new in zip(before, trainer.learner.model.parameters(), strict=True):
         assert not torch.equal(old, new)
@@ -60,7 +62,7 @@ def test_the_header_is_a_contract(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     text = " ".join(line.lstrip("# ") for line in header)
     assert f"fastvit train classification/{path.stem}" in text
-    for promise in ("Paper row: ", "Hardware: ", "Not reproduced."):
+    for promise in ("Paper row: ", "Hardware: ", "Not reproduced.", f"fastvit evaluate runs/{path.stem}/last.pt"):
         assert promise in text
 
 
@@ -76,3 +78,16 @@ def test_distillation_changes_what_the_published_commands_change(variant):
         if plain[section][key] != distilled[section][key]
     }
     assert changed <= {"model.drop_path_rate", "augmentation.mixup"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_stored_answers_change_nothing_but_who_answers(variant):
+    taught, live = (
+        load_recipe(CONFIGS / f"fastvit_{variant}{kind}.yaml").to_dict() for kind in ("_taught", "_distill")
+    )
+    assert taught["distillation"].pop("answers") == f"runs/regnety_160_mixup_{live['augmentation']['mixup']}.answers"
+    for recipe in (taught, live):
+        for only in ("answers", "teacher"):
+            recipe["distillation"].pop(only, None)
+        recipe.pop("output")
+    assert taught == live
