@@ -1,4 +1,4 @@
-"""The scripts, for tests: in this process, or in processes of their own."""
+"""The commands, for tests: in this process, or in processes of their own."""
 
 import os
 import socket
@@ -39,9 +39,9 @@ def start(output, *overrides, resume=False, variables=None):
 
 
 def start_script(name, *arguments, variables=None):
-    """A script with one thread, in a process group of its own."""
+    """A command with one thread, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, f"scripts/{name}.py", *arguments],
+        [sys.executable, "-m", "fastvit", name, *arguments],
         cwd=ROOT,
         env=ENVIRONMENT | (variables or {}),
         stdout=subprocess.PIPE,
