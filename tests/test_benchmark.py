@@ -15,12 +15,14 @@ from fastvit.benchmark.measure import Engines, add_ratio, add_statistics, groups
 from fastvit.benchmark.networks import build, input_size, macs, parameters
 from fastvit.benchmark.picture import pareto, picture
 from fastvit.benchmark.report import claim_rows, mean_speed_ups, report
+from fastvit.benchmark.special import special_suite
 from fastvit.benchmark.suite import Form, Network, Suite, load_suite
 from fastvit.benchmark.workers import Failure, Measurement, Worker
 from fastvit.errors import RecipeError, RunError
 from launch import complaint, script
 
 SUITES = sorted((Path(__file__).parent.parent / "configs" / "benchmark").glob("*.yaml"))
+SUITES = [path for path in SUITES if special_suite(path) is None]  # those have tests of their own
 DEPLOY = next(path for path in SUITES if path.stem == "deploy")
 benchmark = script("benchmark")
 

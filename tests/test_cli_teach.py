@@ -43,7 +43,7 @@ def test_a_recipe_without_a_teacher(capsys, tmp_path):
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    """A trained SA12, and the answers that it gave, after a kill in the middle: (overrides for live, for stored)."""
+    """A trained SA12 as an override, and the file of its answers, which were recorded with a kill in the middle."""
     folder = tmp_path_factory.mktemp("teacher")
     finish(start(folder / "sa12", "model.name=fastvit_sa12"))
     teacher = f"distillation={{teacher: {{name: fastvit_sa12, checkpoint: {folder / 'sa12' / 'best.pt'}}}}}"
@@ -52,21 +52,17 @@ def taught(tmp_path_factory):
     wait_for_epoch(folder / "answers", process)
     kill(process)
     finish(start_script("teach", *arguments))
-    # Two processes that each have half of the images are as one that has them one after the other.
-    halves = (*arguments[:-1], str(folder / "halves"))
-    finish(start_script("teach", *halves, "loop.accumulation=2"))
-    finish(*(start_script("teach", *halves[:-1], str(folder / "two"), variables=rank) for rank in two_ranks()))
-    assert (folder / "two").read_bytes() == (folder / "halves").read_bytes()
-    return (MIXED, teacher), (MIXED, f"distillation={{answers: {folder / 'answers'}}}"), folder
+    return teacher, folder / "answers"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("student", ["fastvit_t8", "fastvit_t12"])
 def test_students_learn_from_stored_answers_what_they_learn_live(student, taught, tmp_path):
     """Bit for bit, after a kill in the middle of training, too."""
-    live, stored, _ = taught
-    finish(start(tmp_path / "live", f"model.name={student}", *live))
-    process = start(tmp_path / "stored", f"model.name={student}", *stored)
+    teacher, answers = taught
+    finish(start(tmp_path / "live", f"model.name={student}", MIXED, teacher))
+    process = start(tmp_path / "stored", f"model.name={student}", MIXED, f"distillation={{answers: {answers}}}")
     wait_for(tmp_path / "stored" / "previous.pt", process)
     kill(process)
     finish(start(tmp_path / "stored", resume=True))
@@ -74,9 +70,14 @@ def test_students_learn_from_stored_answers_what_they_learn_live(student, taught
 
 
 @pytest.mark.slow
-def test_two_processes_learn_from_stored_answers_what_they_learn_live(taught, tmp_path):
-    live, _, folder = taught
-    stored = (MIXED, f"distillation={{answers: {folder / 'two'}}}")
-    for name, overrides in (("live", live), ("stored", stored)):
-        finish(*start_two(tmp_path / name, "model.name=test_byobnet", *overrides))
+@pytest.mark.timeout(1800)
+def test_two_processes_record_and_learn_what_one_does(taught, tmp_path):
+    """One has the halves of each step one after the other, two have them at the same time."""
+    teacher, _ = taught
+    arguments = ("quickstart/digits", *QUICK, MIXED, teacher, "--output")
+    finish(start_script("teach", *arguments, str(tmp_path / "one"), "loop.accumulation=2"))
+    finish(*(start_script("teach", *arguments, str(tmp_path / "two"), variables=rank) for rank in two_ranks()))
+    assert (tmp_path / "two").read_bytes() == (tmp_path / "one").read_bytes()
+    for name, hints in (("live", teacher), ("stored", f"distillation={{answers: {tmp_path / 'one'}}}")):
+        finish(*start_two(tmp_path / name, "model.name=test_byobnet", MIXED, hints))
     assert_same_end(tmp_path / "stored", tmp_path / "live")

@@ -89,8 +89,9 @@ def table(result: dict[str, Any]) -> str:
 
 def _loaders(suite: LoaderSuite, root: Path, workers: int) -> dict[str, Epoch]:
     classes = sum(1 for folder in (root / "train").iterdir() if folder.is_dir())
-    overrides = [f"data.root={root}", f"data.num_classes={classes}", f"loop.batch_size={suite.batch_size}"]
-    task = make_task(load_recipe(suite.recipe, [*overrides, "loop.accumulation=1", f"data.workers={workers}"]))
+    data = [f"data.root={root}", f"data.num_classes={classes}", f"data.workers={workers}"]
+    batch = [f"loop.batch_size={suite.batch_size}", "loop.accumulation=1", "optimizer.lr_batch_size=null"]
+    task = make_task(load_recipe(suite.recipe, [*data, *batch]))
     loaders = {"ours": _ours(task), BASELINE: _timms(task, fast_collate)}
     if task.augment.mixup:
         loaders["timm, mixing in the workers"] = _timms(task, build_mixup(task.recipe, FastCollateMixup))

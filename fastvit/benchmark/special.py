@@ -19,9 +19,7 @@ def special_suite(path: Path) -> str | None:
     """What a suite measures, if that is something special."""
     kind = read_file(path).get("measures") if path.is_file() else None
     if kind is not None and kind not in SPECIAL:
-        raise RecipeError(
-            f"{path}: measures: must be one of {', '.join(SPECIAL)}, not {kind!r}{nearest(kind, SPECIAL)}"
-        )
+        raise RecipeError(f"{path}: measures must be one of {', '.join(SPECIAL)}, not {kind!r}{nearest(kind, SPECIAL)}")
     return kind
 
 
