@@ -39,9 +39,14 @@ def start(output, *overrides, resume=False, variables=None):
 
 
 def start_script(name, *arguments, variables=None):
-    """A command with one thread, in a process group of its own."""
+    """A command of `fastvit`, as `start_python`."""
+    return start_python("-m", "fastvit", name, *arguments, variables=variables)
+
+
+def start_python(*arguments, variables=None):
+    """Python with one thread, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "fastvit", name, *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=ENVIRONMENT | (variables or {}),
         stdout=subprocess.PIPE,

@@ -3,12 +3,11 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
-from launch import ENVIRONMENT, ROOT, two_ranks
+from launch import start_python, two_ranks
 
 SECONDS = 30  # of a busy machine; without the work of `end_workers` it is for ever
 
@@ -43,18 +42,6 @@ def failing(self, number, *arguments, **options):
 Learner.step = failing
 main(["train", "quickstart/digits", "output={output}", "data.workers=2", "loop.batch_size=16"])
 """
-
-
-def start(program, variables=None):
-    return subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env=ENVIRONMENT | (variables or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def is_running(pid):
@@ -93,7 +80,7 @@ def end_within_seconds(process, words):
     ids=["exception", "end of the script", "kill"],
 )
 def test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers(end, status):
-    process = start(f"{HALF_READ}{end}\n")
+    process = start_python("-c", f"{HALF_READ}{end}\n")
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
     assert end_within_seconds(process, "the end") == status
@@ -107,7 +94,7 @@ def test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers(end, 
 @pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_fails_within_an_epoch_ends(count, tmp_path):
     program = FAILING_RUN.format(output=tmp_path / "run")
-    processes = [start(program, rank) for rank in two_ranks()] if count == 2 else [start(program)]
+    processes = [start_python("-c", program, variables=rank) for rank in (two_ranks() if count == 2 else [None])]
     assert end_within_seconds(processes[0], "RuntimeError: out of memory, say") == 1
     for other in processes[1:]:
         assert end_within_seconds(other, "has lost another one") == 2

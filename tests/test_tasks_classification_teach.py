@@ -24,7 +24,7 @@ from fastvit.tasks.classification.distillation import spread, stored_targets
 from fastvit.tasks.classification.teach import Recording, teach
 from fastvit.training.engine import Trainer, train
 from fastvit.training.learner import Learner
-from fastvit.training.loaders import StreamLoader, train_loader
+from fastvit.training.loaders import StreamLoader, loader_of
 from reference import randomize
 
 CPU = torch.device("cpu")
@@ -136,17 +136,7 @@ def record(task, epoch: int, *, count: int = 1) -> Epoch:
 
 
 def recording_of(task, processes: Processes = ALONE) -> Recording:
-    loop = task.recipe.loop
-    loader = train_loader(
-        task.open_data("train").samples,
-        task.collate,
-        batch_size=loop.batch_size,
-        accumulation=loop.accumulation,
-        workers=0,
-        seed=task.recipe.seed,
-        processes=processes,
-    )
-    return Recording(task, loader, processes)
+    return Recording(task, loader_of(task, task.open_data("train").samples, processes), processes)
 
 
 def test_processes_and_accumulated_parts_see_the_same_images(recipe):

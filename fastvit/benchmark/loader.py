@@ -28,7 +28,7 @@ from fastvit.runtime.environment import environment
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification.augmentation import build_mixup
 from fastvit.tasks.classification.task import Classification
-from fastvit.training.loaders import train_loader
+from fastvit.training.loaders import loader_of
 
 PHOTO_SIZE = (500, 375)  # of most of ImageNet's
 BASELINE = "timm"
@@ -99,31 +99,18 @@ def _loaders(suite: LoaderSuite, root: Path, workers: int) -> dict[str, Epoch]:
 
 
 def _ours(task: Classification) -> Epoch:
-    recipe = task.recipe
-    return train_loader(
-        task.open_data("train").samples,
-        task.collate,
-        batch_size=recipe.loop.batch_size,
-        workers=recipe.data.workers,
-        seed=recipe.seed,
-    ).batches
+    return loader_of(task, task.open_data("train").samples).batches
 
 
 def _timms(task: Classification, collate: Callable[..., Any]) -> Epoch:
     """timm's loader as its training script makes it, but for the part that is for the device."""
-    recipe, augmentation = task.recipe, task.recipe.augmentation
+    recipe = task.recipe
     loader = create_loader(
         ImageDataset(str(recipe.data.root / "train")),
         task.input_size,
         recipe.loop.batch_size,
         is_training=True,
-        scale=augmentation.scale,
-        ratio=augmentation.ratio,
-        hflip=augmentation.hflip,
-        vflip=augmentation.vflip,
-        color_jitter=augmentation.color_jitter or None,
-        auto_augment=augmentation.auto_augment,
-        interpolation=task.input["interpolation"],
+        **task.transform_options,
         num_workers=recipe.data.workers,
         collate_fn=collate,
         device=torch.device("cpu"),

@@ -18,7 +18,7 @@ from fastvit.runtime.signals import StopSignals
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.evaluation import evaluate
 from fastvit.training.learner import Learner
-from fastvit.training.loaders import eval_loader, train_loader
+from fastvit.training.loaders import eval_loader, loader_of
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
 from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.recipe import Recipe
@@ -103,22 +103,13 @@ class Trainer:
         self._said: set[str] = set()  # notices about the data
 
     def _build_loaders(self) -> None:
-        recipe = self.recipe
         self.train_data, self.val_data = open_train_and_val(self.task)
-        self.batches = train_loader(
-            self.train_data.samples,
-            self.task.collate,
-            batch_size=recipe.loop.batch_size,
-            accumulation=recipe.loop.accumulation,
-            workers=recipe.data.workers,
-            seed=recipe.seed,
-            processes=self.processes,
-        )
+        self.batches = loader_of(self.task, self.train_data.samples, self.processes)
         self.val_batches = eval_loader(
             self.val_data.samples,
             self.task.collate,
             batch_size=self.batches.batch_size,
-            workers=recipe.data.workers,
+            workers=self.recipe.data.workers,
             processes=self.processes,
         )
 

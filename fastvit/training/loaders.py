@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
@@ -11,6 +11,9 @@ from fastvit.errors import RecipeError
 from fastvit.runtime.data_workers import worker_options
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, derive_seed, seed_cpu, seeded
+
+if TYPE_CHECKING:
+    from fastvit.training.task import Task
 
 Collate = Callable[[list[Any]], Any]
 
@@ -212,6 +215,20 @@ def train_loader(
             f"loop.batch_size ({batch_size}) is more than the {len(dataset)} training samples; set it to at most that"
         )
     return batches
+
+
+def loader_of(task: "Task", samples: Dataset, processes: Processes = ALONE) -> TrainLoader:
+    """The training batches of a task, as its recipe says. Raises RecipeError as `train_loader`."""
+    recipe = task.recipe
+    return train_loader(
+        samples,
+        task.collate,
+        batch_size=recipe.loop.batch_size,
+        accumulation=recipe.loop.accumulation,
+        workers=recipe.data.workers,
+        seed=recipe.seed,
+        processes=processes,
+    )
 
 
 def eval_loader(

@@ -151,20 +151,23 @@ class Classification(Task):
 
     def _train_transform(self) -> Callable[..., Tensor]:
         """From an image to pixels in uint8; what follows is done to the whole batch."""
+        size = self.recipe.data.image_size
+        return create_transform(size, is_training=True, use_prefetcher=True, **self.transform_options)
+
+    @property
+    def transform_options(self) -> dict[str, Any]:
+        """What the recipe says about training images one by one, by timm's names."""
         augmentation = self.recipe.augmentation
-        return create_transform(
-            self.recipe.data.image_size,
-            is_training=True,
-            scale=augmentation.scale,
-            ratio=augmentation.ratio,
-            hflip=augmentation.hflip,
-            vflip=augmentation.vflip,
-            color_jitter=augmentation.color_jitter or None,
-            auto_augment=augmentation.auto_augment,
-            interpolation=self.input["interpolation"],
-            mean=self.input["mean"],  # the color of what a rotation leaves empty
-            use_prefetcher=True,
-        )
+        return {
+            "scale": augmentation.scale,
+            "ratio": augmentation.ratio,
+            "hflip": augmentation.hflip,
+            "vflip": augmentation.vflip,
+            "color_jitter": augmentation.color_jitter or None,
+            "auto_augment": augmentation.auto_augment,
+            "interpolation": self.input["interpolation"],
+            "mean": self.input["mean"],  # the color of what a rotation leaves empty
+        }
 
     def _val_transform(self) -> Callable[..., Tensor]:
         return create_transform(

@@ -21,7 +21,7 @@ from fastvit.tasks.classification.distillation import answers_of, describe_teach
 from fastvit.tasks.classification.fingerprint import changed, digest, fingerprint, made_with, require_repeatable
 from fastvit.tasks.classification.stored import checked_images
 from fastvit.tasks.classification.task import Classification
-from fastvit.training.loaders import SampleLoader, train_loader
+from fastvit.training.loaders import SampleLoader, loader_of
 from fastvit.training.log import say
 
 SOFT_CLASSES = 10  # the most probable ones, which are kept of soft answers
@@ -42,15 +42,7 @@ def teach(task: Classification, path: Path, *, processes: Processes = ALONE) -> 
     recipe = task.recipe
     if not recipe.distillation or not recipe.distillation.teacher:
         raise RecipeError("distillation.teacher is missing: whose answers are to be written?")
-    loader = train_loader(
-        task.open_data("train").samples,
-        task.collate,
-        batch_size=recipe.loop.batch_size,
-        accumulation=recipe.loop.accumulation,
-        workers=recipe.data.workers,
-        seed=recipe.seed,
-        processes=processes,
-    )
+    loader = loader_of(task, task.open_data("train").samples, processes)
     require_repeatable(recipe, loader)
     recording = Recording(task, loader, processes)
     file = processes.on_main(lambda: open_file(path, recording.header, recipe.total_epochs))
