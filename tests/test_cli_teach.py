@@ -25,7 +25,7 @@ def kill(process):
 
 
 def wait_for_epoch(path, process):
-    """Until the first epoch is in the file, and the second is being answered."""
+    """Until the first epoch is in the file, while the second is being answered."""
     wait_for(path, process)
     while AnswersFile(path).epochs == 0:
         assert process.poll() is None, process.communicate()

@@ -1,6 +1,8 @@
 """A teacher's answers, written once: training from them is training with the teacher."""
 
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -330,6 +332,28 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(recipe, tmp
     with pytest.raises(RunError, match=r"has room for 100 bytes, but [\d,]+ are needed: make room"):
         teach(make_task(recipe()), tmp_path / "answers")
     assert not (tmp_path / "answers").exists()
+
+
+def test_a_place_that_cannot_be_written(recipe, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/answers cannot be written \("):
+        teach(make_task(recipe()), tmp_path / "file" / "answers")
+
+
+def test_a_disk_that_fills_up_costs_one_epoch(recipe, tmp_path: Path):
+    path = tmp_path / "answers"
+    file = teach(make_task(recipe("schedule.epochs=1", "schedule.warmup_epochs=0")), path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file.size_with(1) + 10, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"cannot be written .*; what was there before is whole"):
+            file.append(file.read(0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert (file.epochs, file.is_truncated) == (1, True)
+    assert teach(make_task(recipe()), path).epochs == EPOCHS
 
 
 def test_a_stream_cannot_be_repeated(recipe):

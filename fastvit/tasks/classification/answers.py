@@ -105,8 +105,14 @@ class AnswersFile:
 
     @classmethod
     def create(cls, path: Path, header: Header) -> "AnswersFile":
-        """A new file without an epoch."""
-        _write(path, header.encoded(), at=0)
+        """A new file without an epoch. Raises RunError where it cannot be written."""
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(header.encoded())
+            temporary.replace(path)
+        except OSError as error:
+            raise RunError(f"{path} cannot be written ({error.strerror})") from error
         return cls(path)
 
     @property
@@ -132,7 +138,18 @@ class AnswersFile:
         content = epoch.answers.astype(self.header.dtype).tobytes() + b"".join(epoch.digests)
         content += zlib.crc32(content).to_bytes(CRC_BYTES, "little")
         assert len(content) == self.header.record_bytes
-        _write(self.path, content, at=self.size_with(self.epochs))
+        end = self.size_with(self.epochs)
+        try:
+            with self.path.open("r+b") as file:
+                file.truncate(end)  # of what an earlier kill left of an epoch
+                file.seek(end)
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be written ({error.strerror}); what was there before is whole"
+            ) from error
 
     def read(self, epoch: int) -> Epoch:
         """The answers of an epoch, counted from 0.
@@ -157,26 +174,10 @@ class AnswersFile:
 
 
 def require_room(folder: Path, size: int) -> None:
-    """Raise RunError where a disk has less room than is needed."""
-    free = shutil.disk_usage(folder).free
+    """Raise RunError where the disk of a folder, which need not be there yet, has less room than is needed."""
+    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(existing).free
     if free < size:
-        raise RunError(f"{folder} has room for {free:,} bytes, but {size:,} are needed: make room, or write elsewhere")
-
-
-def _write(path: Path, content: bytes, *, at: int) -> None:
-    """Write the end of a file, or a new one. If that fails, the file ends where this would have begun."""
-    try:
-        with path.open("r+b" if at else "xb") as file:
-            try:
-                file.truncate(at)
-                file.seek(at)
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                file.truncate(at)
-                if not at:
-                    path.unlink()
-                raise
-    except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror}); what was there before is whole") from error
+        raise RunError(
+            f"{existing} has room for {free:,} bytes, but {size:,} are needed: make room, or write elsewhere"
+        )

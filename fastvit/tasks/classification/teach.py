@@ -58,7 +58,6 @@ def open_file(path: Path, header: Header, epochs: int) -> AnswersFile:
             raise RunError(f"{path} has answers for another recipe; these differ: {'; '.join(different)}")
         require_room(path.parent, file.size_with(epochs) - file.size_with(file.epochs))
     else:
-        path.parent.mkdir(parents=True, exist_ok=True)
         require_room(path.parent, len(header.encoded()) + epochs * header.record_bytes)
         file = AnswersFile.create(path, header)
     say(
