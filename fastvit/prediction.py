@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from fastvit import reparameterize_model
+from fastvit.data.reading import IMAGE_SUFFIXES, is_image, read_image
 from fastvit.deploy import FORMATS, Exported, Preprocessing, load
 from fastvit.errors import DataError, ExportError
 from fastvit.trained import find_trained
@@ -40,9 +39,9 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no image or folder {path}")
-        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in IMG_EXTENSIONS)
+        inside = sorted(filter(is_image, path.rglob("*")))
         if path.is_dir() and not inside:
-            raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(IMG_EXTENSIONS)}")
+            raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(IMAGE_SUFFIXES)}")
         found += inside if path.is_dir() else [path]
     return found
 
@@ -83,14 +82,6 @@ def predict(classifier: Classifier, paths: Sequence[Path], top: int) -> Iterator
         best = probabilities.topk(min(top, len(classifier.labels)))
         for path, values, indices in zip(some, best.values.tolist(), best.indices.tolist(), strict=True):
             yield Prediction(path, [classifier.labels[index] for index in indices], values)
-
-
-def read_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be read ({error}): repair it or leave it out") from error
 
 
 def table(predictions: Sequence[Prediction]) -> str:

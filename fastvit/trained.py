@@ -211,7 +211,8 @@ def recipe_for_model(name: str, overrides: Sequence[str] = (), *, checkpoint: Pa
         known = nearest(name, timm.list_models())
         raise RecipeError(f"there is no run, no recipe and no model of timm's that is called {name}{known}")
     size = (pretrained.test_input_size or pretrained.input_size)[-1]
-    data = {"dataset": "folder", "num_classes": pretrained.num_classes, "image_size": size}
+    # Published figures are of images as they are stored.
+    data = {"dataset": "folder", "num_classes": pretrained.num_classes, "image_size": size, "exif_orientation": False}
     rest = {"augmentation": {}, "optimizer": {"lr": 1e-3}, "schedule": {"epochs": 1}, "loop": {"batch_size": 64}}
     recipe = {"task": "classification", "output": f"runs/{name}", "model": model, "data": data, **rest}
     return build_recipe(recipe, overrides, source=name)

@@ -92,6 +92,7 @@ def run(program):
         ((), "import fastvit, timm; timm.create_model('fastvit_t8', device='meta')"),
         ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
         (("pydantic",), "import fastvit.tasks.classification, fastvit.benchmark.measure, fastvit.robustness"),
+        (("pydantic", "roma"), "import fastvit.tasks.hand_mesh.inference"),
     ],
 )
 def test_importing_needs_no_other_extra(needed, statement):

@@ -32,7 +32,6 @@ RECIPES = [name for name in shipped.names() if not name.startswith(OTHERS)]
 def test_every_recipe_loads_and_builds_its_model(name: str, tmp_path: Path):
     overrides = []
     if name.startswith("hand_mesh/"):  # the MANO hand itself is the user's
-        pytest.importorskip("body_models")
         np.savez(tmp_path / "mano.npz", **mano_like())
         overrides = [f"model.mano={tmp_path / 'mano.npz'}"]
     recipe = load_recipe(name, overrides)

@@ -21,6 +21,7 @@ from fastvit.errors import RecipeError, RunError
 if TYPE_CHECKING:
     from torch import nn
 
+    from fastvit.runtime.processes import Processes
     from fastvit.training.task import Task
 
 
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = shipped.find(arguments.source)
     with process_group() as processes:
         if recipe.suffix in (".yaml", ".yml") and is_of_robustness(recipe):
-            processes.on_main(lambda: evaluate_robustness(recipe, arguments))
+            evaluate_robustness(recipe, arguments, processes)
             return
         task, model, folder = find_model(recipe, arguments)
         folder = arguments.output or folder / folder_name(arguments.overrides)
@@ -106,16 +107,21 @@ def model_of_recipe(recipe: Path, arguments: argparse.Namespace) -> "tuple[Task,
     return task, task.build_model().eval(), task.recipe.output
 
 
-def evaluate_robustness(path: Path, arguments: argparse.Namespace) -> None:
-    """Measure, and write into the recipe's output."""
+def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "Processes") -> None:
+    """Measure in all processes, and write into the recipe's output."""
     from fastvit import robustness
     from fastvit.robustness.recipe import read_robustness_recipe
 
     recipe = read_robustness_recipe(path, arguments.overrides)
     if arguments.checkpoint or arguments.pretrained or arguments.form != "both":
         raise RecipeError("a robustness recipe says itself which model: set model.name, model.checkpoint, model.form")
-    figures, missing = robustness.measure(recipe)
-    summary = robustness.summarize(recipe, figures, missing)
-    written = robustness.write(summary, figures, arguments.output or recipe.output)
+    folder, figures = arguments.output or recipe.output, []
+    for figure in robustness.measure(recipe, processes):
+        figures.append(figure)
+        processes.on_main(lambda: robustness.write_figures(figures, folder))
+    if not processes.is_main:
+        return
+    summary = robustness.summarize(recipe, figures, robustness.missing_sets(recipe))
+    written = robustness.write(summary, figures, folder)
     print(robustness.table(summary))
     print("\nwritten:", *written, sep="\n  ")

@@ -21,6 +21,7 @@ COMMANDS = {
     "benchmark": "measure how fast networks are",
     "memory": "how much memory training takes",
     "recipes": "list the recipes of the package; copy one to edit it",
+    "env": "versions, hardware and installed extras, for a bug report",
 }
 
 

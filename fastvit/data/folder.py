@@ -1,23 +1,27 @@
 """Images in one folder per class, as ImageNet is laid out, with errors that say what is wrong."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS, default_loader
 
 from fastvit.data.images import NO_LABEL
+from fastvit.data.reading import is_image, read_image
 from fastvit.errors import DataError, some
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
 SPLITS = {"train": ("train",), "val": ("val", "validation")}  # names that the folder of a split may have
 
 
-def open_folder(root: Path, split: str) -> ImageFolder:
+def open_folder(root: Path, split: str, *, upright: bool = True) -> ImageFolder:
     """The images of a split, "train" or "val": pairs of an RGB image and the index of its class by sorted names.
+
+    Args:
+        upright: as `read_image` has it.
 
     Raises:
         DataError: a folder is missing, or a class has no images.
@@ -28,7 +32,7 @@ def open_folder(root: Path, split: str) -> ImageFolder:
         raise DataError(f"{folder} has class folders without images: {some(empty)}; fill or remove them")
     if not any(each.is_dir() for each in folder.iterdir()):
         raise DataError(f"{folder} has no class folders; {LAYOUT}")
-    return ImageFolder(str(folder))
+    return ImageFolder(str(folder), loader=partial(read_image, upright=upright), is_valid_file=is_image)
 
 
 def _split_folder(root: Path, split: str) -> Path:
@@ -41,7 +45,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMG_EXTENSIONS for path in folder.rglob("*"))
+    return any(map(is_image, folder.rglob("*")))
 
 
 class LabelledImages(Sequence[tuple[Tensor, int]]):
@@ -53,7 +57,7 @@ class LabelledImages(Sequence[tuple[Tensor, int]]):
     """
 
     def __init__(self, folder: Path, transform: Callable[[Image.Image], Tensor], classes: Sequence[str]):
-        self.paths = sorted(each for each in folder.rglob("*") if each.suffix.lower() in IMG_EXTENSIONS)
+        self.paths = sorted(filter(is_image, folder.rglob("*")))
         if not self.paths:
             raise DataError(f"there are no images in {folder}")
         self.transform = transform
@@ -64,8 +68,4 @@ class LabelledImages(Sequence[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> Any:
         path = self.paths[index]
-        try:
-            image = default_loader(str(path))
-        except OSError as error:
-            raise DataError(f"image {path} cannot be read ({error}): repair or remove it") from error
-        return self.transform(image), self.labels.get(path.parent.name, NO_LABEL)
+        return self.transform(read_image(path)), self.labels.get(path.parent.name, NO_LABEL)

@@ -8,13 +8,14 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastvit.data.reading import UnreadableImage, as_rgb
 from fastvit.errors import DataError, some
 
 NO_LABEL = -1  # of an image that could not be read; metrics leave it out
 
 
 class ImageSource(Protocol):
-    """Pairs of an image and its label by index. Reading may fail with an OSError."""
+    """Pairs of an image and its label by index. Reading may fail with `UnreadableImage` or an OSError."""
 
     def __len__(self) -> int: ...
 
@@ -54,9 +55,11 @@ class TransformedImages(Dataset):
             position = (index + offset) % len(self)
             try:
                 image, label = self.source[position]
-                return self.transform(image.convert("RGB")), label
-            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises on bad files
-                self._on_bad_image(position, error)
+                return self.transform(as_rgb(image)), label
+            except UnreadableImage as error:
+                self._on_bad_image(position, error.reason)
+            except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # of what others read with Pillow
+                self._on_bad_image(position, str(error))
             if not self.training:
                 return self.transform(Image.new("RGB", (64, 64))), NO_LABEL
         raise DataError("none of the training images can be read")
@@ -72,12 +75,12 @@ class TransformedImages(Dataset):
         """The images that could not be read so far."""
         return [self.name(int(index)) for index in self._unreadable.nonzero()]
 
-    def _on_bad_image(self, index: int, error: Exception) -> None:
+    def _on_bad_image(self, index: int, reason: str) -> None:
         if self.on_bad_image == "error":
             raise DataError(
-                f"image {self.name(index)} cannot be read ({error}); repair or remove it, "
+                f"image {self.name(index)} cannot be read ({reason}); repair or remove it, "
                 "or leave such images out with data.on_bad_image: skip"
-            ) from error
+            )
         self._unreadable[index] = True
 
     def name(self, index: int) -> str:

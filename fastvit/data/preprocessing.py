@@ -13,6 +13,8 @@ from torch import Tensor
 class Preprocessing:
     """RGB, resized so that the crop is `crop_pct` of it, cropped in the middle, scaled to [0, 1], normalized.
 
+    Photographs are upright before that, as `fastvit.data.reading.read_image` makes them.
+
     Attributes:
         height, width: of the crop, which is the network's input, in pixels.
         crop_pct: side of the crop over that of the resized image; a square image is resized to height / crop_pct. None

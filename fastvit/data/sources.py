@@ -1,5 +1,6 @@
 """The datasets that a recipe can name: the embedded digits, a folder of images, or what timm reads."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,22 @@ from torch.utils.data import Dataset, IterableDataset
 
 from fastvit.data.digits import Digits
 from fastvit.data.folder import open_folder
+from fastvit.data.reading import read_image
 from fastvit.errors import DataError
 
 READ_BY_TIMM = ("torch", "hfds", "hfids", "tfds", "wds")  # prefixes of `timm.data.create_dataset`
 
 
 def open_source(
-    name: str, root: Path | None, split: str, *, training: bool, num_classes: int, image_size: int, batch_size: int
+    name: str,
+    root: Path | None,
+    split: str,
+    *,
+    training: bool,
+    num_classes: int,
+    image_size: int,
+    batch_size: int,
+    upright: bool = True,
 ) -> Any:
     """One part of a dataset: PIL images with labels, not transformed.
 
@@ -27,6 +37,7 @@ def open_source(
         num_classes: what the recipe says; checked where the dataset knows its classes.
         image_size: the digits are made in this size.
         batch_size: timm's streams make their epochs of whole batches.
+        upright: of image files, as `read_image` has it; timm reads streams by itself.
 
     Raises:
         DataError: the data is not there, or not what the recipe says.
@@ -34,9 +45,9 @@ def open_source(
     if name == "digits":
         source = Digits(train=training, image_size=image_size)
     elif name == "folder":
-        source = open_folder(root, "train" if training else "val")
+        source = open_folder(root, "train" if training else "val", upright=upright)
     else:
-        source = _open_with_timm(name, root, split, is_training=training, batch_size=batch_size)
+        source = _open_with_timm(name, root, split, is_training=training, batch_size=batch_size, upright=upright)
     _require_num_classes(source, num_classes, str(root or name))
     return source
 
@@ -44,18 +55,20 @@ def open_source(
 class ReaderImages(Dataset):
     """The images of one of timm's readers. timm's own dataset passes over bad images, which here the recipe decides."""
 
-    def __init__(self, reader: Any):
-        self.reader = reader
+    def __init__(self, reader: Any, *, upright: bool = True):
+        self.reader, self.upright = reader, upright
 
     def __len__(self) -> int:
         return len(self.reader)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         file, label = self.reader[index]
-        return Image.open(file), label
+        return read_image(file, upright=self.upright), label
 
 
-def _open_with_timm(name: str, root: Path | None, split: str, *, is_training: bool, batch_size: int) -> Any:
+def _open_with_timm(
+    name: str, root: Path | None, split: str, *, is_training: bool, batch_size: int, upright: bool
+) -> Any:
     try:
         dataset = create_dataset(
             name, root=root and str(root), split=split, is_training=is_training, batch_size=batch_size
@@ -68,9 +81,13 @@ def _open_with_timm(name: str, root: Path | None, split: str, *, is_training: bo
     if isinstance(dataset, IterableDataset) and not is_training:
         # In validation every process reads it all and takes its part: timm's own division repeats and misses samples.
         dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "reader"):
+    if isinstance(dataset, IterableDataset):
         return dataset
-    return ReaderImages(dataset.reader)
+    if hasattr(dataset, "reader"):
+        return ReaderImages(dataset.reader, upright=upright)
+    if hasattr(dataset, "loader"):  # torchvision's folders of files
+        dataset.loader = partial(read_image, upright=upright)
+    return dataset
 
 
 def _require_num_classes(source: Any, num_classes: int, where: str) -> None:

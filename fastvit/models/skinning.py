@@ -16,7 +16,7 @@ FINGERS = ("index", "middle", "pinky", "ring", "thumb")
 PARENTS = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
 NUM_JOINTS = len(PARENTS)
 # The 21 joints of a hand in FreiHAND's order: wrist, then thumb, index, middle, ring and pinky, each from its base to
-# its tip. Numbers below 16 are joints of the skeleton, 16 to 20 the tips of thumb, index, middle, ring and pinky.
+# its tip. Numbers below 16 are rows of the joint regressor, 16 to 20 the tips of thumb, index, middle, ring and pinky.
 JOINT_ORDER = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 ROOT = 9  # of the 21: the knuckle of the middle finger, to which positions are relative, as in FreiHAND's tools
 BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # pairs of the 21, to draw a hand
@@ -33,14 +33,17 @@ class HandArrays(NamedTuple):
     skin_weights: np.ndarray  # (V, 16): how much a vertex follows each joint; they sum to 1
     shape_directions: np.ndarray  # (V, 3, S): what a unit of each shape coefficient adds
     pose_directions: np.ndarray  # (V, 3, 135): what each entry of (rotation - identity) of the 15 finger joints adds
-    joints: np.ndarray  # (16, 3): at rest
-    joint_directions: np.ndarray  # (16, 3, S): what a unit of each shape coefficient adds
     mean_pose: np.ndarray  # (15, 3): a relaxed hand, as axis times angle of each finger joint
+    joint_regressor: np.ndarray  # (16, V): each joint as a mean of vertices; the weights sum to 1
     tips: tuple[int, ...]  # vertices at the tips of thumb, index, middle, ring and pinky
 
 
 class HandModel(nn.Module):
     """From rotations and shape to a mesh and its 21 joints.
+
+    The joint regressor serves twice. Of the vertices at rest it gives the joints that the bones turn around, which stay
+    inside. Of the posed vertices it gives, with the finger tips, the 21 joints that FreiHAND annotates and measures
+    (utils/model.py of its toolbox, since version 2). Where fingers bend, the two are some millimetres apart.
 
     Its arrays are not part of the state dict: they come from the file that they came from before, which for MANO may
     not be passed on.
@@ -48,11 +51,17 @@ class HandModel(nn.Module):
 
     def __init__(self, arrays: HandArrays):
         super().__init__()
-        self.tips = list(arrays.tips)
         self.num_shape = arrays.shape_directions.shape[2]
-        for name in HandArrays._fields[:8]:
+        tips = np.eye(len(arrays.vertices))[list(arrays.tips)]
+        buffers = {
+            **{name: getattr(arrays, name) for name in HandArrays._fields[:6]},
+            "bone_joints": arrays.joint_regressor @ arrays.vertices,  # (16, 3)
+            "bone_joint_directions": np.einsum("jv,vcs->jcs", arrays.joint_regressor, arrays.shape_directions),
+            "regressor": np.concatenate([arrays.joint_regressor, tips])[list(JOINT_ORDER)],  # (21, V)
+        }
+        for name, value in buffers.items():
             dtype = torch.int64 if name == "faces" else torch.float32
-            self.register_buffer(name, torch.as_tensor(getattr(arrays, name), dtype=dtype), persistent=False)
+            self.register_buffer(name, torch.as_tensor(value, dtype=dtype), persistent=False)
 
     def forward(self, rotations: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
         """Pose the hand.
@@ -64,7 +73,7 @@ class HandModel(nn.Module):
         Returns:
             Vertices (B, V, 3) and joints (B, 21, 3) in `JOINT_ORDER`, in metres, in the frame of the rest pose.
         """
-        joints = self.joints + torch.einsum("jcs,bs->bjc", self.joint_directions, shape)  # (B, 16, 3)
+        joints = self.bone_joints + torch.einsum("jcs,bs->bjc", self.bone_joint_directions, shape)  # (B, 16, 3)
         bends = (rotations[:, 1:] - torch.eye(3, device=shape.device, dtype=shape.dtype)).flatten(1)  # (B, 135)
         vertices = self.vertices + torch.einsum("vcs,bs->bvc", self.shape_directions, shape)
         vertices = vertices + torch.einsum("vcp,bp->bvc", self.pose_directions, bends)  # (B, V, 3)
@@ -73,7 +82,7 @@ class HandModel(nn.Module):
         turn = torch.einsum("vj,bjcd->bvcd", self.skin_weights, turns)  # (B, V, 3, 3)
         shift = torch.einsum("vj,bjc->bvc", self.skin_weights, shifts)
         vertices = torch.einsum("bvcd,bvd->bvc", turn, vertices) + shift
-        return vertices, self._ordered(posed, vertices)
+        return vertices, torch.einsum("jv,bvc->bjc", self.regressor, vertices)
 
     def mean_rotations(self) -> Tensor:
         """(16, 3, 3): a relaxed hand, not turned."""
@@ -91,6 +100,3 @@ class HandModel(nn.Module):
             places.append(place)
         turn, place = (torch.stack(each, 2).flatten(1, 2) for each in (turns, places))  # finger after finger
         return torch.cat([rotations[:, :1], turn], 1), torch.cat([joints[:, :1], place], 1)
-
-    def _ordered(self, joints: Tensor, vertices: Tensor) -> Tensor:
-        return torch.cat([joints, vertices[:, self.tips]], 1)[:, list(JOINT_ORDER)]

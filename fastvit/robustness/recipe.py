@@ -36,10 +36,18 @@ class SetConfig(Section):
     ]
     folder: str = ""  # below the root; not for corrupted_validation, which is about the run's own validation images
     image_size: PositiveInt | None = None  # null: the model's own
+    crop_pct: float | None = Field(None, gt=0, le=1)  # side of the crop over that of the image; null: the model's own
     resize: bool = True  # as the model's evaluation does; false: only crop the center, for images stored in their size
     corruptions: tuple[Literal[CORRUPTIONS], ...] = CORRUPTIONS
     severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
     expected: dict[str, float] = Field(default_factory=dict)  # published top-1 by the model's name
+    expected_crop_pct: dict[str, float] = Field(default_factory=dict)  # of those that were not cropped as here
+
+    @model_validator(mode="after")
+    def _crops_in_one_way(self) -> "SetConfig":
+        if self.crop_pct and not self.resize:
+            raise ValueError("crop_pct is about resizing, and resize is false: remove one of them")
+        return self
 
     @model_validator(mode="after")
     def _has_a_folder(self) -> "SetConfig":
@@ -57,7 +65,9 @@ class RobustnessRecipe(Section):
     output: UserPath
     skip_missing: bool = False  # report sets that are not there, rather than stop
     batch_size: PositiveInt = 64
-    workers: int = Field(4, ge=0)
+    workers: int = Field(4, ge=0)  # of each process
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    channels_last: bool = True
     seed: int = Field(0, ge=0, lt=2**32)  # of corruptions made on the fly
     sets: dict[str, SetConfig]  # by the name that the table gives them
 

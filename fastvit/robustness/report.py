@@ -3,10 +3,12 @@
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from fastvit.errors import RunError
 from fastvit.robustness.corruptions import corruption_errors
 from fastvit.robustness.evaluation import Figure
 from fastvit.robustness.recipe import RobustnessRecipe
@@ -29,11 +31,17 @@ def summarize(recipe: RobustnessRecipe, figures: Sequence[Figure], missing: Sequ
             for corruption in config.corruptions
             if any(figure.corruption == corruption for figure in own)
         }
-        result: dict[str, Any] = {"samples": own[0].samples}
+        first = own[0]
+        result: dict[str, Any] = {
+            "samples": first.samples,
+            "image_size": first.image_size,
+            "crop_pct": first.crop_pct,
+        }
         if plain:
             result["top1"] = plain[0].top1
         if config.expected and recipe.model.name in config.expected:
             result["expected_top1"] = config.expected[recipe.model.name]
+            result["expected_crop_pct"] = config.expected_crop_pct.get(recipe.model.name, first.crop_pct)
         if by_corruption:
             result["corruptions"] = by_corruption
             result["corrupted_top1"] = mean(mean(each.values()) for each in by_corruption.values())
@@ -55,12 +63,15 @@ def table(summary: dict[str, Any]) -> str:
     """For people."""
     lines = []
     for name, result in summary["sets"].items():
-        lines.append(f"{name} ({result['samples']:,} images)")
+        crop, other = result["crop_pct"], result.get("expected_crop_pct")
+        geometry = f"{result['image_size']} px, " + (f"crop {crop:g}" if crop else "not resized")
+        lines.append(f"{name} ({result['samples']:,} images; {geometry})")
+        published = "published top-1, %" if other == crop else f"published top-1 at crop {other:g}, %"
         lines += [
             f"  {label:<34}{result[key]:>8.2f}"
             for key, label in (
                 ("top1", "top-1, %"),
-                ("expected_top1", "published top-1, %"),
+                ("expected_top1", published),
                 ("corrupted_top1", "mean top-1 under corruption, %"),
                 ("relative_robustness", "of the top-1 without, %"),
                 ("mce", "mean corruption error (AlexNet: 100)"),
@@ -77,18 +88,27 @@ def table(summary: dict[str, Any]) -> str:
 
 def write(summary: dict[str, Any], figures: Sequence[Figure], folder: Path) -> list[Path]:
     """robustness.json, robustness.csv (a line for each figure), and robustness.png if there are corruptions."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / "robustness.json", folder / "robustness.csv"]
+    paths = [folder / "robustness.json", write_figures(figures, folder)]
     paths[0].write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    with paths[1].open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("set", "corruption", "severity", "top1", "samples"))
-        writer.writerows((f.set, f.corruption or "", f.severity or "", f"{f.top1:.4f}", f.samples) for f in figures)
     corrupted = {name: each for name, each in summary["sets"].items() if "corruptions" in each}
     if corrupted:
         paths.append(folder / "robustness.png")
         _picture(corrupted).savefig(paths[-1], dpi=120)
     return paths
+
+
+def write_figures(figures: Sequence[Figure], folder: Path) -> Path:
+    """robustness.csv, also while the rest is being measured: hours of it are not lost if something fails."""
+    path = folder / "robustness.csv"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow([field.name for field in fields(Figure)])
+            writer.writerows(astuple(figure) for figure in figures)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written ({error}): set output to another folder") from error
+    return path
 
 
 def _picture(sets: dict[str, dict[str, Any]]) -> "Picture":

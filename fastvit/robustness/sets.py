@@ -1,82 +1,82 @@
 """The sets of images, with labels that are right whatever the order of their folders."""
 
 import pkgutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
 from timm.data import ImageNetInfo, RealLabelsImagenet
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from fastvit.data.reading import is_image, read_image
 from fastvit.errors import DataError
 from fastvit.robustness.recipe import SetConfig
 
-Transform = Callable[[Image.Image], Tensor]
 NUM_CLASSES = 1000  # of ImageNet-1k
+
+Labelled = tuple[Path, int | tuple[int, ...]]  # an image file, and its class or all classes that are right
+
+
+class Images(Protocol):
+    """The images of a part, as what a reader of the same set takes: nothing is read before it is asked for."""
+
+    def check(self) -> None:
+        """Raise `DataError` if folders are missing or too many; quick."""
+
+    def samples(self) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)
 class Part:
     """Images that one figure is about.
 
-    Args:
+    Attributes:
         corruption, severity: None and 0 where the images are as they were taken.
-        images: pairs of a tensor (3, H, W) and a label: a number, or (classes,) true for each right class.
         classes: indices of the only classes that count, in the order of the labels; None for all.
     """
 
     corruption: str | None
     severity: int
-    images: Dataset
+    images: Images
     classes: Tensor | None = None
 
 
-class ListedImages(Dataset):
-    """Image files with labels."""
+class FileReader:
+    """From an image file and its label to (3, H, W) and a number, or (1000,) true for each class that is right."""
 
-    def __init__(self, samples: Sequence[tuple[Path, int | Tensor]], transform: Transform):
-        self.samples, self.transform = samples, transform
+    def __init__(self, transform: Callable[[Image.Image], Tensor]):
+        self.transform = transform
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor]:
-        path, label = self.samples[index]
-        try:
-            with Image.open(path) as image:
-                return self.transform(image.convert("RGB")), label
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"image {path} cannot be read ({error})") from error
+    def __call__(self, sample: Labelled) -> tuple[Tensor, int | Tensor]:
+        path, label = sample
+        image = self.transform(read_image(path, upright=False))  # published figures are of images as they are stored
+        if isinstance(label, int):
+            return image, label
+        right = torch.zeros(NUM_CLASSES, dtype=torch.bool)
+        right[list(label)] = True
+        return image, right
 
 
-def parts_of(config: SetConfig, folder: Path, transform: Transform) -> Iterator[Part]:
-    """The parts of a set in one of ImageNet's standard layouts.
-
-    Raises:
-        DataError: class folders are missing or too many, or a folder has no images.
-    """
+def parts_of(config: SetConfig, folder: Path) -> list[Part]:
+    """The parts of a set in one of ImageNet's standard layouts."""
     if config.kind == "imagenet_c":
-        for corruption in config.corruptions:
-            for severity in config.severities:
-                samples = _in_class_folders(folder / corruption / str(severity), imagenet_classes())
-                yield Part(corruption, severity, ListedImages(samples, transform))
-        return
-    classes = None
+        return [
+            Part(corruption, severity, ClassFolders(folder / corruption / str(severity), imagenet_classes()))
+            for corruption in config.corruptions
+            for severity in config.severities
+        ]
+    if config.kind == "imagenet_real":
+        return [Part(None, 0, RealLabels(folder))]
     if config.kind == "imagenet_v2":
-        samples = _in_class_folders(folder, {str(index): index for index in range(NUM_CLASSES)})
-    elif config.kind == "imagenet_real":
-        samples = _with_real_labels(folder)
-    elif config.kind in ("imagenet_a", "imagenet_r"):
+        return [Part(None, 0, ClassFolders(folder, {str(index): index for index in range(NUM_CLASSES)}))]
+    if config.kind in ("imagenet_a", "imagenet_r"):
         names, classes = subset_of_imagenet(config.kind)
-        samples = _in_class_folders(folder, {name: label for label, name in enumerate(names)})
-    else:
-        samples = _in_class_folders(folder, imagenet_classes())
-    yield Part(None, 0, ListedImages(samples, transform), classes)
+        return [Part(None, 0, ClassFolders(folder, {name: label for label, name in enumerate(names)}), classes)]
+    return [Part(None, 0, ClassFolders(folder, imagenet_classes()))]
 
 
 @cache
@@ -92,44 +92,63 @@ def subset_of_imagenet(kind: str) -> tuple[list[str], Tensor]:
     return names, torch.tensor(indices)
 
 
-def _in_class_folders(folder: Path, labels: dict[str, int]) -> list[tuple[Path, int]]:
-    """The images below a folder for each class, labelled by the folders' names."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder")
-    found = {path.name for path in folder.iterdir() if path.is_dir()}
-    missing, unknown = sorted(labels.keys() - found), sorted(found - labels.keys())
-    if missing or unknown:
-        problems = [
-            f"{len(names)} {what}, such as {names[0]}"
-            for names, what in ((missing, "missing"), (unknown, "that do not belong there"))
-            if names
-        ]
-        raise DataError(f"{folder} must have {len(labels)} class folders: there are {', and '.join(problems)}")
-    samples = [(path, labels[name]) for name in sorted(found) for path in _images(folder / name)]
-    empty = labels.keys() - {path.relative_to(folder).parts[0] for path, _ in samples}
-    if empty:
-        raise DataError(f"{folder / min(empty)} has no images")
-    return samples
+class ClassFolders:
+    """The images below a folder for each class, labelled by the folders' names.
+
+    Args:
+        labels: by the name of the folder; all must be there, and no other.
+    """
+
+    def __init__(self, folder: Path, labels: Mapping[str, int]):
+        self.folder, self.labels = folder, labels
+
+    def check(self) -> None:
+        _require_folder(self.folder)
+        found = {path.name for path in self.folder.iterdir() if path.is_dir()}
+        missing, unknown = sorted(self.labels.keys() - found), sorted(found - self.labels.keys())
+        if missing or unknown:
+            problems = [
+                f"{len(names)} {what}, such as {names[0]}"
+                for names, what in ((missing, "missing"), (unknown, "that do not belong there"))
+                if names
+            ]
+            raise DataError(
+                f"{self.folder} must have {len(self.labels)} class folders: there are {', and '.join(problems)}"
+            )
+        for name in sorted(found):
+            if not any(map(is_image, (self.folder / name).rglob("*"))):
+                raise DataError(f"{self.folder / name} has no images")
+
+    def samples(self) -> list[Labelled]:
+        return [(path, self.labels[name]) for name in sorted(self.labels) for path in _images(self.folder / name)]
 
 
-def _with_real_labels(folder: Path) -> list[tuple[Path, Tensor]]:
+class RealLabels:
     """ImageNet's validation images, in class folders or in none, that have labels in "Are we done with ImageNet?"."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def check(self) -> None:
+        _require_folder(self.folder)
+        self.samples()
+
+    def samples(self) -> list[Labelled]:
+        paths = {path.name: path for path in _images(self.folder)}
+        names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 50001)]
+        missing = [name for name in names if name not in paths]
+        if missing:
+            raise DataError(
+                f"{self.folder} must hold the 50000 validation images: {len(missing)} missing, such as {missing[0]}"
+            )
+        real = RealLabelsImagenet(names).real_labels
+        return [(paths[name], tuple(real[name])) for name in names if real[name]]  # 3163 images have none
+
+
+def _require_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder")
-    paths = {path.name: path for path in _images(folder)}
-    names = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 50001)]
-    missing = [name for name in names if name not in paths]
-    if missing:
-        raise DataError(f"{folder} must hold the 50000 validation images: {len(missing)} missing, such as {missing[0]}")
-    real = RealLabelsImagenet(names).real_labels
-    samples = []
-    for name in names:
-        if real[name]:  # 3163 images have none
-            label = torch.zeros(NUM_CLASSES, dtype=torch.bool)
-            label[real[name]] = True
-            samples.append((paths[name], label))
-    return samples
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+    return sorted(filter(is_image, folder.rglob("*")))

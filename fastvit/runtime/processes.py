@@ -37,6 +37,11 @@ class Processes:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
 
+    def share(self, size: int) -> range:
+        """Which of `size` things, counted from 0, are this process's; in order of rank they are the whole."""
+        first, end = (size * rank // self.count for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
     def part(self, index: int) -> int:
         """The number of this process's batch `index` among all that make a step; each process has as many."""
         return index * self.count + self.rank

@@ -242,6 +242,5 @@ def eval_loader(
     if processes.count > 1 and isinstance(dataset, IterableDataset):
         part = PartOfStream(dataset, processes)
     elif processes.count > 1:
-        first, end = (len(dataset) * rank // processes.count for rank in (processes.rank, processes.rank + 1))
-        part = Subset(dataset, range(first, end))
+        part = Subset(dataset, processes.share(len(dataset)))
     return DataLoader(part, batch_size, collate_fn=collate, **worker_options(workers))

@@ -69,6 +69,7 @@ class ImageDataConfig(DataConfig):
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
     on_bad_image: Literal["error", "skip"] = "error"  # not for streams (wds/, ...): timm leaves bad images out there
+    exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
 
     @model_validator(mode="after")
     def _root_is_given(self) -> "ImageDataConfig":

@@ -82,6 +82,7 @@ class Classification(Task):
             num_classes=data.num_classes,
             image_size=data.image_size,
             batch_size=self.recipe.loop.batch_size,
+            upright=data.exif_orientation,
         )
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
         transform = self._train_transform() if training else self._val_transform()

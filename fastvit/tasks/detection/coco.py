@@ -12,13 +12,14 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
+from fastvit.data.reading import annotated_size, read_annotated
 from fastvit.errors import DataError
 
 LAYOUT = (
     "expected COCO's layout: <root>/train2017/*.jpg and <root>/annotations/instances_train2017.json, the same for val"
 )
 SMALLEST_SIDE = 1.0  # pixels, of a box that counts
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files
+ADVICE = "repair it, or remove it and its annotations"  # about a file that cannot be read
 
 Annotation = dict[str, Any]  # COCO's keys: bbox [x, y, w, h], category_id, area, iscrowd, and segmentation if any
 
@@ -65,11 +66,7 @@ class CocoImages(Dataset):
     def __getitem__(self, index: int) -> tuple[Image.Image, list[Annotation]]:
         """The image, and its annotations; a `segmentation` is in COCO's compressed run-length encoding."""
         entry = self.images[index]
-        path = self.folder / entry["file_name"]
-        try:
-            image = Image.open(path).convert("RGB")
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
+        image = read_annotated(self.folder / entry["file_name"], (entry["width"], entry["height"]), advice=ADVICE)
         self._require_size(entry, image.size)
         annotations = pickle.loads(self._annotations[index])
         if self.masks:
@@ -88,13 +85,8 @@ class CocoImages(Dataset):
                 pass
 
     def _check_image(self, entry: Mapping[str, Any]) -> None:
-        path = self.folder / entry["file_name"]
-        try:
-            with Image.open(path) as image:
-                size = image.size
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-        self._require_size(entry, size)
+        size = (entry["width"], entry["height"])
+        self._require_size(entry, annotated_size(self.folder / entry["file_name"], size, advice=ADVICE))
 
     def _require_size(self, entry: Mapping[str, Any], size: tuple[int, int]) -> None:
         if size != (entry["width"], entry["height"]):
@@ -224,7 +216,3 @@ def _read(file: Path) -> dict[str, Any]:
             if lacking := [key for key in wanted if key not in entry]:
                 raise DataError(f"{file}: number {position} of {name} has no {lacking[0]}")
     return content
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"image {path} cannot be read ({error}); repair it, or remove it and its annotations")

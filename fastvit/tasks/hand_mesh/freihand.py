@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
+from fastvit.data.reading import read_image
 from fastvit.errors import DataError
 from fastvit.models.rotations import rotation_matrix
 from fastvit.tasks.hand_mesh.sample import HandSample
@@ -77,7 +77,7 @@ class FreiHand(Dataset):
             raise IndexError(index)
         hand = index % len(self.joints)
         return HandSample(
-            image=_read_image(self._path(index)),
+            image=read_image(self._path(index), upright=False, advice=DOWNLOAD),
             intrinsics=self.intrinsics[hand],
             joints=self.joints[hand],
             vertices=self.vertices[hand],
@@ -116,10 +116,3 @@ def _rows(text: str) -> Iterator[Any]:
         row, position = decoder.raw_decode(text, SPACE.match(text, position + 1).end())
         yield row
         position = SPACE.match(text, position).end()
-
-
-def _read_image(path: Path) -> Image.Image:
-    try:
-        return Image.open(path).convert("RGB")
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"image {path} cannot be read ({error}); {DOWNLOAD}") from error

@@ -1,11 +1,16 @@
 """How good predicted hands are, measured as the FreiHAND challenge does."""
 
-import roma
 import torch
 from torch import Tensor
 
+from fastvit.errors import MissingPackage
 from fastvit.tasks.hand_mesh.prediction import root_position
 from fastvit.training.task import Metrics
+
+try:
+    import roma
+except ModuleNotFoundError as error:
+    raise MissingPackage("the task hand_mesh", "roma", extra="hand") from error
 
 F_THRESHOLDS = (0.005, 0.015)  # metres
 PCK_THRESHOLDS = torch.linspace(0, 0.05, 100)  # metres
@@ -52,29 +57,20 @@ def area_under_pck(errors: Tensor) -> Tensor:
     return torch.trapezoid(share, thresholds) / (thresholds[-1] - thresholds[0])
 
 
-def mean_mesh(samples: Tensor, rounds: int = 3) -> Tensor:
-    """(N, 3): the mean of point sets (B, N, 3) after alignment to each other (generalised Procrustes)."""
-    mean = samples[0] - samples[0].mean(0)
-    for _ in range(rounds):
-        aligned = align(samples, mean.expand_as(samples))
-        mean = aligned.mean(0)
-    return mean
-
-
 class HandMeshMetrics(Metrics):
     """Means over the samples; `pa` is after Procrustes alignment, joints and vertices each by themselves.
 
     pa_mpjpe_mm, pa_mpvpe_mm: mean distance of the 21 joints, of the vertices. f5, f15: F-scores of the aligned
     vertices at 5 and 15 mm. auc_joints, auc_vertices: area under the curve of correct points up to 50 mm, aligned.
     mpjpe_mm: joints relative to the root, not aligned. baseline_mpjpe_mm, baseline_mpvpe_mm: pa_mpjpe_mm and
-    pa_mpvpe_mm of the one rigid hand that is the mean of the training data.
+    pa_mpvpe_mm of one rigid hand, the same for all images.
 
     Args:
-        mean_joints, mean_vertices: (21, 3) and (V, 3), that mean hand.
+        joints, vertices: (21, 3) and (V, 3), that one hand.
     """
 
-    def __init__(self, mean_joints: Tensor, mean_vertices: Tensor):
-        self.mean_joints, self.mean_vertices = mean_joints, mean_vertices
+    def __init__(self, joints: Tensor, vertices: Tensor):
+        self.joints, self.vertices = joints, vertices
         self.values: dict[str, list[Tensor]] = {}  # by name, (B,) of each batch
         self.predictions: list[tuple[Tensor, Tensor]] = []  # joints and vertices of each batch, in the camera's frame
 
@@ -98,14 +94,14 @@ class HandMeshMetrics(Metrics):
             "auc_joints": area_under_pck(joint_errors),
             "auc_vertices": area_under_pck(vertex_errors),
             "mpjpe_mm": 1000 * distances(joints, true_joints).mean(1),
-            "baseline_mpjpe_mm": self._baseline(self.mean_joints, true_joints),
-            "baseline_mpvpe_mm": self._baseline(self.mean_vertices, true_vertices),
+            "baseline_mpjpe_mm": self._baseline(self.joints, true_joints),
+            "baseline_mpvpe_mm": self._baseline(self.vertices, true_vertices),
         }
         for name, value in measured.items():
             self.values.setdefault(name, []).append(value)
 
-    def _baseline(self, mean: Tensor, target: Tensor) -> Tensor:
-        aligned = align(mean.to(target).expand_as(target), target)
+    def _baseline(self, points: Tensor, target: Tensor) -> Tensor:
+        aligned = align(points.to(target).expand_as(target), target)
         return 1000 * distances(aligned, target).mean(1)
 
     def merge(self, other: "HandMeshMetrics") -> None:

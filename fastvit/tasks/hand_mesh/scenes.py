@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 from fastvit.models.rotations import rotation_matrix
 from fastvit.models.skinning import ROOT, HandModel
 from fastvit.tasks.hand_mesh.rendering import render
-from fastvit.tasks.hand_mesh.sample import HandSample
-from fastvit.tasks.hand_mesh.synthetic import flexion_axes, synthetic_hand
+from fastvit.tasks.hand_mesh.sample import HandSample, project
+from fastvit.tasks.hand_mesh.synthetic import MEAN_BEND, flexion_axes, synthetic_hand
 
 FOCAL = 2.5  # focal length over image size
 HELD_OUT = 1  # seed of the scenes to validate on
@@ -59,9 +59,8 @@ class SyntheticHands(Dataset):
 
     def _draw(self, vertices: np.ndarray, intrinsics: np.ndarray, rng: np.random.Generator) -> Image.Image:
         light = rng.normal([0, -0.4, -1], 0.4)
-        covered, brightness = render(
-            vertices, self.arrays.faces, intrinsics, self.image_size, light / np.linalg.norm(light)
-        )
+        pixels, size = project(vertices, intrinsics), (self.image_size, self.image_size)
+        covered, brightness = render(vertices, self.arrays.faces, pixels, size, light / np.linalg.norm(light))
         skin = np.array([0.85, 0.62, 0.5]) * rng.uniform(0.45, 1.15) + rng.normal(0, 0.04, 3)
         ambient = rng.uniform(0.25, 0.5)
         hand = skin * (ambient + (1 - ambient) * brightness[..., None])  # (size, size, 3)
@@ -72,8 +71,7 @@ class SyntheticHands(Dataset):
 
 def random_pose(axes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(16, 3, 3): rotations of the wrist and the finger joints, which bend around `axes` (15, 3), float32."""
-    bend = rng.uniform(0, 1, (5, 1)) * np.array([1.3, 1.5, 0.9]) + rng.normal(0, 0.1, (5, 3))  # radians
-    bend[4] *= 0.6  # the thumb
+    bend = rng.uniform(0, 2, (5, 1)) * MEAN_BEND + rng.normal(0, 0.1, (5, 3))  # radians
     vectors = bend.reshape(15, 1) * axes
     vectors[::3, 2] += rng.normal(0, 0.1, 5)  # spread, at the knuckles
     turn = _turn(rng.uniform(-0.5, 0.5), 2) @ _turn(rng.uniform(-0.35, 0.35), 1) @ _turn(rng.uniform(-0.35, 0.35), 0)

@@ -29,6 +29,11 @@ DIRECTIONS = {
 RADII = {"index": 0.0090, "middle": 0.0092, "ring": 0.0088, "pinky": 0.0078, "thumb": 0.0108}
 SIDES = 8  # vertices around a finger
 PALM_SIDES = 16
+PALM_RINGS, FINGER_RINGS = 7, 8
+# The rings that joints are in the middle of, as `_palm` and `_stations` order them.
+WRIST_RING, JOINT_RINGS = 2, (1, 3, 5)
+# Radians of each joint of each finger, in the skeleton's order, in a relaxed hand.
+MEAN_BEND = np.array([[0.65, 0.75, 0.45]] * 4 + [[0.39, 0.45, 0.27]])
 # One shape coefficient each: the whole hand, length of all fingers, palm's width, thickness, and length of each finger.
 SHAPE = ("size", "fingers", "palm", "thickness", "index", "middle", "ring", "pinky", "thumb", "wrist")
 SHAPE_STEP = 0.06  # what a unit of a coefficient multiplies by, less 1
@@ -42,19 +47,17 @@ def synthetic_hand(seed: int = 0) -> HandArrays:
     vertices, joints = _grow(proportions)
     changes = []
     for name in SHAPE:
-        changed = _grow({**proportions, name: proportions[name] * (1 + SHAPE_STEP)})
-        changes.append((changed[0] - vertices, changed[1] - joints))
+        changed, _ = _grow({**proportions, name: proportions[name] * (1 + SHAPE_STEP)})
+        changes.append(changed - vertices)
     faces, skin_weights, tips = _topology(joints)
-    mean_pose = np.array([_axis(finger) * bend for finger in FINGERS for bend in (0.35, 0.35, 0.2)])
     return HandArrays(
         vertices=vertices.astype(np.float32),
         faces=faces,
         skin_weights=skin_weights.astype(np.float32),
-        shape_directions=np.stack([change[0] for change in changes], -1).astype(np.float32),
+        shape_directions=np.stack(changes, -1).astype(np.float32),
         pose_directions=_bulges(skin_weights).astype(np.float32),
-        joints=joints.astype(np.float32),
-        joint_directions=np.stack([change[1] for change in changes], -1).astype(np.float32),
-        mean_pose=mean_pose.astype(np.float32),
+        mean_pose=(MEAN_BEND.reshape(15, 1) * flexion_axes()).astype(np.float32),
+        joint_regressor=_joint_regressor(len(vertices)).astype(np.float32),
         tips=tips,
     )
 
@@ -128,17 +131,28 @@ def _rings(centers: np.ndarray, side: np.ndarray, up: np.ndarray, radii: np.ndar
 
 def _topology(joints: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
     """Faces (F, 3), skin weights (V, 16), and the vertices at the tips of thumb, index, middle, ring and pinky."""
-    palm_rings, finger_rings = 7, 8
-    faces, first = [_tube_faces(palm_rings, PALM_SIDES)], palm_rings * PALM_SIDES + 2
+    faces, first = [_tube_faces(PALM_RINGS, PALM_SIDES)], PALM_RINGS * PALM_SIDES + 2
     weights = [np.tile(np.eye(16)[0], (first, 1))]
     tips = {}
     for i, finger in enumerate(FINGERS):
-        faces.append(_tube_faces(finger_rings, SIDES) + first)
-        first += finger_rings * SIDES + 2
+        faces.append(_tube_faces(FINGER_RINGS, SIDES) + first)
+        first += FINGER_RINGS * SIDES + 2
         tips[finger] = first - 1
         weights.append(_finger_weights(joints[1 + 3 * i : 4 + 3 * i], finger, 1 + 3 * i))
     order = ("thumb", "index", "middle", "ring", "pinky")
     return np.concatenate(faces), np.concatenate(weights), tuple(tips[finger] for finger in order)
+
+
+def _joint_regressor(num_vertices: int) -> np.ndarray:
+    """(16, V): each joint is the mean of the ring around it."""
+    regressor = np.zeros((16, num_vertices))
+    regressor[0, WRIST_RING * PALM_SIDES : (WRIST_RING + 1) * PALM_SIDES] = 1 / PALM_SIDES
+    finger = PALM_RINGS * PALM_SIDES + 2  # the first vertex of the first finger
+    for joint in range(1, 16):
+        number, of_finger = divmod(joint - 1, 3)
+        first = finger + number * (FINGER_RINGS * SIDES + 2) + JOINT_RINGS[of_finger] * SIDES
+        regressor[joint, first : first + SIDES] = 1 / SIDES
+    return regressor
 
 
 def _finger_weights(joints: np.ndarray, finger: str, number: int) -> np.ndarray:

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import torch
 from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg
@@ -13,12 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastvit.models.hand_mesh import HandMesh
-from fastvit.models.skinning import HandModel
-from fastvit.runtime.randomness import Purpose, seeded
+from fastvit.models.skinning import HandArrays, HandModel
 from fastvit.tasks.hand_mesh.freihand import FreiHand
 from fastvit.tasks.hand_mesh.losses import hand_losses
 from fastvit.tasks.hand_mesh.mano import read_mano
-from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, mean_mesh
+from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics
 from fastvit.tasks.hand_mesh.picture import mesh_grid
 from fastvit.tasks.hand_mesh.prediction import write_predictions
 from fastvit.tasks.hand_mesh.recipe import HandMeshRecipe
@@ -31,7 +29,6 @@ from fastvit.training.task import Network, Part, Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASELINE_SAMPLES = 500  # whose mean is the hand to be better than
 PICTURED = 16
 
 
@@ -52,9 +49,14 @@ class HandMeshRecovery(Task):
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
-        hand = HandModel(read_mano(config.mano) if config.mano else synthetic_hand())
+        hand = HandModel(self.hand)
         backbone = build_network(config, initial_weights=initial_weights, reset_head=True, num_classes=0)
         return HandMesh(backbone, backbone.num_features, hand, hidden=config.hidden, dropout=config.dropout)
+
+    @cached_property
+    def hand(self) -> HandArrays:
+        mano = self.recipe.model.mano
+        return read_mano(mano) if mano else synthetic_hand()
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         images = HandImages(
@@ -75,8 +77,7 @@ class HandMeshRecovery(Task):
             )
         if not train:
             return FreiHand(data.root, train=False)
-        mano = read_mano(self.recipe.model.mano)
-        return FreiHand(data.root, train=True, versions=data.versions, mean_pose=mano.mean_pose)
+        return FreiHand(data.root, train=True, versions=data.versions, mean_pose=self.hand.mean_pose)
 
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return hand_losses(self.recipe.losses, model(batch["image"]), batch)
@@ -89,25 +90,14 @@ class HandMeshRecovery(Task):
         mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
         return (images * std + mean).clamp(0, 1)
 
-    @cached_property
-    def mean_hand(self) -> tuple[Tensor, Tensor]:
-        """Joints (21, 3) and vertices (V, 3) of the mean of training hands: what knows nothing would predict."""
-        train = self._hands("train")
-        hands, count = [], min(BASELINE_SAMPLES, len(train))
-        for i in range(count):
-            with seeded(self.recipe.seed, Purpose.SAMPLE, i):
-                hands.append(train[i * len(train) // count])
-        joints, vertices = (
-            torch.from_numpy(np.stack([getattr(hand, name) for hand in hands])).float()
-            for name in ("joints", "vertices")
-        )
-        return mean_mesh(joints), mean_mesh(vertices)
-
     def predict(self, model: Network, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return model(batch["image"])
 
     def new_metrics(self) -> HandMeshMetrics:
-        return HandMeshMetrics(*self.mean_hand)
+        """Beside what is known of the images, what the hand model is without them: of mean pose and mean shape."""
+        hand = HandModel(self.hand)
+        vertices, joints = hand(hand.mean_rotations()[None], torch.zeros(1, hand.num_shape))
+        return HandMeshMetrics(joints[0], vertices[0])
 
     def write_details(self, metrics: HandMeshMetrics, data: Part, folder: Path) -> list[Path]:
         if self.recipe.data.dataset != "freihand":
@@ -125,5 +115,5 @@ class HandMeshRecovery(Task):
             self._colors(images).permute(0, 2, 3, 1).numpy(),
             predicted["vertices"].numpy(),
             predicted["camera"].numpy(),
-            model.hand.faces.numpy(),
+            self.hand.faces,
         )

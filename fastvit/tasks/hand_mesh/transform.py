@@ -1,5 +1,7 @@
 """From a hand in an image to tensors, with augmentation that changes image, camera and hand alike."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -35,7 +37,7 @@ class HandImages(Dataset):
         augmentation: HandAugmentationConfig | None,
     ):
         self.source, self.image_size, self.augmentation = source, image_size, augmentation
-        self.mean, self.std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
+        self.mean, self.std = mean, std
 
     def __len__(self) -> int:
         return len(self.source)
@@ -46,8 +48,7 @@ class HandImages(Dataset):
         if self.augmentation:
             roll, zoom, color = draw(self.augmentation)
         sample = moved(sample, roll=roll, zoom=zoom, size=self.image_size)
-        pixels = (np.asarray(sample.image, dtype=np.float32) * color.astype(np.float32)).clip(0, 255) / 255
-        image = (torch.from_numpy(pixels).permute(2, 0, 1).contiguous() - self.mean) / self.std
+        image = to_tensor(sample.image, self.mean, self.std, color)
         root = sample.joints[ROOT]
         numbers = {
             "joints": sample.joints - root,
@@ -79,22 +80,45 @@ def moved(sample: HandSample, *, roll: float, zoom: float, size: int) -> HandSam
     point; the zoom, around the middle of the image, changes the intrinsics only.
     """
     turn = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    width, height = sample.image.size
-    factor = size / max(width, height)
-    resized = np.array([[factor, 0, (size - factor * width) / 2], [0, factor, (size - factor * height) / 2], [0, 0, 1]])
     middle = (1 - zoom) * size / 2
-    zoomed = np.array([[zoom, 0, middle], [0, zoom, middle], [0, 0, 1]]) @ resized
+    zoomed = np.array([[zoom, 0, middle], [0, zoom, middle], [0, 0, 1]]) @ fit(sample.image.size, size)
     pixels = zoomed @ sample.intrinsics @ turn @ np.linalg.inv(sample.intrinsics)  # from old pixels to new ones
     rotations = sample.rotations
     if rotations is not None:
         rotations = np.concatenate([(turn @ rotations[0])[None].astype(rotations.dtype), rotations[1:]])
     return HandSample(
-        image=sample.image.transform(
-            (size, size), Image.Transform.AFFINE, np.linalg.inv(pixels)[:2].flatten(), Image.Resampling.BILINEAR
-        ),
+        image=warp(sample.image, pixels, size),
         intrinsics=zoomed @ sample.intrinsics,
         joints=sample.joints @ turn.T,
         vertices=sample.vertices @ turn.T,
         rotations=rotations,
         shape=sample.shape,
     )
+
+
+def fit(image_size: tuple[int, int], side: int) -> np.ndarray:
+    """(3, 3): from the pixels of an image of this width and height to those of a square, into whose middle it fits."""
+    factor = side / max(image_size)
+    shift = (side - factor * np.array(image_size)) / 2
+    return np.array([[factor, 0, shift[0]], [0, factor, shift[1]], [0, 0, 1]])
+
+
+def warp(image: Image.Image, pixels: np.ndarray, side: int) -> Image.Image:
+    """The image in a square, moved by `pixels` (3, 3), affine; black where there is none.
+
+    Where it becomes less than half as large, pixels are averaged first: a photograph would lose most of its own.
+    """
+    shrink = int(1 / np.sqrt(np.linalg.det(pixels[:2, :2])) + 1e-6)
+    if shrink > 1:
+        image, pixels = image.reduce(shrink), pixels @ np.diag([shrink, shrink, 1])
+    inverse = np.linalg.inv(pixels)[:2].flatten()
+    return image.transform((side, side), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
+
+
+def to_tensor(
+    image: Image.Image, mean: Sequence[float], std: Sequence[float], color: Sequence[float] = (1, 1, 1)
+) -> Tensor:
+    """(3, H, W), each channel multiplied by its part of `color`, then normalised."""
+    pixels = (np.asarray(image, dtype=np.float32) * np.array(color, dtype=np.float32)).clip(0, 255) / 255
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
+    return (torch.from_numpy(pixels).permute(2, 0, 1).contiguous() - mean) / std

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from fastvit.data.reading import annotated_size, is_image, read_annotated, read_mask
 from fastvit.errors import DataError
 
 UNLABELLED = 255  # of pixels that count neither in the loss nor in the metrics
 
 FOLDER_LAYOUT = "expected <root>/{train,val}/images/*.jpg and <root>/{train,val}/masks/*.png of the same names"
 ADE20K_LAYOUT = "expected ADEChallengeData2016 with images/{training,validation} and annotations/{training,validation}"
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)  # what Pillow raises on bad files
+ADVICE = "repair it, or remove it and its mask"  # about a file that cannot be read
 
 
 class MaskedImages(Dataset):
@@ -35,10 +35,11 @@ class MaskedImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Image.Image, Image.Image]:
         image_path, mask_path = self.pairs[index]
-        image = _open(image_path).convert("RGB")
         values = self._values(mask_path)
-        if values.shape != (image.height, image.width):
-            raise _other_size(mask_path, (values.shape[1], values.shape[0]), image_path, image.size)
+        size = values.shape[::-1]
+        image = read_annotated(image_path, size, advice=ADVICE)
+        if image.size != size:
+            raise _other_size(mask_path, size, image_path, image.size)
         return image, Image.fromarray(self._labels(values))
 
     def check(self) -> None:
@@ -53,18 +54,14 @@ class MaskedImages(Dataset):
 
     def _check_pair(self, index: int) -> None:
         image_path, mask_path = self.pairs[index]
-        try:
-            with Image.open(image_path) as image:
-                size = image.size
-        except UNREADABLE as error:
-            raise _unreadable(image_path, error) from error
-        height, width = self._values(mask_path).shape
-        if (width, height) != size:
-            raise _other_size(mask_path, (width, height), image_path, size)
+        size = self._values(mask_path).shape[::-1]
+        of_image = annotated_size(image_path, size, advice=ADVICE)
+        if of_image != size:
+            raise _other_size(mask_path, size, image_path, of_image)
 
     def _values(self, path: Path) -> np.ndarray:
         """(H, W), as they are in the file, checked."""
-        mask = _open(path)
+        mask = read_mask(path, advice=ADVICE)
         values = np.asarray(mask)
         if values.ndim != 2:
             raise DataError(
@@ -136,21 +133,7 @@ def _pairs(root: Path, image_folder: Path, mask_folder: Path, layout: str) -> li
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in folder.iterdir() if path.suffix.lower() in IMG_EXTENSIONS}
-
-
-def _open(path: Path) -> Image.Image:
-    """An image that has been read completely."""
-    try:
-        image = Image.open(path)
-        image.load()
-        return image
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(f"image {path} cannot be read ({error}); repair it, or remove it and its mask")
+    return {path.stem: path for path in folder.iterdir() if is_image(path)}
 
 
 def _other_size(mask: Path, size: tuple[int, int], image: Path, image_size: tuple[int, int]) -> DataError:

@@ -18,6 +18,8 @@ from fastvit.tasks.hand_mesh.prediction import root_position, write_predictions
 from fastvit.tasks.hand_mesh.recipe import HandLossConfig
 from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.task import HandMeshRecovery
+from fastvit.training.evaluation import evaluate
+from fastvit.training.loaders import eval_loader
 from hands import posed_hands
 
 ROOT_FOLDER = Path(__file__).parent.parent
@@ -137,11 +139,23 @@ def test_the_picture_has_a_mesh_over_each_image():
     demo = task("data.val_size=6", "data.image_size=32")
     val = demo.open_data("val").samples
     figure = demo.draw(demo.build_model().eval(), [val[i] for i in range(6)], None)
-    with_mesh = [axes for axes in figure.axes if axes.collections]
-    assert len(with_mesh) == 6
-    assert len([axes for axes in figure.axes if axes.images]) == 12
-    triangles = with_mesh[0].collections[0].get_paths()
-    assert len(triangles) > 200
+    pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    assert len(pictures) == 12
+    for plain, with_mesh in zip(pictures[::2], pictures[1::2], strict=True):
+        changed = (plain != with_mesh).any(-1)
+        assert 0.05 < changed.mean() < 0.8
+
+
+def test_the_baseline_needs_no_training_data(monkeypatch: pytest.MonkeyPatch):
+    """It is the hand model's own hand, which a new network predicts but for what its random backbone adds."""
+    demo = task("data.val_size=3", "data.image_size=32")
+    loader = eval_loader(demo.open_data("val").samples, demo.collate, batch_size=2, workers=0)
+    monkeypatch.setattr(HandMeshRecovery, "open_data", lambda *_: pytest.fail("data was opened"))
+    [metrics] = evaluate(demo, [demo.build_model()], loader, device=torch.device("cpu"))
+    report = metrics.report()
+    assert report["samples"] == 3
+    assert report["baseline_mpjpe_mm"] == pytest.approx(report["pa_mpjpe_mm"], rel=0.1)
+    assert report["baseline_mpvpe_mm"] == pytest.approx(report["pa_mpvpe_mm"], rel=0.1)
 
 
 def test_the_network_learns_a_few_hands_by_heart():
@@ -150,10 +164,10 @@ def test_the_network_learns_a_few_hands_by_heart():
     model = demo.build_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     losses = []
-    for _ in range(30):
+    for _ in range(12):
         loss = sum(demo.losses(model, batch).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert np.mean(losses[-5:]) < losses[0] / 2
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]

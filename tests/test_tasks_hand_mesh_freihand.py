@@ -56,15 +56,18 @@ def test_joints_are_where_the_image_has_them(root: Path, train: bool):
         assert (np.asarray(sample.image)[pixels[:, 1], pixels[:, 0]] > 180).all()  # the discs of the joints
 
 
-def test_the_parameters_pose_the_vertices(root: Path):
-    """With the hand model they were made with: so the mean pose is added, and the rows are cut where they should be."""
+def test_the_parameters_pose_vertices_and_joints(root: Path):
+    """With the hand model they were made with: the mean pose is added, the rows are cut where they should be, and the
+    joints are those that the toolbox regresses.
+    """
     data = read(root, "gs")
     for index in range(3):
         sample = data[index]
         rotations, shape = (torch.tensor(each)[None] for each in (sample.rotations, sample.shape))
         vertices, joints = HandModel(HAND)(rotations, shape)
-        moved = vertices[0] - joints[0, ROOT] + torch.tensor(sample.joints[ROOT])
-        np.testing.assert_allclose(moved.numpy(), sample.vertices, atol=1e-6)
+        place = torch.tensor(sample.joints[ROOT]) - joints[0, ROOT]
+        np.testing.assert_allclose((vertices[0] + place).numpy(), sample.vertices, atol=1e-6)
+        np.testing.assert_allclose((joints[0] + place).numpy(), sample.joints, atol=1e-6)
 
 
 def test_the_evaluation_part_has_no_parameters(root: Path):

@@ -79,6 +79,7 @@ def fused() -> nn.Module:
     return reparameterize_model(model)
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline_exports_with_torch(fused: nn.Module):
     exported = torch.export.export(
         fused, (torch.randn(2, 3, 64, 64),), dynamic_shapes=({0: torch.export.Dim("batch")},)
@@ -88,6 +89,7 @@ def test_the_whole_pipeline_exports_with_torch(fused: nn.Module):
         assert relative_error(exported(images), fused(images)) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_whole_pipeline_exports_to_onnx(fused: nn.Module, tmp_path: Path):
     path, images = tmp_path / "hand.onnx", torch.randn(3, 3, 64, 64)
     with torch.no_grad():
