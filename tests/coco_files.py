@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_tools
 
+from fastvit.tasks.detection.coco import CocoImages
+
 HEIGHT, WIDTH = 60, 80
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}, {"id": 90, "name": "bird"}]  # labels 2, 1, 3
 
@@ -73,3 +75,17 @@ def save_coco(root: Path, data: dict[str, Any] | None = None) -> None:
         (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(data))
         for image in content()["images"]:
             Image.new("RGB", (WIDTH, HEIGHT), "gray").save(root / split / image["file_name"])
+
+
+def open_coco(root: Path, *, masks: bool = True) -> CocoImages:
+    return CocoImages(root / "train2017", root / "annotations" / "instances_train2017.json", masks=masks)
+
+
+def add_odd_objects(data: dict[str, Any]) -> None:
+    """To image 13: what an evaluation by the file must count, but of which only a part of one can be learned from."""
+    data["annotations"] += [
+        annotation(21, 13, 3, (10, 10, 10, 20), polygon(10, 10, 11, 20)),  # no width
+        annotation(22, 13, 3, (85, 10, 95, 20), polygon(85, 10, 95, 20)),  # beside the image
+        annotation(23, 13, 3, (10, 10, 20, 20), [[10, 10, 20, 20]]),  # a polygon of two points
+        annotation(24, 13, 3, (70, 50, 90, 70), polygon(70, 50, 90, 70)),  # partly outside
+    ]

@@ -86,7 +86,7 @@ def test_the_students_that_share_a_file_of_answers_see_the_same_images():
     seen = {}
     for name in sorted(CONFIGS.glob("*_taught.yaml")):
         task = make_task(load_recipe(name, SMALL))
-        loader = loader_of(task, task.open_data("train").samples)
+        loader = loader_of(task, task.open_data("train"))
         seen.setdefault(task.recipe.distillation.answers.name, []).append(
             fingerprint(task, loader, torch.device("cpu"))
         )

@@ -41,6 +41,7 @@ FLOORS = (
     ("the package itself",),
     ("config", "runtime", "models", "data"),
     ("deploy", "training"),
+    ("predictor",),
     ("tasks",),
     ("trained",),
     ("evaluation", "prediction", "robustness", "benchmark"),

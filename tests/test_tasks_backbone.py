@@ -1,74 +1,21 @@
-"""A classification network as a backbone: its stages, its weights, its layers."""
+"""What a recipe says about the backbone: where its weights come from, and what its batch norms do."""
 
 import pytest
 import timm
 import torch
-from timm.optim import param_groups_layer_decay
 from torch import nn
-from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from fastvit import FastViT, fusion_error, reparameterize_model
+from fastvit import fusion_error, reparameterize_model
 from fastvit.errors import RecipeError
-from fastvit.models.pyramid import FeaturePyramid, OnPyramid
-from fastvit.tasks.backbone import BackboneConfig, build_body
-from reference import VARIANTS, randomize
+from fastvit.models.pyramid import FeaturePyramid
+from fastvit.tasks.backbone import BackboneConfig, build_body, synchronize_batch_norm
+from reference import randomize
 
 
-def body(name: str = "fastvit_t8") -> nn.Module:
-    return timm.create_model(name, num_classes=0)
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_levels_are_the_four_stages(name: str):
-    with torch.device("meta"):
-        pyramid = FeaturePyramid(body(name), 32)
-        features = pyramid(torch.empty(1, 3, 128, 96))
-    assert [tuple(each.shape) for each in features.values()] == [(1, 32, 128 // s, 96 // s) for s in (4, 8, 16, 32)]
-
-
-def test_features_are_those_of_timm_s_features_only():
-    network = randomize(body("fastvit_sa12")).eval()
-    listed = timm.create_model("fastvit_sa12", features_only=True).eval()
-    listed.load_state_dict({name.replace(".", "_", 1): tensor for name, tensor in network.state_dict().items()}, False)
-    pyramid = FeaturePyramid(network, 8, output_norm=False).eval()
-    image = torch.randn(1, 3, 64, 64)
-    plain = FeaturePyramidNetwork([64, 128, 256, 512], 8)
-    plain.load_state_dict(pyramid.fpn.state_dict())
-    expected = plain({str(i): feature for i, feature in enumerate(listed(image))})
-    torch.testing.assert_close(dict(pyramid(image)), dict(expected))
-
-
-def test_the_last_level_depends_on_the_attention_blocks():
-    """What the published code left out (`fork_feat` taps the positional encoding in front of them)."""
-    pyramid = randomize(FeaturePyramid(body("fastvit_sa12"), 8)).eval()
-    image = torch.randn(1, 3, 64, 64)
-    before = pyramid(image)["3"]
-    nn.init.zeros_(pyramid.body.stages[3].blocks[-1].ffn.fc2.conv.weight)
-    assert not torch.allclose(pyramid(image)["3"], before)
-
-
-@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (1, 2, 3)])
-def test_every_parameter_has_a_gradient(levels: tuple[int, ...]):
-    pyramid = FeaturePyramid(body("fastvit_sa12"), 8, levels=levels)
-    sum(each.sum() for each in pyramid(torch.randn(2, 3, 64, 64)).values()).backward()
-    assert [name for name, parameter in pyramid.named_parameters() if parameter.grad is None] == []
-
-
-def test_it_fuses_completely_the_new_norms_included():
-    pyramid = randomize(FeaturePyramid(body("fastvit_sa12"), 16))
-    fused = reparameterize_model(pyramid)
-    assert fusion_error(pyramid, fused, (3, 64, 64)) < 1e-5
-    assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
-    again = FeaturePyramid(timm.create_model("fastvit_sa12", num_classes=0, fused=True), 16)
-    reparameterize_model(again).load_state_dict(fused.state_dict())
-
-
-def test_other_networks_of_timm_have_stages_too():
-    features = FeaturePyramid(body("resnet18"), 8)(torch.randn(1, 3, 64, 64))
-    assert [each.shape[-1] for each in features.values()] == [16, 8, 4, 2]
-    with pytest.raises(ValueError, match=r"has stages of strides \[16\]"):
-        FeaturePyramid(timm.create_model("vit_tiny_patch16_224"), 8)
+def statistics(model: nn.Module) -> list[torch.Tensor]:
+    """The running means and variances, copied."""
+    return [buffer.clone() for name, buffer in model.named_buffers() if "running" in name]
 
 
 def test_frozen_batch_norm_keeps_what_was_loaded_and_fuses(tmp_path):
@@ -76,12 +23,12 @@ def test_frozen_batch_norm_keeps_what_was_loaded_and_fuses(tmp_path):
     torch.save(trained.state_dict(), tmp_path / "classifier.pt")
     config = BackboneConfig(name="fastvit_t8", checkpoint=tmp_path / "classifier.pt", batch_norm="frozen")
     frozen = build_body(config, initial_weights=True)
-    assert torch.equal(frozen.stem[0].conv.bn.running_var, trained.stem[0].conv.bn.running_var)
+    before = statistics(frozen.stem)
+    torch.testing.assert_close(before, statistics(trained.stem), rtol=0, atol=0)
     pyramid = FeaturePyramid(frozen, 8)
     pyramid.train()
-    before = frozen.stem[0].conv.bn.running_mean.clone()
     sum(each.sum() for each in pyramid(torch.randn(2, 3, 64, 64)).values()).backward()
-    assert torch.equal(frozen.stem[0].conv.bn.running_mean, before)
+    torch.testing.assert_close(statistics(frozen.stem), before, rtol=0, atol=0)
     assert any(isinstance(module, nn.BatchNorm2d) for module in pyramid.modules())  # the new norms learn
     fused = reparameterize_model(pyramid)
     assert fusion_error(pyramid, fused, (3, 64, 64)) < 1e-5
@@ -100,38 +47,20 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build_body(config, initial_weights=True)
 
 
-class Network(OnPyramid, nn.Module):
+class Network(nn.Module):
     def __init__(self):
         super().__init__()
-        self.backbone = FeaturePyramid(body("fastvit_sa12"), 8)
-        self.head = nn.Conv2d(8, 2, 1)
+        self.backbone = FeaturePyramid(timm.create_model("fastvit_t8", num_classes=0), 8)
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
 
 
-def test_layer_wise_rates_are_the_classifier_s_and_the_new_layers_learn_at_the_full_rate():
-    def scales(model: nn.Module) -> dict[str, float]:
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        groups = param_groups_layer_decay(model, 0.05, layer_decay=0.5)
-        return {names[parameter]: group["lr_scale"] for group in groups for parameter in group["params"]}
-
-    classifier = timm.create_model("fastvit_sa12", num_classes=2)
-    assert isinstance(classifier, FastViT)
-    expected, found = scales(classifier), scales(Network())
-    assert found["head.weight"] == found["backbone.fpn.inner_blocks.0.0.norm.weight"] == 1.0
-    for name, scale in found.items():
-        if name.startswith("backbone.body."):
-            assert scale == expected[name.removeprefix("backbone.body.")], name
-    assert found["backbone.body.stem.0.conv.conv.weight"] < 0.001
-
-
-def test_gradient_checkpointing_changes_nothing_but_memory():
-    torch.manual_seed(0)
-    network = Network()
-    image = torch.randn(2, 3, 64, 64)
-    gradients = []
-    for enable in (False, True):
-        network.set_grad_checkpointing(enable)
-        network.zero_grad()
-        sum(each.square().mean() for each in network.backbone(image).values()).backward()
-        gradients.append(network.backbone.body.stem[0].conv.conv.weight.grad.clone())
-    assert network.backbone.body.stages[2].grad_checkpointing
-    torch.testing.assert_close(*gradients)
+@pytest.mark.parametrize(("batch_norm", "of_backbone"), [("train", {nn.SyncBatchNorm}), ("local", {nn.BatchNorm2d})])
+def test_a_local_backbone_has_statistics_of_its_own(batch_norm: str, of_backbone: set[type]):
+    """As in MMSegmentation's Semantic FPN, whose norm_cfg of SyncBN reaches the head only."""
+    config = BackboneConfig(name="fastvit_t8", batch_norm=batch_norm)
+    network = synchronize_batch_norm(config, Network())
+    kinds = {
+        name: {type(module) for module in part.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+        for name, part in network.named_children()
+    }
+    assert kinds == {"backbone": of_backbone, "head": {nn.SyncBatchNorm}}

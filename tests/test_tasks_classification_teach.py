@@ -138,7 +138,7 @@ def record(task, epoch: int, *, count: int = 1) -> Epoch:
 
 
 def recording_of(task, processes: Processes = ALONE) -> Recording:
-    return Recording(task, loader_of(task, task.open_data("train").samples, processes), processes)
+    return Recording(task, loader_of(task, task.open_data("train"), processes), processes)
 
 
 def test_processes_and_accumulated_parts_see_the_same_images(recipe):

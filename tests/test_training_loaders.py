@@ -1,6 +1,7 @@
 """Batches depend on the seed, the epoch and the position, and on nothing else."""
 
 import random
+from collections import Counter
 from itertools import chain
 
 import numpy as np
@@ -141,3 +142,36 @@ def test_several_processes_evaluate_every_sample_once(dataset: Dataset):
     assert sorted(chain(*seen)) == list(range(23))
     if isinstance(dataset, Noise):
         assert list(chain(*seen)) == list(range(23))  # in order of rank, so that merged metrics are in order
+
+
+def test_batches_are_of_one_group_as_in_mmdetection_and_no_group_is_left_out():
+    """Of 103 samples 3 are in a group that fills no batch: they come in mixed batches, as often as all others."""
+    groups = torch.tensor([0] * 70 + [1] * 30 + [2] * 3)
+    samplers = [EpochSampler(103, seed=0, batch_size=4, processes=Processes(rank, 2), groups=groups) for rank in (0, 1)]
+    seen, mixed, first_groups = Counter(), 0, set()
+    for epoch in range(200):
+        indices = []
+        for sampler in samplers:
+            sampler.epoch, sampler.start = epoch, 0
+            order = [index for _, index in sampler]
+            mixed += sum(len(groups[order[first : first + 4]].unique()) > 1 for first in range(0, len(order), 4))
+            first_groups.add(int(groups[order[0]]))
+            indices += order
+        assert len(indices) == len(set(indices)) == 100  # 25 batches; 3 samples fill no other
+        seen.update(indices)
+    assert mixed <= 2 * 200  # in each epoch at most as many as there are other groups
+    assert {0, 1} <= first_groups  # the groups do not come one after the other
+    for group in range(3):
+        members = (groups == group).nonzero().flatten().tolist()
+        assert sum(seen[index] for index in members) / len(members) == pytest.approx(200 * 100 / 103, rel=0.03)
+
+
+def test_groups_change_neither_the_number_of_steps_nor_resuming():
+    groups = torch.tensor([i % 3 == 0 for i in range(23)]).int()
+    loaders = [
+        train_loader(Noise(), default_collate, batch_size=4, workers=0, seed=0, groups=each) for each in (None, groups)
+    ]
+    assert loaders[0].steps_per_epoch == loaders[1].steps_per_epoch == 5
+    whole, rest = ([indices.tolist() for indices, _ in loaders[1].batches(2, start)] for start in (0, 2))
+    assert rest == whole[2:]
+    assert sum(len({int(groups[index]) for index in batch}) > 1 for batch in whole) <= 1

@@ -10,7 +10,7 @@ import torch
 
 from fastvit.errors import RecipeError
 from fastvit.tasks import load_recipe
-from fastvit.training.log import LossMeter, Progress, RunLog, loss_figures
+from fastvit.training.log import LossMeter, Progress, RunLog, describe, loss_figures
 from fastvit.training.run_folder import RunFolder
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart" / "digits.yaml"
@@ -35,6 +35,19 @@ def test_a_meter_goes_on_where_it_was():
     for value in values[4:]:
         second.update({"loss": value})
     assert torch.equal(second.means()["loss"], whole.means()["loss"])
+
+
+def test_the_line_about_an_epoch_tells_the_headline_and_fits_a_terminal():
+    """Of detection, which has five terms of the loss and twelve figures; log.csv has them all."""
+    terms = dict.fromkeys(("loss", "loss_classifier", "loss_box_reg", "loss_mask", "loss_objectness"), 0.123456)
+    figures = {f"{kind}_{name}": 38.91234 for kind in ("box", "mask") for name in ("ap", "ap50", "ap75", "ap_small")}
+    row = {"epoch": 11, "step": 81312, "lr": 2.5e-06, **{f"train_{name}": value for name, value in terms.items()}}
+    row |= {"images_per_second": 123.4, "data_wait": 0.01, **{f"val_{name}": ap for name, ap in figures.items()}}
+    line = describe(row | {"val_samples": 5000}, 12, ("box_ap", "mask_ap"))
+    assert line == "epoch 11/12  lr 2.5e-06  train_loss 0.1235  val_box_ap 38.91  val_mask_ap 38.91  123 images/s"
+    assert len(line) <= 100
+    assert "raw_box_ap 12" in describe(row | {"raw_box_ap": 12.0}, 12, ("box_ap", "mask_ap"))
+    assert "val_mask_ap75 38.91" in describe(row, 12)
 
 
 def test_without_a_step_there_is_no_loss():

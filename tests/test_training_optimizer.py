@@ -55,6 +55,22 @@ def test_layer_scales_are_exempt_where_the_recipe_says_so():
     assert decays["head.fc.weight"][1] == 0.05
 
 
+@pytest.mark.parametrize("layer_decay", [None, 0.7])
+def test_all_parameters_decay_where_the_recipe_says_so(layer_decay):
+    """As torch's AdamW without groups, which is what PoolFormer's dense recipes ask for."""
+    network = model()
+    optimizer = build_optimizer(network, recipe(decay_all=True, layer_decay=layer_decay))
+    set_rates(optimizer, 1e-3, 0.03)
+    decays = {name: decay for name, (_, decay) in groups(network, optimizer).items()}
+    assert set(decays) == {name for name, _ in network.named_parameters()}
+    assert set(decays.values()) == {0.03}
+
+
+def test_decaying_all_but_layer_scales_is_a_contradiction():
+    with pytest.raises(ValueError, match="decay_all: true decays layer scales too"):
+        recipe(decay_all=True, decay_layer_scale=False)
+
+
 def test_layer_decay_is_timm_s():
     network = model()
     ours = build_optimizer(network, recipe(layer_decay=0.7))

@@ -99,7 +99,7 @@ def _loaders(suite: LoaderSuite, root: Path, workers: int) -> dict[str, Epoch]:
 
 
 def _ours(task: Classification) -> Epoch:
-    return loader_of(task, task.open_data("train").samples).batches
+    return loader_of(task, task.open_data("train")).batches
 
 
 def _timms(task: Classification, collate: Callable[..., Any]) -> Epoch:

@@ -12,7 +12,9 @@ from fastvit.tasks.network import NetworkConfig, build_network
 class BackboneConfig(NetworkConfig):
     """The classification network, and the feature pyramid on its stages."""
 
-    batch_norm: Literal["train", "frozen"] = "train"  # of the network; frozen: statistics and weights stay as loaded
+    # Of the network. train: as all others. local: loop.sync_batch_norm leaves it to each process, as MMSegmentation
+    # leaves a backbone that does not ask for it. frozen: statistics and weights stay as loaded.
+    batch_norm: Literal["train", "local", "frozen"] = "train"
     output_norm: bool = True  # a new batch norm on the output of each stage, as in the published code
     fpn_channels: PositiveInt = 256
 
@@ -21,6 +23,14 @@ class BackboneConfig(NetworkConfig):
         if self.batch_norm == "frozen" and not (self.pretrained or self.checkpoint):
             raise ValueError("batch_norm: frozen is for weights that were trained: set pretrained or checkpoint, too")
         return self
+
+
+def synchronize_batch_norm(config: BackboneConfig, model: nn.Module) -> nn.Module:
+    """A model around a `backbone` with batch norm statistics of all processes, the backbone's as the recipe says."""
+    for name, part in model.named_children():
+        if name != "backbone" or config.batch_norm != "local":
+            setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(part))
+    return model
 
 
 def build_body(config: BackboneConfig, *, initial_weights: bool) -> nn.Module:

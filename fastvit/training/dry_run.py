@@ -27,7 +27,7 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()
     groups = describe_groups(model, build_optimizer(model, recipe))
-    loader = loader_of(task, task.open_data("train").samples)
+    loader = loader_of(task, task.open_data("train"))
     batch = next(loader.batches(epoch=0))
     seed_everything(recipe.seed, Purpose.STEP, 0, 0)  # the mixing of the first step
     images = task.inputs(batch)[:PICTURED_IMAGES]

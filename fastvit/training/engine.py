@@ -104,7 +104,7 @@ class Trainer:
 
     def _build_loaders(self) -> None:
         self.train_data, self.val_data = open_train_and_val(self.task)
-        self.batches = loader_of(self.task, self.train_data.samples, self.processes)
+        self.batches = loader_of(self.task, self.train_data, self.processes)
         self.val_batches = eval_loader(
             self.val_data.samples,
             self.task.collate,
@@ -138,7 +138,7 @@ class Trainer:
         self.losses = LossMeter()
         self._save_if_best()
         self._save()
-        for line in (describe(self.history[-1], self.recipe.total_epochs), *self._notices()):
+        for line in (describe(self.history[-1], self.recipe.total_epochs, self.task.headline), *self._notices()):
             self._say(line)
         if log:
             log.write(self.history)
@@ -276,8 +276,8 @@ class Trainer:
         statistics = checkpoint["statistics"]
         if len(statistics) != self.processes.count:
             self._say(
-                f"this run had {len(statistics)} processes and goes on with {self.processes.count}: the batches are the"
-                " same, but what each process sees of them is not"
+                f"this run had {len(statistics)} processes and goes on with {self.processes.count}: what each process "
+                "sees is not what it would have seen"
             )
             statistics = statistics[:1] * self.processes.count
         self.learner.restore(checkpoint, statistics[self.processes.rank])

@@ -56,7 +56,7 @@ class Learner:
         if recipe.loop.sync_batch_norm and processes.count > 1:
             if device.type != "cuda":
                 raise RecipeError("loop.sync_batch_norm: torch has it for GPUs only; set it to false")
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = task.synchronize_batch_norm(model)
         if recipe.loop.grad_checkpointing:
             _checkpoint_gradients(model)
         self.model = model

@@ -1,10 +1,12 @@
 """Batches as a function of (epoch, position): the same whenever and with however many workers they are asked for."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
@@ -13,7 +15,7 @@ from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, derive_seed, seed_cpu, seeded
 
 if TYPE_CHECKING:
-    from fastvit.training.task import Task
+    from fastvit.training.task import Part, Task
 
 Collate = Callable[[list[Any]], Any]
 
@@ -25,10 +27,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         batch_size, processes: of each run of `batch_size * processes.count` samples this process takes its part.
+        groups: of the samples, if batches are to be of one group each; see `grouped`.
     """
 
-    def __init__(self, size: int, seed: int, *, batch_size: int, processes: Processes = ALONE):
+    def __init__(
+        self, size: int, seed: int, *, batch_size: int, processes: Processes = ALONE, groups: Tensor | None = None
+    ):
         self.size, self.seed, self.batch_size, self.processes = size, seed, batch_size, processes
+        self.groups = groups
         self.epoch, self.start = 0, 0
 
     def __len__(self) -> int:
@@ -36,7 +42,8 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
+        order = torch.randperm(self.size, generator=generator)
+        order = (order if self.groups is None else grouped(order, self.groups, self.batch_size, generator)).tolist()
         for first in self.firsts():
             yield from ((self.epoch, index) for index in order[first : first + self.batch_size])
 
@@ -44,6 +51,23 @@ class EpochSampler(Sampler[tuple[int, int]]):
         """The position in the epoch's order of the first sample of each batch."""
         own = self.start + self.batch_size * self.processes.rank
         return range(own, self.size, self.batch_size * self.processes.count)
+
+
+def grouped(order: Tensor, groups: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
+    """The samples in an order in which each batch is of one group, as far as possible, the batches in random order.
+
+    What is left of the groups, less than a batch of each, fills mixed batches, so that small groups are seen too. What
+    does not fill a batch is left out: the end of the given order, so that it is another in each epoch.
+    """
+    order = order[: len(order) // batch_size * batch_size]
+    whole, rest = [], []
+    for group in groups.unique():
+        members = order[groups[order] == group]
+        count = len(members) // batch_size * batch_size
+        whole.append(members[:count])
+        rest.append(members[count:])
+    batches = torch.cat([*whole, *rest]).view(-1, batch_size)
+    return batches[torch.randperm(len(batches), generator=generator)].flatten()
 
 
 class SeededSamples(Dataset):
@@ -96,6 +120,7 @@ class SampleLoader:
 
     Args:
         batch_size: of one step, over all processes and accumulated batches.
+        groups: of the samples; those of one group share the batches of a process.
     """
 
     def __init__(
@@ -108,9 +133,10 @@ class SampleLoader:
         workers: int,
         seed: int,
         processes: Processes,
+        groups: Tensor | None = None,
     ):
         self.step_size, self.batch_size = batch_size, batch_size // (accumulation * processes.count)
-        self.sampler = EpochSampler(len(dataset), seed, batch_size=self.batch_size, processes=processes)
+        self.sampler = EpochSampler(len(dataset), seed, batch_size=self.batch_size, processes=processes, groups=groups)
         self.steps_per_epoch = len(dataset) // batch_size
         self.loader = DataLoader(
             SeededSamples(dataset, seed),
@@ -189,8 +215,12 @@ def train_loader(
     workers: int,
     seed: int,
     processes: Processes = ALONE,
+    groups: Tensor | None = None,
 ) -> TrainLoader:
     """The training batches of any dataset, this process's part of them.
+
+    Args:
+        groups: as in `Part`, of a map-style dataset.
 
     Raises:
         RecipeError: the batch cannot be divided, or there are fewer samples than it takes.
@@ -200,7 +230,7 @@ def train_loader(
             f"loop.batch_size ({batch_size}) must be a multiple of {processes.count} processes times loop.accumulation "
             f"({accumulation})"
         )
-    loader = StreamLoader if isinstance(dataset, IterableDataset) else SampleLoader
+    loader = StreamLoader if isinstance(dataset, IterableDataset) else partial(SampleLoader, groups=groups)
     batches = loader(
         dataset,
         collate,
@@ -217,17 +247,18 @@ def train_loader(
     return batches
 
 
-def loader_of(task: "Task", samples: Dataset, processes: Processes = ALONE) -> TrainLoader:
-    """The training batches of a task, as its recipe says. Raises RecipeError as `train_loader`."""
+def loader_of(task: "Task", data: "Part", processes: Processes = ALONE) -> TrainLoader:
+    """The training batches of a task, of data that it has opened. Raises RecipeError as `train_loader`."""
     recipe = task.recipe
     return train_loader(
-        samples,
+        data.samples,
         task.collate,
         batch_size=recipe.loop.batch_size,
         accumulation=recipe.loop.accumulation,
         workers=recipe.data.workers,
         seed=recipe.seed,
         processes=processes,
+        groups=data.groups,
     )
 
 

@@ -29,10 +29,15 @@ def say(line: str) -> None:
     tqdm.write(line)
 
 
-def describe(row: Row, epochs: int) -> str:
-    """An epoch in one line."""
-    apart = ("epoch", "step", "images_per_second", "data_wait", "memory_gib", "val_samples")
-    figures = "  ".join(f"{name} {value:.4g}" for name, value in row.items() if name not in apart)
+def describe(row: Row, epochs: int, headline: Sequence[str] = ()) -> str:
+    """An epoch in one line, without the terms of the loss.
+
+    Args:
+        headline: the metrics to tell; all if it is empty.
+    """
+    measured = [name for name in row if name.startswith(("val_", "raw_")) and name != "val_samples"]
+    told = [name for name in measured if not headline or name.partition("_")[2] in headline]
+    figures = "  ".join(f"{name} {row[name]:.4g}" for name in ("lr", "train_loss", *told))
     return f"epoch {row['epoch']:.0f}/{epochs}  {figures}  {row['images_per_second']:.0f} images/s"
 
 

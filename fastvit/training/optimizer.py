@@ -28,7 +28,10 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             if not takes:
                 raise RecipeError(f"optimizer.{name}: {config.name} does not take it; remove it")
             given[name] = value
-    optimizer = create_optimizer_v2(_parameter_groups(model, recipe), config.name, lr=recipe.peak_lr, **given)
+    groups = _parameter_groups(model, recipe)
+    if config.decay_all:
+        groups = [{**group, "weight_decay": config.weight_decay} for group in groups]
+    optimizer = create_optimizer_v2(groups, config.name, lr=recipe.peak_lr, **given)
     for group in optimizer.param_groups:
         group["initial_weight_decay"] = group["weight_decay"]
     return optimizer

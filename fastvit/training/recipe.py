@@ -49,16 +49,23 @@ def _known_optimizer(name: str) -> str:
 
 
 class OptimizerConfig(Section):
-    """One of timm's optimizers. Biases and other 1-d parameters are not decayed."""
+    """One of timm's optimizers. Biases and other 1-d parameters are not decayed, unless the recipe says so."""
 
     name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw"
     lr: PositiveFloat  # peak, for batches of `lr_batch_size`
     lr_batch_size: PositiveInt | None = None  # the peak grows in proportion to loop.batch_size; null: it is fixed
     weight_decay: NonNegativeFloat = 0.0
     decay_layer_scale: bool = True  # as in the published recipe, where layer scales are not 1-d
+    decay_all: bool = False  # biases and norms too, as a plain AdamW does: MMDetection's and MMSegmentation's
     layer_decay: float | None = Field(None, gt=0, le=1)  # factor of the learning rate from each layer to the one before
     betas: tuple[Beta, Beta] | None = None  # null: the optimizer's own
     eps: PositiveFloat | None = None  # null: the optimizer's own
+
+    @model_validator(mode="after")
+    def _all_is_all(self) -> "OptimizerConfig":
+        if self.decay_all and not self.decay_layer_scale:
+            raise ValueError("decay_all: true decays layer scales too, but decay_layer_scale is false: set one of them")
+        return self
 
 
 class ScheduleConfig(Section):

@@ -30,12 +30,15 @@ class Part:
         class_names: in the order of the labels; None where there are no classes.
         name_of: the name of a sample, such as its file, by its index; None where samples have no names.
         notices: what the user should know about the data so far, such as files that were skipped.
+        groups: (N,), the group of each sample; those of one group are to share training batches, such as images of like
+            shape, which then need little padding. None where any may share one.
     """
 
     samples: Dataset
     class_names: tuple[str, ...] | None = None
     name_of: Callable[[int], str] | None = None
     notices: Callable[[], list[str]] = list  # which makes an empty one
+    groups: Tensor | None = None
 
 
 class Metrics(ABC):
@@ -70,6 +73,7 @@ class Task(ABC):
 
     best_metric: str  # the name in `Metrics.report()` that chooses the best epoch
     higher_is_better: bool = True
+    headline: tuple[str, ...] = ()  # the metrics that the line about an epoch tells; all if it is empty
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe
@@ -101,6 +105,10 @@ class Task(ABC):
     def training_batches(self, loader: "TrainLoader", epoch: int, start: int) -> Iterator[Any]:
         """The batches of an epoch from the `start`-th step on, with what a task adds that is in no sample."""
         return loader.batches(epoch, start)
+
+    def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
+        """The model with batch norms whose statistics are those of all processes, as `loop.sync_batch_norm` asks."""
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
     @abstractmethod
     def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ def teach(task: Classification, path: Path, *, processes: Processes = ALONE) -> 
     recipe = task.recipe
     if not recipe.distillation or not recipe.distillation.teacher:
         raise RecipeError("distillation.teacher is missing: whose answers are to be written?")
-    loader = loader_of(task, task.open_data("train").samples, processes)
+    loader = loader_of(task, task.open_data("train"), processes)
     require_repeatable(recipe, loader)
     recording = Recording(task, loader, processes)
     file = processes.on_main(lambda: open_file(path, recording.header, recipe.total_epochs))

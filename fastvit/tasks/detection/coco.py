@@ -2,23 +2,25 @@
 
 import json
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from fastvit.data.packed import Packed
 from fastvit.data.reading import annotated_size, read_annotated
-from fastvit.errors import DataError
+from fastvit.errors import DataError, some
+from fastvit.tasks.detection.masks import run_lengths
 
 LAYOUT = (
     "expected COCO's layout: <root>/train2017/*.jpg and <root>/annotations/instances_train2017.json, the same for val"
 )
-SMALLEST_SIDE = 1.0  # pixels, of a box that counts
+SMALLEST_SIDE = 1.0  # pixels, of a box to learn from
 ADVICE = "repair it, or remove it and its annotations"  # about a file that cannot be read
 
 Annotation = dict[str, Any]  # COCO's keys: bbox [x, y, w, h], category_id, area, iscrowd, and segmentation if any
@@ -34,8 +36,8 @@ class CocoImages(Dataset):
     """RGB images, each with its annotations.
 
     Labels (`category_id` in what `__getitem__` returns) are 1 to the number of categories, in the order of the file's
-    category ids, whatever those are. Boxes are clipped to the image; those narrower or lower than one pixel are left
-    out. An image without objects stays, as background.
+    category ids, whatever those are. All else is as annotated, for evaluation has to be by the file; `learnable` tells
+    what to learn from. An image without objects stays, as background.
 
     Args:
         folder: of the images.
@@ -45,7 +47,8 @@ class CocoImages(Dataset):
     Attributes:
         classes: names of the categories; label i is `classes[i - 1]`.
         category_ids: those of the file, in the same order.
-        notices: what has been changed, in sentences.
+        groups: (N,), 1 for images that are wider than high, else 0, for batches of like images.
+        notices: what is special about the file, in sentences.
 
     Raises:
         DataError: files are missing or not as they should be.
@@ -56,9 +59,10 @@ class CocoImages(Dataset):
         self.notices: list[str] = []
         content = _read(file)
         labels = self._map_categories(content["categories"])
-        self.images = self._checked_images(content["images"])
-        # In pickled form, so that worker processes share the memory: reading Python objects would copy their pages.
-        self._annotations = [pickle.dumps(each) for each in self._by_image(content["annotations"], labels)]
+        images = self._checked_images(content["images"])
+        self.groups = torch.tensor([int(image["width"] > image["height"]) for image in images])
+        self.images = Packed(images)
+        self._annotations = Packed(self._by_image(images, content["annotations"], labels))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +72,7 @@ class CocoImages(Dataset):
         entry = self.images[index]
         image = read_annotated(self.folder / entry["file_name"], (entry["width"], entry["height"]), advice=ADVICE)
         self._require_size(entry, image.size)
-        annotations = pickle.loads(self._annotations[index])
+        annotations = self._annotations[index]
         if self.masks:
             for annotation in annotations:
                 annotation["segmentation"] = run_lengths(annotation["segmentation"], image.height, image.width)
@@ -109,7 +113,7 @@ class CocoImages(Dataset):
             )
         return {category: label for label, category in enumerate(ids, 1)}
 
-    def _checked_images(self, images: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    def _checked_images(self, images: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if not images:
             raise DataError(f"{self.file} has no images; {LAYOUT}")
         if not self.folder.is_dir():
@@ -118,45 +122,47 @@ class CocoImages(Dataset):
             raise DataError(f"{self.file} has an image id twice")
         missing = [image["file_name"] for image in images if not (self.folder / image["file_name"]).is_file()]
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            raise DataError(f"{self.folder} lacks images that {self.file} names: {', '.join(missing[:3])}{more}")
-        return list(images)
+            raise DataError(f"{self.folder} lacks images that {self.file} names: {some(missing, 3)}")
+        return images
 
-    def _by_image(self, annotations: Sequence[Mapping[str, Any]], labels: Mapping[int, int]) -> list[list[Annotation]]:
-        """The annotations of each image, with labels, and with the boxes that count."""
-        of_image: dict[Any, list[Annotation]] = {image["id"]: [] for image in self.images}
-        sizes = {image["id"]: (image["width"], image["height"]) for image in self.images}
-        dropped = []
+    def _by_image(
+        self,
+        images: Sequence[Mapping[str, Any]],
+        annotations: Sequence[Mapping[str, Any]],
+        labels: Mapping[int, int],
+    ) -> list[list[Annotation]]:
+        """The annotations of each image, with labels."""
+        of_image: dict[Any, list[Annotation]] = {image["id"]: [] for image in images}
+        sizes = {image["id"]: (image["width"], image["height"]) for image in images}
+        tiny = []
         for annotation in annotations:
-            self._require_sound(annotation, of_image, labels)
-            width, height = sizes[annotation["image_id"]]
-            box = _clipped(annotation["bbox"], width, height)
-            if min(box[2:]) < SMALLEST_SIDE or (self.masks and self._is_empty(annotation, width, height)):
-                dropped.append(annotation["id"])
-                continue
-            kept = {
+            self._require_sound(annotation, sizes, labels)
+            box = [float(value) for value in annotation["bbox"]]
+            entry = {
                 "bbox": box,
                 "category_id": labels[annotation["category_id"]],
                 "area": annotation.get("area", box[2] * box[3]),
                 "iscrowd": annotation.get("iscrowd", 0),
             }
             if self.masks:
-                kept["segmentation"] = annotation["segmentation"]
-            of_image[annotation["image_id"]].append(kept)
-        if dropped:
+                entry["segmentation"] = annotation["segmentation"]
+            of_image[annotation["image_id"]].append(entry)
+            if is_tiny(clipped(box, *sizes[annotation["image_id"]])):
+                tiny.append(annotation["id"])
+        if tiny:
             self.notices.append(
-                f"{self.file}: {len(dropped)} objects are less than a pixel wide or high and are left out, such as "
-                f"annotation {dropped[0]}"
+                f"{self.file}: {len(tiny)} objects are less than a pixel wide or high within their image, such as "
+                f"annotation {tiny[0]}: they count in evaluation, but nothing is learned from them"
             )
         if empty := sum(not each for each in of_image.values()):
             self.notices.append(f"{self.file}: {empty} of {len(of_image)} images have no objects and are background")
         return list(of_image.values())
 
     def _require_sound(
-        self, annotation: Mapping[str, Any], images: Mapping[Any, Any], labels: Mapping[int, int]
+        self, annotation: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]], labels: Mapping[int, int]
     ) -> None:
         where = f"{self.file}: annotation {annotation.get('id')}"
-        if annotation.get("image_id") not in images:
+        if annotation.get("image_id") not in sizes:
             raise DataError(f"{where} is of image {annotation.get('image_id')}, which is not among the file's images")
         if annotation.get("category_id") not in labels:
             raise DataError(
@@ -165,35 +171,26 @@ class CocoImages(Dataset):
         box = annotation.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(math.isfinite(value) for value in box):
             raise DataError(f"{where} has the bbox {box}: expected four numbers, [x, y, width, height]")
-        if self.masks and not annotation.get("segmentation"):
+        if not self.masks:
+            return
+        segmentation = annotation.get("segmentation")
+        if not segmentation:
             raise DataError(f"{where} has no segmentation, which Mask R-CNN needs; set model.detector=retinanet")
-
-    def _is_empty(self, annotation: Mapping[str, Any], width: int, height: int) -> bool:
-        """Whether the mask is nothing that has an area. Raises `DataError` if it is not of the size of its image."""
-        segmentation = annotation["segmentation"]
-        if isinstance(segmentation, list):
-            return not any(len(polygon) >= 6 for polygon in segmentation)
-        if list(segmentation["size"]) != [height, width]:
+        width, height = sizes[annotation["image_id"]]
+        if isinstance(segmentation, dict) and list(segmentation["size"]) != [height, width]:
             raise DataError(
                 f"{self.file}: the mask of annotation {annotation.get('id')} is {segmentation['size'][1]}x"
                 f"{segmentation['size'][0]} pixels, but its image is {width}x{height}: they must be of one size"
             )
-        return False
 
 
-def run_lengths(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed run-length encoding of polygons, of uncompressed run lengths, or of itself."""
-    from pycocotools import mask as mask_tools
-
-    if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # three points
-        return mask_tools.merge(mask_tools.frPyObjects(polygons, height, width))
-    if isinstance(segmentation["counts"], list):
-        return mask_tools.frPyObjects(segmentation, height, width)
-    return segmentation
+def is_tiny(box: Sequence[float]) -> bool:
+    """Whether a box [x, y, width, height] is too small to learn from."""
+    return min(box[2:]) < SMALLEST_SIDE
 
 
-def _clipped(box: Sequence[float], width: int, height: int) -> list[float]:
+def clipped(box: Sequence[float], width: int, height: int) -> list[float]:
+    """The part of a box [x, y, width, height] that is within an image of this size."""
     left, top = (min(max(float(box[i]), 0.0), side) for i, side in enumerate((width, height)))
     right, bottom = (min(max(float(box[i] + box[i + 2]), 0.0), side) for i, side in enumerate((width, height)))
     return [left, top, right - left, bottom - top]

@@ -7,13 +7,15 @@ from torchvision.ops import box_convert, masks_to_boxes
 from fastvit.data.digit_scenes import DigitScenes
 from fastvit.data.digits import Digits
 from fastvit.tasks.detection.coco import Annotation
-from fastvit.tasks.detection.samples import encode_masks
+from fastvit.tasks.detection.masks import encode_masks
 
 
 class DigitObjects(DigitScenes):
     """Pairs of an image and its digits as COCO annotations; label d + 1 is digit d."""
 
     classes = Digits.classes
+    groups = None  # all are square
+    notices = ()
 
     def __getitem__(self, index: int) -> tuple[Image.Image, list[Annotation]]:
         scene = super().__getitem__(index)

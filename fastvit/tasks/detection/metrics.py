@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from fastvit.errors import DataError
-from fastvit.tasks.detection.samples import encode_masks
+from fastvit.tasks.detection.masks import encode_masks
 from fastvit.training.task import Metrics
 
 BACKENDS = ("pycocotools", "faster-coco-eval")
@@ -42,7 +42,7 @@ class DetectionMetrics(Metrics):
             image_id = target["image_id"]
             self.images.append({"id": image_id, "height": image.shape[-2], "width": image.shape[-1]})
             self.annotations += [{**annotation, "image_id": image_id} for annotation in target["annotations"]]
-            self._add_detections(image_id, {name: value.detach().cpu() for name, value in output.items()})
+            self._add_detections(image_id, output)
 
     def _add_detections(self, image_id: int, output: dict[str, Tensor]) -> None:
         boxes = box_convert(output["boxes"].float(), "xyxy", "xywh").tolist()
@@ -52,7 +52,8 @@ class DetectionMetrics(Metrics):
             for label, box, score in zip(labels, boxes, scores, strict=True)
         ]
         if "segm" in self.kinds:
-            for detection, code in zip(found, encode_masks(output["masks"][:, 0] > 0.5), strict=True):
+            masks = output["masks"][:, 0] > 0.5  # on the device: a byte a pixel is to be copied, not four
+            for detection, code in zip(found, encode_masks(masks.cpu()), strict=True):
                 detection["segmentation"] = code
         self.detections += found
 
@@ -62,6 +63,7 @@ class DetectionMetrics(Metrics):
         self.detections += other.detections
 
     def report(self) -> dict[str, float]:
+        """The same figures whatever was detected; those of a size that no object has are left out."""
         if not any(not annotation["iscrowd"] for annotation in self.annotations):
             raise DataError("none of the validation images has an object: there is no precision to measure")
         report: dict[str, float] = {}
@@ -70,7 +72,7 @@ class DetectionMetrics(Metrics):
             report |= {
                 f"{NAMES[kind]}_{figure}": 100 * float(value)
                 for figure, value in zip(FIGURES, stats, strict=False)
-                if value >= 0  # -1: no object of that size
+                if value >= 0  # COCOeval says -1 where there is no object of that size
             }
         return {**report, "samples": len(self.images)}
 
@@ -78,25 +80,30 @@ class DetectionMetrics(Metrics):
         """COCOeval's figures from 0 to 1."""
         coco_class, eval_class = _evaluator(self.backend)
         with redirect_stdout(StringIO()):  # both libraries print
-            truth = coco_class()
-            truth.dataset = {
-                "info": {},
-                "images": self.images,
-                "categories": [{"id": label, "name": str(label)} for label in range(1, self.num_classes + 1)],
-                # Ids from 1: COCOeval takes a match with annotation 0 for none.
-                "annotations": [{**annotation, "id": i} for i, annotation in enumerate(self.annotations, 1)],
-            }
-            truth.createIndex()
+            # Ids from 1: COCOeval takes a match with annotation 0 for none.
+            truth = self._indexed(coco_class, [{**each, "id": i} for i, each in enumerate(self.annotations, 1)])
             # Without its box a detection has the area of its mask, by which COCO tells small from large.
             without = "segmentation" if kind == "bbox" else "bbox"
             results = [{key: value for key, value in each.items() if key != without} for each in self.detections]
-            if not results:
-                return [0.0] * 3
-            evaluation = eval_class(truth, truth.loadRes(results), kind)
+            # `loadRes` refuses an empty list.
+            found = truth.loadRes(results) if results else self._indexed(coco_class, [])
+            evaluation = eval_class(truth, found, kind)
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         return list(evaluation.stats)
+
+    def _indexed(self, coco_class: Any, annotations: list[dict[str, Any]]) -> Any:
+        """The images with these annotations, as the libraries want them."""
+        coco = coco_class()
+        coco.dataset = {
+            "info": {},
+            "images": self.images,
+            "categories": [{"id": label, "name": str(label)} for label in range(1, self.num_classes + 1)],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+        return coco
 
     def same_predictions(self, other: "DetectionMetrics") -> int:
         """Images with the same confident detections: as many, and for each one of the same label that covers it."""

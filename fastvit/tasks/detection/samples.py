@@ -1,8 +1,8 @@
 """From an image and COCO annotations to what detectors learn from, and to what their evaluation needs."""
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -10,13 +10,14 @@ from torch.utils.data import Dataset
 from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
-from fastvit.tasks.detection.coco import Annotation
+from fastvit.tasks.detection.coco import Annotation, clipped, is_tiny
+from fastvit.tasks.detection.masks import decode_masks
 
 
 class TrainSamples(Dataset):
     """An image (3, H, W), colors from 0 to 1, and torchvision's target: boxes (N, 4) as corners, labels (N,), masks.
 
-    Crowds are left out: they mark where many objects are, and are none themselves.
+    Of the annotations it takes those that are `learnable`.
 
     Args:
         source: images with annotations, such as `CocoImages`.
@@ -32,7 +33,7 @@ class TrainSamples(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         picture, annotations = self.source[index]
-        objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
+        objects = learnable(annotations, *picture.size)
         image = image_tensor(picture)
         boxes = torch.tensor([each["bbox"] for each in objects], dtype=torch.float32).reshape(-1, 4)
         target = {
@@ -40,7 +41,7 @@ class TrainSamples(Dataset):
             "labels": torch.tensor([each["category_id"] for each in objects], dtype=torch.long),
         }
         if self.masks:
-            target["masks"] = decode_masks(objects, *image.shape[1:])
+            target["masks"] = decode_masks([each["segmentation"] for each in objects], *image.shape[1:])
         if torch.rand(()) < self.hflip:
             image, target = _mirrored(image, target)
         return image, target
@@ -60,28 +61,21 @@ class ValSamples(Dataset):
         return image_tensor(picture), {"image_id": index + 1, "annotations": annotations}
 
 
+def learnable(annotations: Sequence[Annotation], width: int, height: int) -> list[Annotation]:
+    """What a detector can learn from: boxes within the image, at least a pixel wide and high.
+
+    Crowds are left out, for they mark where many objects are and are none themselves; so are masks without a pixel.
+
+    Args:
+        annotations: of an image of this size; a `segmentation` in COCO's compressed run-length encoding.
+    """
+    objects = [{**each, "bbox": clipped(each["bbox"], width, height)} for each in annotations if not each["iscrowd"]]
+    return [each for each in objects if not is_tiny(each["bbox"]) and not _is_empty(each)]
+
+
 def image_tensor(image: Image.Image) -> Tensor:
     """(3, H, W), colors from 0 to 1."""
     return F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
-
-
-def decode_masks(annotations: list[Annotation], height: int, width: int) -> Tensor:
-    """(N, height, width) uint8 of annotations with run-length encoded masks."""
-    from pycocotools import mask as mask_tools
-
-    if not annotations:
-        return torch.zeros(0, height, width, dtype=torch.uint8)
-    masks = mask_tools.decode([each["segmentation"] for each in annotations])  # (H, W, N)
-    return torch.from_numpy(np.ascontiguousarray(masks.transpose(2, 0, 1)))
-
-
-def encode_masks(masks: Tensor) -> list[dict[str, Any]]:
-    """COCO's run-length encoding of each of (N, H, W) bool, on the CPU."""
-    from pycocotools import mask as mask_tools
-
-    if not len(masks):
-        return []
-    return mask_tools.encode(np.asfortranarray(masks.permute(1, 2, 0).numpy().astype(np.uint8)))
 
 
 def _mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -91,3 +85,9 @@ def _mirrored(image: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, dict[st
     if "masks" in target:
         mirrored["masks"] = target["masks"].flip(-1)
     return image.flip(-1), mirrored
+
+
+def _is_empty(annotation: Annotation) -> bool:
+    from pycocotools import mask as mask_tools
+
+    return "segmentation" in annotation and not mask_tools.area(annotation["segmentation"])

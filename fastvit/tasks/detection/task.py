@@ -12,13 +12,14 @@ from torchvision.ops import box_convert
 
 from fastvit.errors import DataError
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
-from fastvit.tasks.backbone import build_body
+from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.detection.coco import CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
+from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
-from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples
 from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Detection(Task):
 
     recipe: DetectionRecipe
     best_metric = "box_ap"
+    headline = ("box_ap", "mask_ap")
 
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
@@ -76,7 +78,7 @@ class Detection(Task):
         samples = ValSamples(source)
         if part == "train":
             samples = TrainSamples(source, hflip=self.recipe.augmentation.hflip, masks=self.masks)
-        return Part(samples, source.classes, notices=lambda: getattr(source, "notices", []))
+        return Part(samples, source.classes, notices=lambda: source.notices, groups=source.groups)
 
     def _open(self, split: str) -> Dataset:
         data = self.recipe.data
@@ -95,6 +97,9 @@ class Detection(Task):
     def collate(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> Batch:
         images, targets = zip(*samples, strict=True)
         return list(images), list(targets)
+
+    def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
+        return synchronize_batch_norm(self.recipe.model, model)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images, targets = batch
@@ -140,7 +145,9 @@ class Detection(Task):
             "boxes": box_convert(boxes, "xywh", "xyxy"),
             "labels": torch.tensor([each["category_id"] for each in annotations], dtype=torch.long),
         }
-        return objects | ({"masks": decode_masks(annotations, *image.shape[1:])} if self.masks else {})
+        if self.masks:
+            objects["masks"] = decode_masks([each["segmentation"] for each in annotations], *image.shape[1:])
+        return objects
 
 
 def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:

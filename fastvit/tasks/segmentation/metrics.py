@@ -27,7 +27,7 @@ class SegmentationMetrics(Metrics):
     def update(self, outputs: list[Tensor], batch: Batch) -> None:
         for predicted, (_, labels) in zip(outputs, same_sizes(batch), strict=True):
             counts = labels != UNLABELLED
-            pairs = labels[counts].long() * self.num_classes + predicted[counts]
+            pairs = labels[counts].long() * self.num_classes + predicted[counts].long()
             confusion = torch.bincount(pairs, minlength=self.num_classes**2).view(self.num_classes, -1)
             self.confusion = self.confusion.to(confusion.device) + confusion
             self.samples += len(labels)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from fastvit.tasks.drawing import DARK, Color, distinct_colors
 from fastvit.tasks.segmentation.masks import UNLABELLED
 
 if TYPE_CHECKING:
@@ -15,19 +16,12 @@ OPACITY = 0.6  # of the colors
 LEGEND_ENTRIES = 24
 
 
-def class_colors(num_classes: int) -> Tensor:
-    """(classes, 3) from 0 to 1, far apart in hue for classes that are near in number; the first is dark."""
-    from matplotlib.colors import hsv_to_rgb
-
-    index = torch.arange(num_classes, dtype=torch.float64)
-    hue = (index * 0.618034) % 1  # the golden ratio spreads any number of them
-    brightness = torch.where(index % 2 == 0, 1.0, 0.75)
-    colors = torch.from_numpy(hsv_to_rgb(torch.stack([hue, torch.full_like(hue, 0.85), brightness], 1).numpy()))
-    colors[0] = 0.15
-    return colors.float()
+def class_colors(num_classes: int) -> list[Color]:
+    """A color for each class; the first, which is often the background, is dark."""
+    return [DARK, *distinct_colors(num_classes)[1:]]
 
 
-def overlay(image: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
+def overlay(image: Tensor, labels: Tensor, colors: Sequence[Color]) -> Tensor:
     """(H, W, 3): the image under the colors of its labels; where there is no label, the image alone.
 
     Args:
@@ -36,7 +30,7 @@ def overlay(image: Tensor, labels: Tensor, colors: Tensor) -> Tensor:
     """
     image = image.permute(1, 2, 0)
     labelled = (labels != UNLABELLED)[..., None]
-    paint = colors[labels.long().clamp(max=len(colors) - 1)]
+    paint = torch.tensor(colors)[labels.long().clamp(max=len(colors) - 1)] / 255
     return torch.where(labelled, (1 - OPACITY) * image + OPACITY * paint, image)
 
 
@@ -60,6 +54,6 @@ def overlay_grid(
     seen = torch.cat([labels.flatten().long() for labels in (*predicted, *true)])
     frequent = torch.bincount(seen[seen != UNLABELLED], minlength=len(names)).argsort(descending=True)
     shown = sorted(label for label in frequent[:LEGEND_ENTRIES].tolist() if (seen == label).any())
-    patches = [Patch(color=colors[label].numpy(), label=names[label]) for label in shown]
+    patches = [Patch(color=[part / 255 for part in colors[label]], label=names[label]) for label in shown]
     figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
     return figure

@@ -30,6 +30,7 @@ class SegmentationDataConfig(DataConfig):
     crop_size: int = Field(ge=32)  # pixels on a side of a training image
     short_side: PositiveInt | None = None  # pixels, before random scaling; null: images keep their own size
     long_side: PositiveInt = 2048  # pixels, at most; has no effect without short_side
+    size_divisor: PositiveInt = 32  # in validation both sides are rounded up to multiples of this, the network's stride
 
     @model_validator(mode="after")
     def _is_consistent(self) -> "SegmentationDataConfig":

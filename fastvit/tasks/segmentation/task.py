@@ -17,9 +17,9 @@ from fastvit.data.digit_scenes import CLASSES
 from fastvit.errors import RecipeError
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
-from fastvit.tasks.backbone import build_body
+from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.segmentation.digits import DigitLabelMaps
-from fastvit.tasks.segmentation.inference import Window, predict
+from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
 from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_sizes
 from fastvit.tasks.segmentation.picture import overlay_grid
@@ -49,6 +49,7 @@ class Segmentation(Task):
         super().__init__(recipe)
         pretraining = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
         self.normalization = Normalization(pretraining["mean"], pretraining["std"])
+        self.box = ResizeBox(recipe.data.short_side, recipe.data.long_side, recipe.data.size_divisor)
         window, stride = recipe.evaluation.window, recipe.evaluation.stride
         self.window = Window(window, stride) if window else None
 
@@ -64,13 +65,12 @@ class Segmentation(Task):
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         data, augmentation = self.recipe.data, self.recipe.augmentation
-        box = ResizeBox(data.short_side, data.long_side)
-        transform = ValTransform(self.normalization, box)
+        transform = ValTransform(self.normalization, self.box)
         if part == "train":
             transform = TrainTransform(
                 self.normalization,
                 crop=data.crop_size,
-                box=box,
+                box=self.box._replace(divisor=1),
                 scale=augmentation.scale,
                 hflip=augmentation.hflip,
                 photometric=augmentation.photometric,
@@ -113,6 +113,9 @@ class Segmentation(Task):
             return torch.stack(images), torch.stack(labels)
         return images, labels
 
+    def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
+        return synchronize_batch_norm(self.recipe.model, model)
+
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
         logits, labels = model(images).float(), labels.long()
@@ -125,7 +128,7 @@ class Segmentation(Task):
     def predict(self, model: Network, batch: Batch) -> list[Tensor]:
         """Label maps (B, H, W) in the size of the labels, of the samples that are of one size."""
         return [
-            predict(model, images, labels.shape[-2:], self.window).argmax(1) for images, labels in same_sizes(batch)
+            label_maps(predict(model, images, self.window), labels.shape[-2:]) for images, labels in same_sizes(batch)
         ]
 
     def new_metrics(self) -> SegmentationMetrics:
@@ -146,7 +149,7 @@ class Segmentation(Task):
         images, predicted = [], []
         with torch.no_grad():
             for image, labels in samples:
-                predicted.append(predict(model, image[None], labels.shape, self.window)[0].argmax(0))
+                predicted.append(label_maps(predict(model, image[None], self.window), labels.shape)[0])
                 shown = F.interpolate(image[None], labels.shape, mode="bilinear", align_corners=False)[0]
                 images.append(self.normalization.undo(shown))
         return overlay_grid(images, predicted, [labels for _, labels in samples], class_names)

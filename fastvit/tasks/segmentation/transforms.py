@@ -1,5 +1,6 @@
 """From an image and its mask to tensors: what MMSegmentation does for ADE20K, with torchvision's operations."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -8,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from fastvit.tasks.segmentation.masks import UNLABELLED
+from fastvit.tasks.segmentation.photometric import Distortion
 
 CROP_ATTEMPTS = 10
 
@@ -35,17 +36,24 @@ class Normalization(NamedTuple):
 class ResizeBox(NamedTuple):
     """The size of images: as large as fits when the shorter side is at most `short` and the longer at most `long`.
 
-    With `short` None images keep their own size.
+    With `short` None images keep their own size. Then each side is rounded up to a multiple of `divisor`: the stages of
+    a network halve the size with a rounding of their own, which shifts features of an image whose sides do not divide.
     """
 
     short: int | None
     long: int
+    divisor: int = 1
 
     def __call__(self, size: tuple[int, int], factor: float = 1.0) -> tuple[int, int]:
         """(width, height) of an image of `size` (width, height) in the box, all multiplied by `factor`."""
         if self.short is not None:
             factor *= min(self.short / min(size), self.long / max(size))
-        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+        width, height = (max(math.ceil(round(side * factor) / self.divisor), 1) * self.divisor for side in size)
+        return width, height
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The image in the box."""
+        return image.resize(self(image.size), Image.Resampling.BILINEAR)
 
 
 class TrainTransform:
@@ -56,7 +64,7 @@ class TrainTransform:
         box: the size before scaling.
         scale: range of the random factor.
         hflip: probability of mirroring.
-        photometric: random brightness, contrast, saturation and hue, each with probability 1/2.
+        photometric: random brightness, contrast, saturation and hue, as `Distortion` draws them.
         max_class_share: a crop of which one class fills more is drawn again, up to ten times; 1 for any crop.
     """
 
@@ -73,8 +81,7 @@ class TrainTransform:
     ):
         self.normalization, self.crop, self.box, self.scale = normalization, crop, box, scale
         self.hflip, self.max_class_share = hflip, max_class_share
-        jitters = ({"brightness": 32 / 255}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 0.1})
-        self.colors = [v2.RandomApply([v2.ColorJitter(**jitter)], 0.5) for jitter in jitters] if photometric else []
+        self.photometric = photometric
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
         size = self.box(image.size, float(torch.empty(()).uniform_(*self.scale)))
@@ -84,8 +91,8 @@ class TrainTransform:
         image, mask = image.crop(area), mask.crop(area)
         if torch.rand(()) < self.hflip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-        for jitter in self.colors:
-            image = jitter(image)
+        if self.photometric:
+            image = Distortion.draw()(image)
         padding = (0, self.crop - image.width, 0, self.crop - image.height)
         return pad(self.normalization(image), padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
 
@@ -109,8 +116,7 @@ class ValTransform:
         self.normalization, self.box = normalization, box
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        resized = image.resize(self.box(image.size), Image.Resampling.BILINEAR)
-        return self.normalization(resized), _to_tensor(mask)
+        return self.normalization(self.box.resize(image)), _to_tensor(mask)
 
 
 class TransformedMaskedImages(Dataset):

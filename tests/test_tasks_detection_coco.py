@@ -6,18 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.datasets import CocoDetection, wrap_dataset_for_transforms_v2
 
-from coco_files import HEIGHT, WIDTH, annotation, compressed, content, polygon, rectangle, save_coco
+from coco_files import (
+    add_odd_objects,
+    compressed,
+    content,
+    open_coco,
+    save_coco,
+)
 from fastvit.errors import DataError
-from fastvit.tasks.detection.coco import CocoImages
-from fastvit.tasks.detection.samples import TrainSamples, ValSamples, decode_masks, encode_masks
-
-
-def open_coco(root: Path, *, masks: bool = True) -> CocoImages:
-    return CocoImages(root / "train2017", root / "annotations" / "instances_train2017.json", masks=masks)
 
 
 @pytest.fixture
@@ -34,59 +32,6 @@ def test_labels_follow_the_order_of_the_category_ids(root: Path):
     assert any("the category ids 3 to 90 become the labels 1 to 3" in notice for notice in images.notices)
 
 
-def test_targets_are_torchvision_s_but_for_crowds_and_labels(root: Path):
-    """torchvision's own reading of the same files, with v2's wrapper."""
-    theirs = wrap_dataset_for_transforms_v2(
-        CocoDetection(root / "train2017", root / "annotations" / "instances_train2017.json"),
-        target_keys=("boxes", "labels", "masks", "iscrowd"),
-    )
-    ours = TrainSamples(open_coco(root), hflip=0.0, masks=True)
-    to_label = {3: 1, 7: 2, 90: 3}
-    for i in range(2):
-        image, expected = theirs[i]
-        pixels, target = ours[i]
-        kept = [j for j, crowd in enumerate(expected["iscrowd"]) if not crowd]
-        torch.testing.assert_close(target["boxes"], expected["boxes"][kept].as_subclass(torch.Tensor).float())
-        assert target["labels"].tolist() == [to_label[int(expected["labels"][j])] for j in kept]
-        assert torch.equal(target["masks"], expected["masks"][kept].as_subclass(torch.Tensor))
-        torch.testing.assert_close(pixels, torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255)
-
-
-def test_an_image_without_objects_is_background(root: Path):
-    images = open_coco(root)
-    _, target = TrainSamples(images, hflip=1.0, masks=True)[2]
-    assert {name: tuple(value.shape) for name, value in target.items()} == {
-        "boxes": (0, 4),
-        "labels": (0,),
-        "masks": (0, HEIGHT, WIDTH),
-    }
-    assert any("1 of 3 images have no objects" in notice for notice in images.notices)
-
-
-def test_mirroring_moves_boxes_and_masks_with_the_image(root: Path):
-    plain, mirrored = (TrainSamples(open_coco(root), hflip=p, masks=True)[0] for p in (0.0, 1.0))
-    assert torch.equal(mirrored[0], plain[0].flip(-1))
-    for mask, box in zip(mirrored[1]["masks"], mirrored[1]["boxes"], strict=True):
-        rows, columns = mask.nonzero().unbind(1)
-        assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
-    assert not torch.equal(mirrored[1]["boxes"], plain[1]["boxes"])
-
-
-def test_validation_samples_keep_crowds_and_carry_their_annotations(root: Path):
-    _, target = ValSamples(open_coco(root))[1]
-    assert target["image_id"] == 2
-    assert [each["iscrowd"] for each in target["annotations"]] == [0, 1]
-    masks = decode_masks(target["annotations"], HEIGHT, WIDTH)
-    assert np.array_equal(masks[1].numpy(), rectangle(50, 10, 75, 55))
-
-
-def test_masks_survive_coding():
-    masks = torch.rand(3, 20, 30) > 0.5
-    coded = [{"segmentation": code} for code in encode_masks(masks)]
-    assert torch.equal(decode_masks(coded, 20, 30).bool(), masks)
-    assert encode_masks(masks[:0]) == []
-
-
 def changed(root: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     data = content()
     change(data)
@@ -94,23 +39,26 @@ def changed(root: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     return root
 
 
-def test_degenerate_objects_are_left_out_and_counted(root: Path):
-    def add(data: dict[str, Any]) -> None:
-        data["annotations"] += [
-            annotation(21, 13, 3, (10, 10, 10, 20), polygon(10, 10, 11, 20)),  # no width
-            annotation(22, 13, 3, (85, 10, 95, 20), polygon(85, 10, 95, 20)),  # beside the image
-            annotation(23, 13, 3, (10, 10, 20, 20), [[10, 10, 20, 20]]),  # two points
-            annotation(24, 13, 3, (70, 50, 90, 70), polygon(70, 50, 90, 70)),  # partly outside
-        ]
-
-    images = open_coco(changed(root, add))
+def test_annotations_stay_as_they_are_and_what_is_special_is_said(root: Path):
+    images = open_coco(changed(root, add_odd_objects))
+    assert [each["bbox"] for each in images[2][1]] == [
+        [10, 10, 0, 10],
+        [85, 10, 10, 10],
+        [10, 10, 10, 10],
+        [70, 50, 20, 20],
+    ]
     assert any(
-        "3 objects are less than a pixel wide or high and are left out, such as annotation 21" in n
-        for n in images.notices
+        "2 objects are less than a pixel wide or high within their image, such as annotation 21" in notice
+        for notice in images.notices
     )
-    (kept,) = images[2][1]
-    assert kept["bbox"] == [70, 50, 10, 10]
-    assert len(open_coco(root, masks=False)[2][1]) == 2  # without masks, nobody asks for the polygon
+
+
+def test_groups_are_wide_images_and_all_others_as_in_mmdetection(root: Path):
+    def resize(data: dict[str, Any]) -> None:
+        data["images"][1].update(width=59)
+        data["images"][2].update(width=60)  # square
+
+    assert open_coco(changed(root, resize), masks=False).groups.tolist() == [1, 0, 0]
 
 
 def replace(part: str, index: int, **values: Any) -> Callable[[dict[str, Any]], None]:
