@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastvit.data.normalization import Normalization
 from fastvit.errors import DataError
 from fastvit.tasks.segmentation.masks import (
     UNLABELLED,
@@ -14,7 +15,7 @@ from fastvit.tasks.segmentation.masks import (
     open_ade20k,
     open_mask_folder,
 )
-from fastvit.tasks.segmentation.transforms import Normalization, ResizeBox
+from fastvit.tasks.segmentation.transforms import ResizeBox
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 ANY_SIZE = ResizeBox(None, 2048)

@@ -27,6 +27,7 @@ class Normalization(NamedTuple):
 
 
 @cache  # else every batch waits for a GPU to take them
+@torch.inference_mode(False)  # they are kept: a tensor of inference mode would be of no use in training
 def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device).view(-1, 1, 1)
 

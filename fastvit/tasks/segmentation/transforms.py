@@ -11,26 +11,11 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
+from fastvit.data.normalization import Normalization
 from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.tasks.segmentation.photometric import Distortion
 
 CROP_ATTEMPTS = 10
-
-
-class Normalization(NamedTuple):
-    """Mean and standard deviation of the colors (from 0 to 1) that a network was trained with."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """(3, H, W)."""
-        return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Colors from 0 to 1 of (..., 3, H, W)."""
-        mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in self)
-        return (images * std + mean).clamp(0, 1)
 
 
 class ResizeBox(NamedTuple):
@@ -94,7 +79,9 @@ class TrainTransform:
         if self.photometric:
             image = Distortion.draw()(image)
         padding = (0, self.crop - image.width, 0, self.crop - image.height)
-        return pad(self.normalization(image), padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
+        return pad(self.normalization(F.pil_to_tensor(image)), padding), pad(
+            _to_tensor(mask), padding, value=UNLABELLED
+        )
 
     def _choose_corner(self, labels: np.ndarray) -> tuple[int, int]:
         """(left, top) of the crop."""
@@ -116,7 +103,7 @@ class ValTransform:
         self.normalization, self.box = normalization, box
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        return self.normalization(self.box.resize(image)), _to_tensor(mask)
+        return self.normalization(F.pil_to_tensor(self.box.resize(image))), _to_tensor(mask)
 
 
 class TransformedMaskedImages(Dataset):
