@@ -79,9 +79,8 @@ class TrainTransform:
         if self.photometric:
             image = Distortion.draw()(image)
         padding = (0, self.crop - image.width, 0, self.crop - image.height)
-        return pad(self.normalization(F.pil_to_tensor(image)), padding), pad(
-            _to_tensor(mask), padding, value=UNLABELLED
-        )
+        pixels = self.normalization(F.pil_to_tensor(image))
+        return pad(pixels, padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
 
     def _choose_corner(self, labels: np.ndarray) -> tuple[int, int]:
         """(left, top) of the crop."""
