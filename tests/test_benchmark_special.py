@@ -9,7 +9,7 @@ from timm.data.loader import fast_collate
 
 from fastvit.benchmark import distillation, loader
 from fastvit.benchmark.special import SPECIAL, run_special, special_suite
-from fastvit.errors import RecipeError
+from fastvit.errors import RecipeError, RunError
 from fastvit.tasks import load_recipe, make_task
 
 SMALL = ("loop.batch_size=4", "optimizer.lr_batch_size=null")
@@ -18,12 +18,17 @@ SUITES = Path(__file__).parents[1] / "configs" / "benchmark"
 
 def test_images_a_second_are_of_all_loaders_and_numbers_of_workers(tmp_path: Path):
     overrides = (f"output={tmp_path}", "images=24", "batch_size=4", "rounds=2", "workers=[1]")
-    text = run_special(SUITES / "loader.yaml", overrides)
+    text = run_special(SUITES / "loader.yaml", overrides, quick=True)
     rates = json.loads((tmp_path / "result.json").read_text())["images_per_second"]["1"]
     assert set(rates) == {"ours", "timm", "timm, mixing in the workers"}
     assert all(len(each) == 2 and min(each) > 0 for each in rates.values())
     assert (tmp_path / "table.md").read_text() == text
     assert "| 1       | ours " in text
+    with pytest.raises(RunError, match="already holds a result: choose another"):
+        run_special(SUITES / "loader.yaml", overrides)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/folder cannot be written \(Not a directory\)"):
+        run_special(SUITES / "loader.yaml", (f"output={tmp_path / 'file' / 'folder'}",))
 
 
 def test_both_loaders_make_the_same_kind_of_batches(tmp_path: Path):
@@ -61,3 +66,13 @@ def test_what_is_special_is_told_by_a_key(tmp_path: Path):
     (tmp_path / "own.yaml").write_text("measures: loaders")
     with pytest.raises(RecipeError, match="measures must be one of loader, distillation, not 'loaders'; did you mean"):
         special_suite(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module, sizes = {"loader": loader, "distillation": distillation}[name], []
+    monkeypatch.setattr(module, "measure", lambda suite: sizes.append(suite.rounds) or {})
+    monkeypatch.setattr(module, "table", lambda result: "")
+    for quick in (False, True):
+        run_special(SUITES / f"{name}.yaml", (f"output={tmp_path / str(quick)}",), quick=quick)
+    assert sizes[1] < sizes[0]

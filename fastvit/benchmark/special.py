@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from fastvit.config import apply_overrides, read_file, validate
-from fastvit.errors import RecipeError, nearest
+from fastvit.errors import RecipeError, RunError, nearest
 
 SPECIAL = ("loader", "distillation")
 
@@ -23,11 +23,25 @@ def special_suite(path: Path) -> str | None:
     return kind
 
 
-def run_special(path: Path, overrides: Sequence[str]) -> str:
-    """Measure a special suite, write result.json and table.md into its folder, and return the table."""
+def run_special(path: Path, overrides: Sequence[str], *, quick: bool = False) -> str:
+    """Measure a special suite, write result.json and table.md into its folder, and return the table.
+
+    Args:
+        quick: with what the suite says under `quick`.
+
+    Raises:
+        UserError: the suite is wrong, or its folder holds a result already or cannot be written.
+    """
     module = import_module(f"fastvit.benchmark.{special_suite(path)}")
-    suite = validate(apply_overrides(read_file(path), overrides), module.SUITE, str(path))
-    suite.output.mkdir(parents=True, exist_ok=True)
+    values = read_file(path)
+    shorter = values.pop("quick", {})
+    suite = validate(apply_overrides(values | (shorter if quick else {}), overrides), module.SUITE, str(path))
+    if (suite.output / "result.json").exists():
+        raise RunError(f"output {suite.output} already holds a result: choose another with output=<folder>")
+    try:
+        suite.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"output {suite.output} cannot be written ({error.strerror})") from error
     result = module.measure(suite)
     text = f"# {suite.title}\n\n{module.table(result)}\n"
     (suite.output / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

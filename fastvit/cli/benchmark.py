@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     path = shipped.find(arguments.suite)
     if special_suite(path):
-        print(run_special(path, arguments.overrides))
+        print(run_special(path, arguments.overrides, quick=arguments.quick))
         return
     suite = load_suite(path, arguments.overrides)
     if arguments.quick:
