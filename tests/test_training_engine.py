@@ -164,6 +164,17 @@ def test_losses_are_logged_by_name_and_add_up(finished: Trainer):
     assert row["train_loss"] == pytest.approx(row["train_cross_entropy"] + row["train_size"])
 
 
+def test_the_losses_of_an_epoch_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    losses, calls = SmallTask.losses, itertools.count()
+
+    def numbered(self: SmallTask, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"epoch": 0 * sum(losses(self, model, batch).values()) + next(calls) // 12}
+
+    monkeypatch.setattr(SmallTask, "losses", numbered)
+    trainer = small_run(tmp_path / "run", schedule={"epochs": 2})
+    assert [row["train_loss"] for row in trainer.history] == [0, 1]
+
+
 def test_the_folder_tells_how_it_went(finished: Trainer):
     folder = finished.folder
     with folder.log.open() as file:
