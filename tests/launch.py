@@ -1,4 +1,4 @@
-"""The scripts, for tests: in this process, or in processes of their own."""
+"""The commands, for tests: in this process, or in processes of their own."""
 
 import os
 import socket
@@ -40,9 +40,14 @@ def start(output, *overrides, resume=False, variables=None):
 
 
 def start_script(name, *arguments, variables=None):
-    """A script with one thread, in a process group of its own."""
+    """A command of `fastvit`, as `start_python`."""
+    return start_python("-m", "fastvit", name, *arguments, variables=variables)
+
+
+def start_python(*arguments, variables=None):
+    """Python with one thread, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, f"scripts/{name}.py", *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=ENVIRONMENT | (variables or {}),
         stdout=subprocess.PIPE,

@@ -16,14 +16,14 @@ from fastvit.benchmark.measure import groups, measure
 from fastvit.benchmark.measurement import Failure, Measurement
 from fastvit.benchmark.networks import input_size
 from fastvit.benchmark.result import Result, load
-from fastvit.benchmark.serving import is_serving
+from fastvit.benchmark.special import special_suite
 from fastvit.benchmark.suite import MIN_SAMPLES, Form, Network, Suite, load_suite
 from fastvit.benchmark.workers import Worker, WorkerDied
 from fastvit.deploy import ENGINES
 from fastvit.errors import RecipeError, RunError
 from launch import ROOT, complaint, script
 
-SUITES = sorted(path for path in (ROOT / "configs" / "benchmark").glob("*.yaml") if not is_serving(path))
+SUITES = sorted(path for path in (ROOT / "configs" / "benchmark").glob("*.yaml") if special_suite(path) is None)
 DEPLOY = next(path for path in SUITES if path.stem == "deploy")
 benchmark = script("benchmark")
 

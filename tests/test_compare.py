@@ -4,10 +4,8 @@ from torch import nn
 
 from fastvit import (
     PatchEmbed,
-    RepMixer,
     fusion_error,
 )
-from fastvit.compare import without_tf32
 
 
 def test_fusion_error_is_the_relative_l2_difference():
@@ -23,20 +21,3 @@ def test_fusion_error_is_the_relative_l2_difference():
     block = nn.Sequential(PatchEmbed(3, 6), nn.Dropout(0.5)).train()
     assert fusion_error(block, block, (3, 32, 32)) == 0.0, "compared in eval mode"
     assert block.training
-
-
-def test_models_are_compared_without_tf32():
-    """On CUDA it is torch's default for convolutions, and its rounding would hide an error of the fusing."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [backend.fp32_precision for backend in backends]
-
-    class Spy(RepMixer):
-        def forward(self, x):
-            assert [backend.fp32_precision for backend in backends] == ["ieee", "ieee"]
-            return super().forward(x)
-
-    spy = Spy(8)
-    assert fusion_error(spy, spy, (8, 8, 8)) == 0
-    with pytest.raises(RuntimeError, match="stop"), without_tf32():
-        raise RuntimeError("stop")
-    assert [backend.fp32_precision for backend in backends] == before

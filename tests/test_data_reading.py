@@ -16,8 +16,9 @@ from fastvit.data.images import TransformedImages
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.reading import UnreadableImage, annotated_size, as_rgb, read_annotated, read_image
 from fastvit.data.sources import open_source
-from fastvit.prediction import Classifier, find_images, predict
+from fastvit.prediction import find_images, predict_files
 from fastvit.tasks import load_recipe, make_task
+from fastvit.tasks.classification.prediction import Classifier
 from fastvit.tasks.detection.coco import CocoImages
 from fastvit.tasks.segmentation.masks import open_mask_folder
 
@@ -108,12 +109,17 @@ def test_calibration_images_are_upright(folders: Path):
 
 def test_predictions_are_of_upright_photographs(folders: Path):
     preprocessing = Preprocessing(32, 32, 1.0, "bilinear", (0.5,) * 3, (0.25,) * 3)
-    classifier = Classifier(lambda images: images.mean(1)[:, 3, :9], 3, preprocessing, tuple("abcdefghi"))
+    classifier = Classifier(
+        lambda images: images.mean(1)[:, 3, :9],
+        device=torch.device("cpu"),
+        preprocessing=preprocessing,
+        labels=tuple("abcdefghi"),
+        task=None,
+    )
     paths = find_images([folders / "val"])
     assert len(paths) == 8
-    predictions = list(predict(classifier, paths, top=9))
-    assert all(each.labels == predictions[0].labels for each in predictions)
-    assert all(each.probabilities == predictions[0].probabilities for each in predictions)
+    first, *others = (each.prediction.probabilities for each in predict_files(classifier, paths))
+    assert all(torch.equal(each, first) for each in others)
 
 
 def test_recipes_of_published_figures_leave_photographs_as_they_are_stored():

@@ -65,6 +65,7 @@ def settings(dataset, workers):
     return [
         f"data.dataset={dataset}",
         f"data.workers={workers}",
+        "model.name=test_byobnet",  # small
         "loop.batch_size=32",
         "schedule.epochs=2",
         "loop.checkpoint_steps=2",
@@ -88,10 +89,10 @@ def test_a_run_on_shards_counts_right_and_resumes_bit_for_bit(workers, shards, t
     assert {row["val_samples"] for row in expected.history} == {VAL}
     step = Learner.step
 
-    def interrupted(self, number, batches):
+    def interrupted(self, number, *arguments, **options):
         if number == 9:
             raise KeyboardInterrupt
-        return step(self, number, batches)
+        return step(self, number, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "step", interrupted)

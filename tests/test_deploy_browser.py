@@ -9,7 +9,8 @@ from PIL import Image
 from browser import chromium, need_npm, served
 from deployment import LABELS, PREPROCESSING, discerning_network, need
 from fastvit.data.digits import Digits
-from fastvit.data.whole_image import Normalization, ResizeBox, WholeImage
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.deploy import Card, export
 from fastvit.deploy.formats.web import CONTENT_NETWORK, RUNTIME_FILES, Overlay, Web
 from fastvit.models import semantic_fpn

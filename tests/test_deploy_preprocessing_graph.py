@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from deployment import PREPROCESSING
-from fastvit.data.whole_image import Normalization, ResizeBox, WholeImage
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import ExportError
 from photographs import array, photographs
 

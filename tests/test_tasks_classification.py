@@ -8,11 +8,15 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, auto_augment
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, auto_augment
+from timm.data.random_erasing import RandomErasing
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
+from torchvision.transforms import Normalize
+from torchvision.transforms.functional import pil_to_tensor
 
 from fastvit.data.images import NO_LABEL
+from fastvit.data.normalization import Normalization
 from fastvit.errors import DataError, RecipeError
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
@@ -30,11 +34,12 @@ def task(*overrides: str) -> Classification:
     return make_task(load_recipe(QUICKSTART, overrides))
 
 
-class Given(nn.Module):
-    """A "network" whose input is its output."""
+def pixels(count: int) -> torch.Tensor:
+    return torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x
+
+def linear() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
 
 
 def test_metrics_over_uneven_batches_count_every_labelled_image_once():
@@ -69,29 +74,55 @@ def test_same_predictions_counts_images():
 
 def test_label_smoothing_is_timm_s():
     logits, labels = torch.randn(6, 10), torch.randint(10, (6,))
-    (loss,) = task("augmentation.smoothing=0.1").losses(Given(), (logits, labels)).values()
+    (loss,) = task("augmentation.smoothing=0.1").losses(lambda images: logits, (pixels(6), labels)).values()
     torch.testing.assert_close(loss, LabelSmoothingCrossEntropy(0.1)(logits, labels))
 
 
-def test_mixing_is_timm_s():
-    mixing = task("augmentation.mixup=0.8", "augmentation.cutmix=1.0", "augmentation.smoothing=0.1")
-    images, labels = torch.rand(6, 3, 32, 32), torch.randint(10, (6,))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+def test_a_batch_is_normalized_mixed_and_then_erased_as_timm_does():
+    names = ("mixup=0.8", "cutmix=1.0", "smoothing=0.1", "reprob=0.5", "recount=2")
+    configured = task(*(f"augmentation.{name}" for name in names))
+    images, labels = pixels(6), torch.randint(10, (6,))
+    before = images.clone()
     seed_everything(0, Purpose.STEP, 0)
-    (loss,) = mixing.losses(model, (images.clone(), labels)).values()
+    seen, targets = configured.augment(images, labels)
+    assert torch.equal(images, before)
+
     seed_everything(0, Purpose.STEP, 0)
-    mixed, soft = mixing.mix(images.clone(), labels)
-    assert not torch.equal(mixed, images)
-    torch.testing.assert_close(loss, SoftTargetCrossEntropy()(model(mixed), soft))
+    expected = Normalize(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)(images / 255)
+    expected, expected_targets = Mixup(0.8, 1.0, label_smoothing=0.1, num_classes=10)(expected, labels)
+    mixed = expected.clone()
+    expected = RandomErasing(0.5, mode="pixel", max_count=2, device="cpu")(expected)
+    assert torch.equal(seen, expected)
+    assert torch.equal(targets, expected_targets)
+    assert 0 < (seen != mixed).float().mean() < 0.5
+
+
+def test_the_loss_is_of_the_mixed_images_and_labels():
+    configured = task("augmentation.mixup=0.8", "augmentation.cutmix=1.0", "augmentation.smoothing=0.1")
+    model, batch = linear(), (pixels(6), torch.randint(10, (6,)))
+    seed_everything(0, Purpose.STEP, 0)
+    (loss,) = configured.losses(model, batch).values()
+    seed_everything(0, Purpose.STEP, 0)
+    mixed, targets = configured.augment(*batch)
+    torch.testing.assert_close(loss, SoftTargetCrossEntropy()(model(mixed), targets))
+
+
+def test_images_to_train_on_come_as_pixels_and_make_a_batch_in_their_own_layout():
+    """What torchvision's transforms end with is normalized here on the device: to the same bits."""
+    configured = task("augmentation.scale=[1.0, 1.0]", "augmentation.ratio=[1.0, 1.0]")
+    train, val = (part.samples for part in open_train_and_val(configured))
+    images, labels = configured.collate([train[index] for index in range(5)])
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.tolist() == [train.source[index][1] for index in range(5)]
+    assert torch.equal(configured.augment(images, labels)[0][3], val.transform(train.source[3][0]))
 
 
 def test_digits_are_not_mirrored_and_fill_the_image():
     configured = task("augmentation.scale=[1.0, 1.0]", "augmentation.ratio=[1.0, 1.0]")
     train, val = (part.samples for part in open_train_and_val(configured))
-    assert torch.equal(train[0][0], train[0][0])  # no crop, no flip: nothing is left to chance
-    image, label = val[0]
-    assert image.shape == (3, 32, 32)
-    assert (image[0, 0, 0], label) == (val[0][0][0, 0, 0], val[0][1])
+    assert torch.equal(train[0][0], pil_to_tensor(train.source[0][0]))  # no crop, no flip
+    assert torch.equal(val[0][0], configured.normalization(pil_to_tensor(val.source[0][0])))
 
 
 def test_pixels_are_normalised_as_the_model_was_pretrained():
@@ -130,7 +161,7 @@ def test_the_picture_marks_wrong_predictions():
     configured = task()
     val = configured.open_data("val")
     samples = [val.samples[i] for i in range(12)]
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+    model = linear()
     nn.init.zeros_(model[1].weight)
     model[1].bias.data = torch.eye(10)[7]  # everything is a seven
     figure = configured.draw(model, samples, val.class_names)
@@ -186,7 +217,7 @@ def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distilling(checkpoint: Path, *overrides: str) -> Classification:
     distillation = f"distillation={{teacher: {{name: fastvit_t8, checkpoint: {checkpoint}}}, alpha: 0.3}}"
     student = task(distillation, "augmentation.mixup=0.8", "augmentation.cutmix=1.0", *overrides)
-    student.prepare_training(torch.device("cpu"))
+    student.prepare_training(torch.device("cpu"), None)
     return student
 
 
@@ -194,12 +225,11 @@ def distilling(checkpoint: Path, *overrides: str) -> Classification:
 def test_distillation_is_deit_s(kind: str, teacher_checkpoint: Path):
     """Against DeiT's formulas, on the same mixed images, with the student's own logits."""
     student = distilling(teacher_checkpoint, f"distillation.kind={kind}", "distillation.temperature=3.0")
-    images, labels = torch.randn(8, 3, 32, 32), torch.randint(10, (8,))
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    model, batch = linear(), (pixels(8), torch.randint(10, (8,)))
     seed_everything(0, Purpose.STEP)
-    losses = student.losses(model, (images.clone(), labels))
+    losses = student.losses(model, batch)
     seed_everything(0, Purpose.STEP)
-    mixed, targets = student.mix(images.clone(), labels)
+    mixed, targets = student.augment(*batch)
     with torch.no_grad():
         hints = student.teacher.model(mixed)
     logits = model(mixed)
@@ -218,7 +248,7 @@ def test_the_teacher_sees_its_own_normalization(teacher_checkpoint: Path):
     pixel = torch.tensor([1.0, 1, 1]).view(1, 3, 1, 1)
     assert student.teacher(pixel).flatten().tolist() == [2, 4, 1]
     config = student.recipe
-    teacher = build_teacher(config, mean=(0.5, 0.5, 0.5), std=(1.0, 1.0, 1.0))  # the teacher's: ImageNet's
+    teacher = build_teacher(config, Normalization((0.5, 0.5, 0.5), (1.0, 1.0, 1.0)))  # the teacher's: ImageNet's
     color = torch.rand(3)
     seen = (color - 0.5) * teacher.scale.flatten() + teacher.shift.flatten()
     expected = (color - torch.tensor(IMAGENET_DEFAULT_MEAN)) / torch.tensor(IMAGENET_DEFAULT_STD)
@@ -228,8 +258,7 @@ def test_the_teacher_sees_its_own_normalization(teacher_checkpoint: Path):
 def test_the_teacher_stays_as_it_is(teacher_checkpoint: Path):
     student = distilling(teacher_checkpoint)
     before = {name: tensor.clone() for name, tensor in student.teacher.state_dict().items()}
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    sum(student.losses(model, (torch.randn(4, 3, 32, 32), torch.randint(10, (4,)))).values()).backward()
+    sum(student.losses(linear(), (pixels(4), torch.randint(10, (4,)))).values()).backward()
     assert all(parameter.grad is None for parameter in student.teacher.parameters())
     torch.testing.assert_close(dict(student.teacher.state_dict()), before, rtol=0, atol=0)
 
@@ -237,7 +266,7 @@ def test_the_teacher_stays_as_it_is(teacher_checkpoint: Path):
 def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fastvit.tasks.classification.task.build_teacher", None)
     plain = task()
-    plain.prepare_training(torch.device("cpu"))
+    plain.prepare_training(torch.device("cpu"), None)
     assert not hasattr(plain, "teacher")
 
 
@@ -271,7 +300,7 @@ def test_a_teacher_of_other_classes(teacher_checkpoint: Path):
 
 def test_an_odd_batch_cannot_be_mixed():
     with pytest.raises(RecipeError, match="need pairs, but each process has 3 images"):
-        task("augmentation.mixup=0.2").losses(Given(), (torch.randn(3, 10), torch.zeros(3, dtype=torch.long)))
+        task("augmentation.mixup=0.2").losses(linear(), (pixels(3), torch.zeros(3, dtype=torch.long)))
 
 
 def test_the_table_of_classes_by_hand(tmp_path: Path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastvit.data.whole_image import Normalization, ResizeBox
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox
 from fastvit.errors import DataError
 from fastvit.tasks.segmentation.masks import (
     UNLABELLED,

@@ -13,7 +13,6 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 import fastvit
-from fastvit import to_timm
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy import export
@@ -53,7 +52,7 @@ def names(right, random_run, tmp_path_factory):
     stated |= {"num_classes": 10, "input_size": [3, 32, 32]}
     config = {"architecture": "fastvit_t8", "num_classes": 10, "label_names": DIGITS, "pretrained_cfg": stated}
     (repository / "config.json").write_text(json.dumps(config))
-    weights = {key: tensor.contiguous() for key, tensor in to_timm(checkpoint["state_dict"]).items()}
+    weights = {key: tensor.contiguous() for key, tensor in checkpoint["state_dict"].items()}
     save_file(weights, repository / "model.safetensors")
     best = str(random_run / "best.pt")
     return {

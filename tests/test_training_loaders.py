@@ -38,22 +38,23 @@ class NoiseStream(IterableDataset):
 
 
 def batches(
-    dataset: Dataset, epoch: int, start: int = 0, *, workers: int | None = None, seed: int = 0
+    dataset: Dataset, epoch: int, start: int = 0, *, workers: int | None = None, **options: int
 ) -> list[torch.Tensor]:
     if workers is None:
         workers = int(isinstance(dataset, IterableDataset))
-    loader = train_loader(dataset, default_collate, batch_size=4, workers=workers, seed=seed)
+    options = {"batch_size": 4, "seed": 0, **options}
+    loader = train_loader(dataset, default_collate, workers=workers, **options)
     return [torch.stack((indices, *noise)) for indices, noise in loader.batches(epoch, start)]
 
 
-def test_every_epoch_is_another_permutation():
-    sampler = EpochSampler(100, seed=0, batch_size=4)
+def test_every_epoch_and_every_seed_has_a_permutation_of_its_own():
     orders = []
-    for epoch in (0, 1):
+    for seed, epoch in ((0, 0), (0, 1), (1, 0)):
+        sampler = EpochSampler(100, seed=seed, batch_size=4)
         sampler.epoch = epoch
-        orders.append([index for _, index in sampler])
-    assert sorted(orders[0]) == sorted(orders[1]) == list(range(100))
-    assert orders[0] != orders[1]
+        orders.append(tuple(index for _, index in sampler))
+    assert {tuple(sorted(order)) for order in orders} == {tuple(range(100))}
+    assert len(set(orders)) == 3
 
 
 @pytest.mark.parametrize("dataset", [Noise(), NoiseStream()], ids=["samples", "stream"])
@@ -61,6 +62,9 @@ def test_an_epoch_resumed_in_the_middle_gives_the_rest(dataset: Dataset):
     whole, rest = batches(dataset, epoch=1), batches(dataset, epoch=1, start=2)
     assert len(whole) == 5  # the partial batch is left out
     torch.testing.assert_close(rest, whole[2:], rtol=0, atol=0)
+    halves = {"batch_size": 8, "accumulation": 2}  # then a step is two batches
+    whole, rest = batches(dataset, epoch=1, **halves), batches(dataset, epoch=1, start=1, **halves)
+    torch.testing.assert_close(rest[:2], whole[2:4], rtol=0, atol=0)
 
 
 def test_augmentation_does_not_depend_on_the_number_of_workers():

@@ -4,14 +4,12 @@ The clients' threads and the engine share the machine's cores, as in a small ser
 round after round, so that a machine that slows down slows all of them.
 """
 
-import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -19,13 +17,12 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from fastvit.benchmark.networks import build, input_size
+from fastvit.benchmark.report import markdown
 from fastvit.benchmark.suite import Form, Network
-from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
+from fastvit.config import Section, UserPath
 from fastvit.deploy import Inference, compile_for_inference
-from fastvit.errors import RunError
 from fastvit.runtime.environment import environment
 
-FILE = "result.json"
 SETTLE_SECONDS = 0.1  # threads of the engine that had its turn still spin for a while
 Row = dict[str, Any]
 
@@ -45,6 +42,7 @@ class Server(Section):
 class ServingSuite(Section):
     """Every network in every server, under every number of clients."""
 
+    measures: Literal["serving"]
     title: str
     output: UserPath  # folder for the table and the samples
     networks: Annotated[dict[str, Network], Field(min_length=1)]
@@ -53,45 +51,24 @@ class ServingSuite(Section):
     rounds: PositiveInt = 5
     seconds: PositiveFloat = 3.0  # of a turn
 
-    def shortened(self) -> "ServingSuite":
-        """The suite as --quick measures it: one network, two short rounds."""
-        first = dict([next(iter(self.networks.items()))])
-        return self.model_copy(update={"networks": first, "rounds": 2, "seconds": min(1.0, self.seconds)})
+
+SUITE = ServingSuite
 
 
-def is_serving(path: Path) -> bool:
-    """Whether a suite is about serving."""
-    return "clients" in read_file(path)
-
-
-def load_serving(path: str | Path, overrides: Sequence[str] = ()) -> ServingSuite:
-    """A validated suite from a YAML file, with overrides `key.sub=value`. Raises RecipeError."""
-    return validate(apply_overrides(read_file(path), overrides), ServingSuite, str(path))
-
-
-def serve(suite: ServingSuite) -> str:
-    """Measure a suite, write table and samples into its folder, and return the table.
-
-    Raises:
-        RunError: the folder holds a result already, or cannot be written.
-    """
-    _require_unused(suite.output)
+def measure(suite: ServingSuite) -> Iterator[dict[str, Any]]:
+    """All turns' latencies, in a row for each network, number of clients, and server."""
     result: dict[str, Any] = {
-        "suite": suite.model_dump(mode="json"),
+        "clients": list(suite.clients),
         "environment": environment(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "rows": [],
     }
-    for row in measure(suite):
+    for row in _rows(suite):
         result["rows"].append(row)
-        (suite.output / FILE).write_text(json.dumps(result) + "\n", encoding="utf-8")
-    text = report(result)
-    (suite.output / "table.md").write_text(text + "\n", encoding="utf-8")
-    return text
+        yield result
 
 
-def measure(suite: ServingSuite) -> Iterator[Row]:
-    """A row for each network, number of clients, and server."""
+def _rows(suite: ServingSuite) -> Iterator[Row]:
     for name, network in suite.networks.items():
         image = torch.randn(1, *input_size(network), generator=torch.Generator().manual_seed(0))
         model = build(network, Form())
@@ -147,25 +124,22 @@ def requests(servers: Sequence[Callable[[Tensor], Any]], image: Tensor, *, secon
     return max(ended) - min(began), [each for of_client in latencies for each in of_client]
 
 
-def report(result: dict[str, Any]) -> str:
-    """A table in Markdown: a line for each network and server, and the figures under each number of clients."""
-    clients = result["suite"]["clients"]
-    head = ["network", "server", *(f"{count} clients" if count > 1 else "1 client" for count in clients)]
-    cells: dict[tuple[str, str], list[str]] = {}
+def table(result: dict[str, Any]) -> str:
+    """In Markdown: a line for each network and server, and the figures under each number of clients."""
+    clients = result["clients"]
+    lines: dict[tuple[str, str], list[str]] = {}
     for row in result["rows"]:
         if "error" not in row:
-            cells.setdefault((row["network"], row["server"]), []).append(figures(row["rounds"]))
+            lines.setdefault((row["network"], row["server"]), []).append(figures(row["rounds"]))
+    head = ("network", "server", *(f"{count} clients" if count > 1 else "1 client" for count in clients))
     where = result["environment"]
-    lines = [
-        f"# {result['suite']['title']}",
-        "",
+    text = (
         f"{where['cpu']}, {where['threads']} threads, torch {where['torch']}; load before: {result['load_before']}. "
-        "Images a second; milliseconds from request to answer, median and 99th percentile.",
-        "",
-        *(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *([*key, *cells[key]] for key in cells))),
-        *(f"\n{row['network']}, {row['server']}: {row['error']}" for row in result["rows"] if "error" in row),
-    ]
-    return "\n".join(lines)
+        "Images a second; milliseconds from request to answer, median and 99th percentile.\n\n"
+        f"{markdown([head, *((*key, *cells) for key, cells in lines.items())])}"
+    )
+    failed = (row for row in result["rows"] if "error" in row)
+    return text + "".join(f"\n\n{row['network']}, {row['server']}: {row['error']}" for row in failed)
 
 
 def figures(rounds: Sequence[dict[str, Any]]) -> str:
@@ -174,17 +148,6 @@ def figures(rounds: Sequence[dict[str, Any]]) -> str:
     per_second = len(latencies) / sum(turn["seconds"] for turn in rounds)
     median, late = (latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
     return f"{per_second:.1f}/s, {median:.1f}, {late:.1f}"
-
-
-def _require_unused(folder: Path) -> None:
-    if (folder / FILE).exists():
-        raise RunError(f"output {folder} already holds a result: choose another with output=<folder>")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).touch()
-        (folder / FILE).unlink()
-    except OSError as error:
-        raise RunError(f"output {folder} cannot be written ({error.strerror}): choose another folder") from error
 
 
 def _show(line: str) -> None:

@@ -46,24 +46,23 @@ def run(arguments: argparse.Namespace) -> None:
         return {"report": _report, "compare": _compare}[arguments.suite]([Path(each) for each in arguments.arguments])
 
     from fastvit.benchmark.measure import measure
-    from fastvit.benchmark.serving import is_serving
+    from fastvit.benchmark.special import special_suite
     from fastvit.benchmark.suite import load_suite
 
     path = shipped.find(arguments.suite)
-    if is_serving(path):
-        return _serve(path, arguments)
+    if special_suite(path):
+        return _special(path, arguments)
     suite = load_suite(path, arguments.arguments)
     suite = suite.shortened() if arguments.quick else suite
     return _show(measure(suite, quick=arguments.quick, minutes=arguments.minutes), suite.output)
 
 
-def _serve(path: Path, arguments: argparse.Namespace) -> None:
-    from fastvit.benchmark.serving import load_serving, serve
+def _special(path: Path, arguments: argparse.Namespace) -> None:
+    from fastvit.benchmark.special import run_special
 
     if arguments.minutes:
-        raise RunError("--minutes is for suites that can go on; make this one shorter by rounds=2")
-    suite = load_serving(path, arguments.arguments)
-    print(serve(suite.shortened() if arguments.quick else suite))
+        raise RunError("--minutes is for suites that can go on; make this one shorter with --quick")
+    print(run_special(path, arguments.arguments, quick=arguments.quick), end="")
 
 
 def _everything(arguments: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from fastvit.errors import exit_on_user_error, nearest
 
 COMMANDS = {
     "train": "train by a recipe; go on with a run",
+    "teach": "write the answers of a teacher, for students to train from",
     "evaluate": "measure a trained network, as trained and fused",
     "predict": "what is in images",
     "export": "write ONNX, Core ML, OpenVINO, ExecuTorch, ...",

@@ -13,6 +13,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from fastvit.data.normalization import Normalization
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -75,8 +77,7 @@ class Preprocessing:
 
     def normalize(self, crops: Tensor) -> Tensor:
         """What the network takes, (B, 3, height, width) float32, from such crops."""
-        mean, std = (torch.tensor(values, device=crops.device).view(3, 1, 1) for values in (self.mean, self.std))
-        return (crops.float() / 255 - mean) / std
+        return Normalization(self.mean, self.std)(crops)
 
     def _of_timm(self) -> Any:
         if self.crop_pct is None or self.interpolation is None:

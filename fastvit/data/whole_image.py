@@ -4,26 +4,11 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-
-class Normalization(NamedTuple):
-    """Mean and standard deviation of the colors (from 0 to 1) that a network was trained with."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """(3, H, W)."""
-        return F.normalize(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True), self.mean, self.std)
-
-    def undo(self, images: Tensor) -> Tensor:
-        """Colors from 0 to 1 of (..., 3, H, W)."""
-        mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in self)
-        return (images * std + mean).clamp(0, 1)
+from fastvit.data.normalization import Normalization
 
 
 class ResizeBox(NamedTuple):
@@ -65,4 +50,4 @@ class WholeImage(NamedTuple):
 
     def transform(self) -> Callable[[Image.Image], Tensor]:
         """A function from an RGB image to (3, height, width)."""
-        return lambda image: self.normalization(self.box.resize(image))
+        return lambda image: self.normalization(pil_to_tensor(self.box.resize(image)))

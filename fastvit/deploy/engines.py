@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
+from fastvit.compare import relative_error
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
@@ -18,7 +19,6 @@ from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, o
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
-from fastvit.reparam import relative_error
 
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 # tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.

@@ -1,6 +1,6 @@
 """Measuring a classifier on all sets of a robustness recipe."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,9 @@ from fastvit.robustness.classifier import Classifier
 from fastvit.robustness.own_images import CorruptedReader, corrupted_parts, validation_images
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
 from fastvit.robustness.sets import NUM_CLASSES, FileReader, Part, parts_of
+from fastvit.runtime.data_workers import worker_options
 from fastvit.runtime.device import autocast, best_device, to_device
 from fastvit.runtime.processes import ALONE, Processes
-from fastvit.runtime.signals import ignore_stop_signals
 
 Reader = Callable[[Any], tuple[Tensor, int | Tensor]]  # from a sample of a part to an image and its label
 
@@ -79,10 +79,8 @@ class Meter:
         self.loader = DataLoader(
             ReadSamples(readers),
             batch_sampler=self.batches,
-            num_workers=recipe.workers,
             persistent_workers=recipe.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_stop_signals,
+            **worker_options(recipe.workers),
         )
 
     @torch.inference_mode()

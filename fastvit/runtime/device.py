@@ -1,7 +1,7 @@
 """Where to compute, and how to get a batch there."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +15,48 @@ def best_device(local_rank: int = 0) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
-    """Any nesting of tuples, lists and dicts with its tensors on the device, images channels last if asked."""
+class BatchMover:
+    """Gets batches to a device; to a GPU by a stream of its own, beside what is computed there.
+
+    It need not be asked in advance: the processor is ahead of a GPU, so that it asks for the copy of a batch while the
+    backward pass of the one before is still to be computed.
+
+    Args:
+        channels_last: the memory layout of images, whatever layout they come in.
+    """
+
+    def __init__(self, device: torch.device, *, channels_last: bool = False):
+        self.device, self.channels_last = device, channels_last
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def __call__(self, batch: Any) -> Any:
+        """The batch on the device, ready for the current stream."""
+        if self.stream is None:
+            return to_device(batch, self.device, channels_last=self.channels_last)
+        with torch.cuda.stream(self.stream):
+            batch = to_device(batch, self.device, channels_last=self.channels_last)
+        current = torch.cuda.current_stream(self.device)
+        current.wait_stream(self.stream)
+        for tensor in tensors_of(batch):
+            tensor.record_stream(current)  # its memory is not given to the next copy before the computation is done
+        return batch
+
+
+def tensors_of(batch: Any) -> list[Tensor]:
+    """The tensors in any nesting of tuples, lists and dicts."""
     if isinstance(batch, Tensor):
-        if channels_last and batch.ndim == 4:
-            return batch.to(device, non_blocking=True, memory_format=torch.channels_last)
+        return [batch]
+    if isinstance(batch, dict):
+        batch = list(batch.values())
+    return [tensor for each in batch for tensor in tensors_of(each)] if isinstance(batch, list | tuple) else []
+
+
+def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
+    """Any nesting of tuples, lists and dicts with its tensors on the device, images in one memory layout."""
+    if isinstance(batch, Tensor) and batch.ndim == 4:
+        memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        return batch.to(device, non_blocking=True, memory_format=memory_format)
+    if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, dict):
         return {key: to_device(value, device, channels_last=channels_last) for key, value in batch.items()}
@@ -32,6 +69,29 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     """Mixed precision in `precision`, a name of a torch dtype; nothing for float32."""
     dtype = getattr(torch, precision)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+@contextmanager
+def cuda_kernels(*, tf32: bool, benchmark: bool) -> Iterator[None]:
+    """Within: how NVIDIA's GPUs compute; nothing on other devices.
+
+    torch's older names are used on purpose: where a newer one (`fp32_precision`) is set, reading an older one raises,
+    and `torch.compile` reads them (torch 2.14).
+
+    Args:
+        tf32: float32 convolutions and matrix products in TF32, which has 10 bits of mantissa, on Ampere and later.
+        benchmark: cuDNN tries its algorithms on the first batch of each size, and takes the fastest.
+    """
+    flags = ((torch.backends.cuda.matmul, "allow_tf32"), (torch.backends.cudnn, "allow_tf32"))
+    flags += ((torch.backends.cudnn, "benchmark"),)
+    before = [getattr(module, name) for module, name in flags]
+    try:
+        for (module, name), value in zip(flags, (tf32, tf32, benchmark), strict=True):
+            setattr(module, name, value)
+        yield
+    finally:
+        for (module, name), value in zip(flags, before, strict=True):
+            setattr(module, name, value)
 
 
 def read_later(number: Tensor) -> Callable[[], float]:

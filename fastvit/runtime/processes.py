@@ -1,5 +1,6 @@
 """The processes of a run, one for each device, as torchrun or SLURM's srun starts them."""
 
+import atexit
 import io
 import os
 import subprocess
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastvit.errors import RunError, UserError
+from fastvit.runtime.data_workers import end_workers
 
 T = TypeVar("T")
 
@@ -40,13 +42,17 @@ class Processes:
         first, end = (size * rank // self.count for rank in (self.rank, self.rank + 1))
         return range(first, end)
 
-    def largest(self, number: int) -> int:
-        """The largest of the numbers of all processes."""
+    def part(self, index: int) -> int:
+        """The number of this process's batch `index` among all that make a step; each process has as many."""
+        return index * self.count + self.rank
+
+    def largest(self, *numbers: int) -> list[int]:
+        """Of each number, the largest that any process has."""
         if self.count == 1:
-            return number
-        largest = torch.tensor(number)
+            return list(numbers)
+        largest = torch.tensor(numbers)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return int(largest)
+        return largest.tolist()
 
     def average(self, tensors: list[Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""
@@ -104,28 +110,50 @@ def process_group() -> Iterator[Processes]:
     if processes.count == 1:
         yield processes
         return
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(processes.local_rank)
+        _take_device(processes.local_rank)
+        backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(
             backend, init_method=address, rank=processes.rank, world_size=processes.count, timeout=TIMEOUT
         )
         yield processes
-    except RuntimeError as error:
+    except SystemExit:  # of all processes
+        dist.destroy_process_group()
+        raise
+    except BaseException as error:
+        atexit.register(_leave, 2 if isinstance(error, UserError) or _lost_another(error) else 1)
         if not _lost_another(error):
             raise
         raise RunError(
             f"process {processes.rank} of {processes.count} has lost another one ({str(error).splitlines()[0]}); what "
             "that one said is the cause. Go on from the last checkpoint with --resume"
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    dist.destroy_process_group()
 
 
-def _lost_another(error: RuntimeError) -> bool:
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+def _take_device(local_rank: int) -> None:
+    """Make a GPU the default one of this process, which has it alone."""
+    visible = torch.cuda.device_count()
+    if local_rank >= visible:
+        raise RunError(
+            f"this is process {local_rank} of this machine, counted from 0, but {visible} GPUs are visible: start one "
+            "process for each"
+        )
+    torch.cuda.set_device(local_rank)
+
+
+def _leave(status: int) -> None:
+    """Exit at once, after a failure: NCCL would wait for what the other processes will never do."""
+    end_workers()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _lost_another(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _launched() -> tuple[Processes, str]:
@@ -138,7 +166,8 @@ def _launched() -> tuple[Processes, str]:
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         rank, count, local = (int(environment[name]) for name in names)
-        return Processes(rank, count, local), _slurm_address()
+        # With --gpus-per-task=1 SLURM shows each process only the GPU that is its own.
+        return Processes(rank, count, 0 if torch.cuda.device_count() == 1 else local), _slurm_address()
     return Processes(), ""
 
 

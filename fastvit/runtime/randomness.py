@@ -36,14 +36,19 @@ def seed_everything(seed: int, purpose: Purpose, *position: int) -> None:
     torch.manual_seed(derived)
 
 
-@contextmanager
-def seeded(seed: int, purpose: Purpose, *position: int) -> Iterator[None]:
-    """Within: Python, numpy and torch (CPU) seeded. Afterwards: their states as they were before."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+def seed_cpu(seed: int, purpose: Purpose, *position: int) -> None:
+    """Seed Python, numpy and torch (CPU)."""
     derived = derive_seed(seed, purpose, *position)
     random.seed(derived)
     np.random.seed(derived % 2**32)
     torch.default_generator.manual_seed(derived)  # torch.manual_seed would also seed the accelerators
+
+
+@contextmanager
+def seeded(seed: int, purpose: Purpose, *position: int) -> Iterator[None]:
+    """Within: Python, numpy and torch (CPU) seeded. Afterwards: their states as they were before."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    seed_cpu(seed, purpose, *position)
     try:
         yield
     finally:

@@ -30,9 +30,3 @@ class StopSignals:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
-
-
-def ignore_stop_signals(worker: int) -> None:
-    """For data workers, which get the signals too (from a terminal, or SLURM): the main process ends them."""
-    for number in STOP:
-        signal.signal(number, signal.SIG_IGN)

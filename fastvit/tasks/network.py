@@ -20,6 +20,7 @@ from fastvit.errors import RecipeError, nearest
 from fastvit.fastvit import FastViT
 from fastvit.pretrained import WeightsError, create_pretrained, load_weights
 from fastvit.trained import Kind, Options, Trained, find_trained, kind_of
+from fastvit.trained.of_run import checkpoint_of
 from fastvit.variants import VARIANTS
 from fastvit.weights import CheckpointError
 
@@ -104,6 +105,14 @@ class NamedNetwork(Section):
         if kind in (Kind.TIMM, Kind.RECIPE) and not (has_tag or self.pretrained or self.checkpoint):
             raise ValueError(f"{self.name} has no weights of its own: give a tag, pretrained: true, or a checkpoint")
         return self
+
+    @property
+    def weights(self) -> Path | None:
+        """The file that has them; None where they are the hub's."""
+        kind = kind_of(self.name)
+        if kind is Kind.RUN:
+            return checkpoint_of(self.name)
+        return Path(self.name) if kind is Kind.FILE else self.checkpoint
 
     def find(self, *, num_classes: int | None = None) -> Trained:
         """The network. Raises UserError if there is none, or if the options do not fit it."""

@@ -22,7 +22,7 @@ ADVICE = "give a file that you have with --checkpoint FILE"
 def of_run(source: str, options: Options) -> Trained:
     """The best network of a run; of a checkpoint, its moving average if there is one. Raises UserError."""
     require_packages(f"reading the run {source}", "pydantic", extra="train")
-    path = Path(source) / "best.pt" if Path(source).is_dir() else Path(source)
+    path = checkpoint_of(source)
     checkpoint = read_checkpoint(path)
     task = make_task(load_recipe(checkpoint["recipe"], options.overrides))
     state = checkpoint.get("state_dict_ema", checkpoint["state_dict"])
@@ -40,6 +40,11 @@ def of_run(source: str, options: Options) -> Trained:
     weights = f"{path}, {epochs}sha256 {sha256(path)}"
     name, labels = path.resolve().parent.name, checkpoint.get("class_names")
     return _of_task(source, task, options, Kind.RUN, name=name, labels=labels, weights=weights, load=load)
+
+
+def checkpoint_of(source: str) -> Path:
+    """The file of weights of a run, or of one of its checkpoints."""
+    return Path(source) / "best.pt" if Path(source).is_dir() else Path(source)
 
 
 def run_of(checkpoint: Path) -> Trained | None:

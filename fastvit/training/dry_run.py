@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torchvision.utils import make_grid, save_image
 
 from fastvit.runtime.randomness import Purpose, seed_everything
-from fastvit.training.loaders import train_loader
+from fastvit.training.loaders import loader_of
 from fastvit.training.log import say
 from fastvit.training.optimizer import build_optimizer, describe_groups
 from fastvit.training.recipe import Recipe
@@ -27,16 +27,7 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()
     groups = describe_groups(model, build_optimizer(model, recipe))
-    data = task.open_data("train")
-    loader = train_loader(
-        data.samples,
-        task.collate,
-        batch_size=recipe.loop.batch_size,
-        accumulation=recipe.loop.accumulation,
-        workers=recipe.data.workers,
-        seed=recipe.seed,
-        groups=data.groups,
-    )
+    loader = loader_of(task, task.open_data("train"))
     batch = next(loader.batches(epoch=0))
     seed_everything(recipe.seed, Purpose.STEP, 0, 0)  # the mixing of the first step
     images = task.inputs(batch)[:PICTURED_IMAGES]

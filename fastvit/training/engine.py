@@ -10,7 +10,7 @@ import torch
 from fastvit.config import differences
 from fastvit.errors import RunError, RunStopped
 from fastvit.runtime.allocator import keep_freed_memory
-from fastvit.runtime.device import best_device
+from fastvit.runtime.device import best_device, cuda_kernels
 from fastvit.runtime.environment import environment
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, seed_everything
@@ -18,7 +18,7 @@ from fastvit.runtime.signals import StopSignals
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.evaluation import evaluate
 from fastvit.training.learner import Learner
-from fastvit.training.loaders import eval_loader, train_loader
+from fastvit.training.loaders import eval_loader, loader_of
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
 from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.recipe import Recipe
@@ -92,7 +92,7 @@ class Trainer:
         seed_everything(recipe.seed, Purpose.WEIGHTS)
         memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format
         model = task.build_model(initial_weights=initial_weights).to(self.device, memory_format=memory_format)
-        task.prepare_training(self.device)
+        task.prepare_training(self.device, self.batches)
         steps = self.batches.steps_per_epoch
         self.learner = Learner(task, model, recipe, device=self.device, processes=processes, steps_per_epoch=steps)
         self.total_steps = recipe.total_epochs * steps
@@ -103,23 +103,13 @@ class Trainer:
         self._said: set[str] = set()  # notices about the data
 
     def _build_loaders(self) -> None:
-        recipe = self.recipe
         self.train_data, self.val_data = open_train_and_val(self.task)
-        self.batches = train_loader(
-            self.train_data.samples,
-            self.task.collate,
-            batch_size=recipe.loop.batch_size,
-            accumulation=recipe.loop.accumulation,
-            workers=recipe.data.workers,
-            seed=recipe.seed,
-            processes=self.processes,
-            groups=self.train_data.groups,
-        )
+        self.batches = loader_of(self.task, self.train_data, self.processes)
         self.val_batches = eval_loader(
             self.val_data.samples,
             self.task.collate,
             batch_size=self.batches.batch_size,
-            workers=recipe.data.workers,
+            workers=self.recipe.data.workers,
             processes=self.processes,
         )
 
@@ -132,7 +122,8 @@ class Trainer:
         try:
             if log and self.history:
                 log.write_files(self.history)  # a kill may have come between checkpoint and log
-            with StopSignals() as signals:
+            loop = self.recipe.loop
+            with StopSignals() as signals, cuda_kernels(tf32=loop.tf32, benchmark=loop.cudnn_benchmark):
                 while len(self.history) < self.recipe.total_epochs:
                     self._fit_epoch(progress, signals, log)
         finally:
@@ -151,7 +142,7 @@ class Trainer:
             self._say(line)
         if log:
             log.write(self.history)
-        self._stop_if_asked(signals)
+        self._stop_if_asked(*self.processes.largest(signals.received))  # a scheduler may tell only one of them
 
     def _train_epoch(self, progress: Progress, signals: StopSignals) -> None:
         """Train to the end of the epoch in which the run stands."""
@@ -161,30 +152,29 @@ class Trainer:
         progress.start_epoch()
         if start == steps:
             return  # only the evaluation is missing
-        micro_batches = self.batches.batches(epoch, start)
+        micro_batches = self.task.training_batches(self.batches, epoch, start)
         for _ in range(start, steps):
             with progress.waiting_for_data():
                 batches = [batch for _, batch in zip(range(self.recipe.loop.accumulation), micro_batches, strict=False)]
             self._require_whole_step(batches, epoch)
-            losses = self.learner.step(self.step, batches)
+            done = self.learner.step(self.step, batches, signal=signals.received)
             self.step += 1
-            if losses:
-                self.losses.update(losses)
+            if done.losses:
+                self.losses.update(done.losses)
             self._require_finite(batches)
             progress.advance(self.step, self.learner.lr_at(self.step - 1), self.losses)
             within_epoch = self.step % steps != 0
             if within_epoch:
-                self._stop_if_asked(signals)
+                self._stop_if_asked(done.signal)
                 if self.recipe.loop.checkpoint_steps and self.step % self.recipe.loop.checkpoint_steps == 0:
                     self._save()
         self.learner.average_statistics()
 
-    def _stop_if_asked(self, signals: StopSignals) -> None:
-        number = self.processes.largest(signals.received)  # a scheduler may tell only one of them
-        if number and self.step < self.total_steps:
+    def _stop_if_asked(self, signal: int) -> None:
+        if signal and self.step < self.total_steps:
             self._save()
             raise RunStopped(
-                f"stopped at step {self.step} of {self.total_steps}; go on with --resume {self.folder.path}", number
+                f"stopped at step {self.step} of {self.total_steps}; go on with --resume {self.folder.path}", signal
             )
 
     def _require_whole_step(self, batches: list[Any], epoch: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastvit.runtime.device import autocast, to_device
+from fastvit.runtime.device import BatchMover, autocast
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.training.task import Metrics, Network, Task
 
@@ -27,8 +27,8 @@ def evaluate(
         if isinstance(model, nn.Module):
             model.eval()
     metrics = [task.new_metrics() for _ in models]
-    for batch in batches:
-        batch = to_device(batch, device, channels_last=channels_last)
+    to_device = BatchMover(device, channels_last=channels_last)
+    for batch in map(to_device, batches):
         with autocast(device, precision):
             for model, measured in zip(models, metrics, strict=True):
                 measured.update(task.predict(model, batch), batch)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from timm.utils import ModelEmaV3
@@ -11,13 +11,27 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastvit.errors import RecipeError
-from fastvit.runtime.device import autocast, read_later, to_device
+from fastvit.runtime.device import BatchMover, autocast, read_later
 from fastvit.runtime.processes import ALONE, Processes, batch_norm_statistics
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.training.optimizer import build_optimizer, set_rates
 from fastvit.training.recipe import Recipe
 from fastvit.training.schedule import lr_schedule, weight_decay_schedule
+from fastvit.training.snapshot import Snapshot
 from fastvit.training.task import Task
+
+
+class Step(NamedTuple):
+    """What came of one optimizer step.
+
+    Attributes:
+        losses: the mean of each named loss in this process; None where the loss was not finite in some process. Then
+            the step was skipped everywhere, and left no trace but in `Learner.nonfinite_steps`.
+        signal: the largest that the processes gave.
+    """
+
+    losses: dict[str, Tensor] | None
+    signal: int
 
 
 class Learner:
@@ -50,9 +64,11 @@ class Learner:
         self.ema = ModelEmaV3(model, decay=ema.decay, use_warmup=ema.warmup) if ema else None
         self.optimizer = build_optimizer(model, recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.loop.precision == "float16")
+        self.to_device = BatchMover(device, channels_last=recipe.loop.channels_last)
         self.network = self._wrapped()
         self.lr_at = lr_schedule(recipe, steps_per_epoch)
         self.weight_decay_at = weight_decay_schedule(recipe, steps_per_epoch)
+        self.buffers = Snapshot(model.buffers())
         self.nonfinite_steps = 0  # in a row
 
     def _wrapped(self) -> nn.Module:
@@ -68,27 +84,26 @@ class Learner:
         """The network that counts: the moving average if there is one. Never compiled (pytorch#108863)."""
         return self.ema.module if self.ema else self.model
 
-    def step(self, step: int, batches: Iterable[Any]) -> dict[str, Tensor] | None:
+    def step(self, step: int, batches: Iterable[Any], *, signal: int = 0) -> Step:
         """One optimizer step on the batches that this process accumulates.
 
-        Returns:
-            The mean of each named loss in this process; or None where the loss is not finite in some process: the step
-            is then skipped everywhere and leaves no trace but in `nonfinite_steps`.
+        Args:
+            signal: what this process has to tell the others; told together with whether its loss is finite.
         """
         set_rates(self.optimizer, self.lr_at(step), self.weight_decay_at(step))
-        buffers = {buffer: buffer.clone() for buffer in self.model.buffers()}
+        self.buffers.take()
         self.optimizer.zero_grad()
         means, finite = self._accumulate_gradients(step, batches)
-        if self.processes.largest(not finite):
+        skip, signal = self.processes.largest(not finite, signal)
+        if skip:
             self.nonfinite_steps += 1
-            for buffer, before in buffers.items():  # batch norm has seen what was not finite
-                buffer.copy_(before)
-            return None
+            self.buffers.restore()  # batch norm has seen what was not finite
+            return Step(None, signal)
         self.nonfinite_steps = 0
         self._update_parameters()
         if self.ema:
             self.ema.update(self.model, step=step + 1)
-        return means
+        return Step(means, signal)
 
     def _accumulate_gradients(self, step: int, batches: Iterable[Any]) -> tuple[dict[str, Tensor], bool]:
         """The mean of each loss over the batches, and whether all were finite; the gradients are those of the means."""
@@ -96,8 +111,8 @@ class Learner:
         means: dict[str, Tensor] = {}
         totals = []
         for index, batch in enumerate(batches):
-            batch = to_device(batch, self.device, channels_last=loop.channels_last)
-            seed_everything(self.recipe.seed, Purpose.STEP, step, index * self.processes.count + self.processes.rank)
+            batch = self.to_device(batch)
+            seed_everything(self.recipe.seed, Purpose.STEP, step, self.processes.part(index))
             with self._synchronized(index == loop.accumulation - 1):
                 with autocast(self.device, loop.precision):
                     losses = self.task.losses(self.network, batch)

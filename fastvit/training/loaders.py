@@ -3,16 +3,19 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
+from fastvit.runtime.data_workers import worker_options
 from fastvit.runtime.processes import ALONE, Processes
-from fastvit.runtime.randomness import Purpose, derive_seed, seeded
-from fastvit.runtime.signals import ignore_stop_signals
+from fastvit.runtime.randomness import Purpose, derive_seed, seed_cpu, seeded
+
+if TYPE_CHECKING:
+    from fastvit.training.task import Part, Task
 
 Collate = Callable[[list[Any]], Any]
 
@@ -41,9 +44,13 @@ class EpochSampler(Sampler[tuple[int, int]]):
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
         order = torch.randperm(self.size, generator=generator)
         order = (order if self.groups is None else grouped(order, self.groups, self.batch_size, generator)).tolist()
-        for first in range(self.start, self.size, self.batch_size * self.processes.count):
-            own = first + self.batch_size * self.processes.rank
-            yield from ((self.epoch, index) for index in order[own : own + self.batch_size])
+        for first in self.firsts():
+            yield from ((self.epoch, index) for index in order[first : first + self.batch_size])
+
+    def firsts(self) -> range:
+        """The position in the epoch's order of the first sample of each batch."""
+        own = self.start + self.batch_size * self.processes.rank
+        return range(own, self.size, self.batch_size * self.processes.count)
 
 
 def grouped(order: Tensor, groups: Tensor, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -71,6 +78,9 @@ class SeededSamples(Dataset):
 
     def __getitem__(self, position: tuple[int, int]) -> Any:
         epoch, index = position
+        if get_worker_info():  # where nobody else draws: putting the states back takes a third of a millisecond
+            seed_cpu(self.seed, Purpose.SAMPLE, epoch, index)
+            return self.dataset[index]
         with seeded(self.seed, Purpose.SAMPLE, epoch, index):
             return self.dataset[index]
 
@@ -96,7 +106,7 @@ class SeededStream(IterableDataset):
 
 
 class PartOfStream(IterableDataset):
-    """Of a stream that each process reads as a whole, every so-manieth sample."""
+    """This process's part of a stream that all read as a whole: one sample in `processes.count`."""
 
     def __init__(self, dataset: IterableDataset, processes: Processes):
         self.dataset, self.processes = dataset, processes
@@ -133,17 +143,20 @@ class SampleLoader:
             self.batch_size,
             sampler=self.sampler,
             drop_last=True,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
-            worker_init_fn=ignore_stop_signals,
+            persistent_workers=workers > 0,
+            **worker_options(workers),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The batches of an epoch from the `start`-th step on, each of `batch_size` samples."""
         self.sampler.epoch, self.sampler.start = epoch, start * self.step_size
         return iter(self.loader)
+
+    def placed(self, epoch: int, start: int = 0) -> Iterator[tuple[int, Any]]:
+        """As `batches`, each with the position of its first sample in the order of the epoch."""
+        batches = self.batches(epoch, start)
+        return zip(self.sampler.firsts(), batches, strict=False)  # a partial batch at the end is left out
 
 
 class StreamLoader:
@@ -176,11 +189,9 @@ class StreamLoader:
             self.stream,
             self.batch_size,
             drop_last=True,
-            num_workers=workers,
-            pin_memory=torch.cuda.is_available(),
             collate_fn=collate,
             generator=torch.Generator(),
-            worker_init_fn=ignore_stop_signals,
+            **worker_options(workers),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -190,6 +201,9 @@ class StreamLoader:
             self.stream.dataset.set_epoch(epoch)
         self.loader.generator.manual_seed(derive_seed(self.stream.seed, Purpose.ORDER, epoch))  # the workers' own seeds
         return islice(self.loader, start * self.accumulation, self.steps_per_epoch * self.accumulation)
+
+
+TrainLoader = SampleLoader | StreamLoader
 
 
 def train_loader(
@@ -202,7 +216,7 @@ def train_loader(
     seed: int,
     processes: Processes = ALONE,
     groups: Tensor | None = None,
-) -> SampleLoader | StreamLoader:
+) -> TrainLoader:
     """The training batches of any dataset, this process's part of them.
 
     Args:
@@ -233,6 +247,21 @@ def train_loader(
     return batches
 
 
+def loader_of(task: "Task", data: "Part", processes: Processes = ALONE) -> TrainLoader:
+    """The training batches of a task, of data that it has opened. Raises RecipeError as `train_loader`."""
+    recipe = task.recipe
+    return train_loader(
+        data.samples,
+        task.collate,
+        batch_size=recipe.loop.batch_size,
+        accumulation=recipe.loop.accumulation,
+        workers=recipe.data.workers,
+        seed=recipe.seed,
+        processes=processes,
+        groups=data.groups,
+    )
+
+
 def eval_loader(
     dataset: Dataset, collate: Collate, *, batch_size: int, workers: int, processes: Processes = ALONE
 ) -> DataLoader:
@@ -245,11 +274,4 @@ def eval_loader(
         part = PartOfStream(dataset, processes)
     elif processes.count > 1:
         part = Subset(dataset, processes.share(len(dataset)))
-    return DataLoader(
-        part,
-        batch_size,
-        num_workers=workers,
-        pin_memory=torch.cuda.is_available(),
-        collate_fn=collate,
-        worker_init_fn=ignore_stop_signals,
-    )
+    return DataLoader(part, batch_size, collate_fn=collate, **worker_options(workers))

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fastvit.runtime.device import autocast, to_device
+from fastvit.runtime.device import autocast, tensors_of
 from fastvit.training.learner import Learner
 
 
@@ -24,13 +24,12 @@ def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:
         for name, module in learner.model.named_modules()
         if not any(module.children())  # of nested modules the innermost is first
     ]
-    loop = learner.recipe.loop
     try:
         for batch in batches:
-            batch = to_device(batch, learner.device, channels_last=loop.channels_last)
-            if not all(tensor.isfinite().all() for tensor in _tensors(batch)):
+            batch = learner.to_device(batch)
+            if not _is_finite(batch):
                 return "the batch itself"
-            with torch.no_grad(), autocast(learner.device, loop.precision):
+            with torch.no_grad(), autocast(learner.device, learner.recipe.loop.precision):
                 losses = learner.task.losses(learner.model, batch)
             if found:
                 return f"the output of module {found[0]}"
@@ -45,16 +44,11 @@ def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:
 
 def _hook(name: str, found: list[str]) -> Any:
     def look(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if not all(tensor.isfinite().all() for tensor in _tensors(outputs)):
+        if not _is_finite(outputs):
             found.append(name)
 
     return look
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors in any nesting of containers."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [tensor for each in value for tensor in _tensors(each)] if isinstance(value, list | tuple) else []
+def _is_finite(value: Any) -> bool:
+    return all(tensor.isfinite().all() for tensor in tensors_of(value))

@@ -105,6 +105,8 @@ class LoopConfig(Section):
     batch_size: PositiveInt  # samples of an optimizer step, over all processes and accumulated batches
     accumulation: PositiveInt = 1  # batches one after the other whose gradients make one step: for little memory
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    tf32: bool = True  # on NVIDIA's GPUs from Ampere on, float32 is computed in TF32: timm's choice; false: in float32
+    cudnn_benchmark: bool = True  # cuDNN tries its algorithms, and takes the fastest: timm's and Apple's choice
     channels_last: bool = False
     compile: bool = False  # torch.compile; validation is never compiled
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, slower

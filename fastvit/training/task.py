@@ -1,7 +1,7 @@
 """What the training loop asks of a task. Everything else about training is the same for all tasks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +17,7 @@ from fastvit.errors import DataError, some
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from fastvit.training.loaders import TrainLoader
     from fastvit.training.recipe import Recipe
 
 Network = Callable[..., Any]  # a module, or an exported file as a function
@@ -109,8 +110,12 @@ class Task(ABC):
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""
         return default_collate(samples)
 
-    def prepare_training(self, device: torch.device) -> None:  # noqa: B027 - most tasks have nothing to prepare
+    def prepare_training(self, device: torch.device, loader: "TrainLoader") -> None:  # noqa: B027 - most need nothing
         """Load what only training needs, such as a teacher; called once, after `build_model`."""
+
+    def training_batches(self, loader: "TrainLoader", epoch: int, start: int) -> Iterator[Any]:
+        """The batches of an epoch from the `start`-th step on, with what a task adds that is in no sample."""
+        return loader.batches(epoch, start)
 
     def synchronize_batch_norm(self, model: nn.Module) -> nn.Module:
         """The model with batch norms whose statistics are those of all processes, as `loop.sync_batch_norm` asks."""

@@ -110,10 +110,17 @@ class TeacherConfig(NamedNetwork):
 class DistillationConfig(Section):
     """Learning from a teacher's answers to the same, mixed images (DeiT, section 4, without its extra token)."""
 
-    teacher: TeacherConfig
+    teacher: TeacherConfig | None = None
+    answers: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # of `fastvit teach`; no teacher is run
     kind: Literal["hard", "soft"] = "hard"  # learn the teacher's most probable class, or its probabilities
     alpha: Probability = 0.5  # weight of the teacher in the loss; the labels have the rest
     temperature: PositiveFloat = 1.0  # of soft
+
+    @model_validator(mode="after")
+    def _somebody_answers(self) -> "DistillationConfig":
+        if self.teacher is None and self.answers is None:
+            raise ValueError("give a teacher, or the answers of one")
+        return self
 
 
 class ClassificationRecipe(Recipe):

@@ -1,26 +1,35 @@
 """The classification task: timm's networks, transforms, mixing and losses, put together as the recipe says."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.data import Mixup, create_transform, resolve_data_config
+from timm.data import create_transform, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, default_collate
 
 from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.normalization import Normalization, stack_images
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.sources import open_source
-from fastvit.errors import RecipeError
+from fastvit.tasks.classification.augmentation import BatchAugmentation
 from fastvit.tasks.classification.details import write_details
-from fastvit.tasks.classification.distillation import build_teacher, distillation_loss
+from fastvit.tasks.classification.distillation import (
+    Teacher,
+    answers_of,
+    build_teacher,
+    distillation_loss,
+    stored_targets,
+)
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
+from fastvit.tasks.classification.stored import StoredAnswers
 from fastvit.tasks.network import build_network, freeze_stages
+from fastvit.training.loaders import TrainLoader
 from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
@@ -28,19 +37,24 @@ if TYPE_CHECKING:
 
 
 class Classification(Task):
-    """One label per image. A batch is (images (B, 3, H, W), labels (B,))."""
+    """One label per image. A batch is (images (B, 3, H, W), labels (B,)).
+
+    Images to train on are pixels, in uint8, and are normalized on the device; images to validate on are normalized.
+    Stored answers of a teacher come third.
+    """
 
     recipe: ClassificationRecipe
     best_metric = "top1"
 
     def __init__(self, recipe: ClassificationRecipe):
         super().__init__(recipe)
-        self.mix = _mixup(recipe) if recipe.augmentation.mixes else None
         # Mean, standard deviation, crop and interpolation: the recipe's, or those of the model's pretraining.
         self.input = resolve_data_config(
             {name: getattr(recipe.data, name) for name in ("crop_pct", "interpolation", "mean", "std")},
             pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict(),
         )
+        self.normalization = Normalization(self.input["mean"], self.input["std"])
+        self.augment = BatchAugmentation(recipe, self.normalization)
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -85,36 +99,46 @@ class Classification(Task):
         images = TransformedImages(source, transform, on_bad_image=data.on_bad_image, training=training)
         return Part(images, names, images.name, images.notices)
 
-    def prepare_training(self, device: torch.device) -> None:
-        if self.recipe.distillation:
-            self.teacher = build_teacher(self.recipe, mean=self.input["mean"], std=self.input["std"]).to(device)
-            if self.recipe.loop.channels_last:
-                self.teacher.to(memory_format=torch.channels_last)
+    def collate(self, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*samples, strict=True)
+        return stack_images(images), default_collate(labels)
 
-    def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-        images, labels = batch
-        smoothing = self.recipe.augmentation.smoothing
-        if self.mix:
-            if len(images) % 2:
-                raise RecipeError(f"mixup and cutmix need pairs, but each process has {len(images)} images at a time")
-            images, labels = self.mix(images, labels)  # labels: (B, classes), already smooth
-            smoothing = 0.0
+    def prepare_training(self, device: torch.device, loader: TrainLoader) -> None:
+        distillation = self.recipe.distillation
+        if distillation and distillation.answers:
+            self.stored = StoredAnswers(self, loader, device)
+        elif distillation:
+            self.teacher = self.build_teacher(device)
+
+    def build_teacher(self, device: torch.device) -> Teacher:
+        """The recipe's teacher, as it is run in training."""
+        memory_format = torch.channels_last if self.recipe.loop.channels_last else torch.preserve_format
+        return build_teacher(self.recipe, self.normalization).to(device, memory_format=memory_format)
+
+    def training_batches(self, loader: TrainLoader, epoch: int, start: int) -> Iterator[Any]:
+        distillation = self.recipe.distillation
+        if distillation and distillation.answers:
+            return self.stored.beside(loader, epoch, start)
+        return loader.batches(epoch, start)
+
+    def losses(self, model: nn.Module, batch: tuple[Any, ...]) -> dict[str, Tensor]:
+        images, labels, *stored = batch
+        images, labels = self.augment(images, labels)
         logits = model(images).float()
+        smoothing = self.recipe.augmentation.smoothing if labels.ndim == 1 else 0.0  # mixed labels are smooth already
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        if not self.recipe.distillation:
+        if not (distillation := self.recipe.distillation):
             return {"cross_entropy": loss}
-        alpha = self.recipe.distillation.alpha
-        hint = distillation_loss(self.recipe.distillation, logits, self.teacher(images))
-        return {"cross_entropy": (1 - alpha) * loss, "distillation": alpha * hint}
+        if stored:
+            targets = stored_targets(distillation, *stored, self.recipe.data.num_classes)
+        else:
+            targets = answers_of(distillation, self.teacher(images))
+        hint = distillation_loss(distillation, logits, targets)
+        return {"cross_entropy": (1 - distillation.alpha) * loss, "distillation": distillation.alpha * hint}
 
-    def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        return self._colors(self.mix(images, labels)[0] if self.mix else images)
-
-    def _colors(self, images: Tensor) -> Tensor:
-        """Undo the normalization."""
-        mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
-        return (images * std + mean).clamp(0, 1)
+    def inputs(self, batch: tuple[Any, ...]) -> Tensor:
+        images, labels, *_ = batch
+        return self.normalization.undo(self.augment(images, labels)[0])
 
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics()
@@ -124,38 +148,28 @@ class Classification(Task):
         images = torch.stack([image for image, _ in samples])
         with torch.no_grad():
             predicted = model(images).argmax(1).tolist()
-        return prediction_grid(self._colors(images), predicted, [label for _, label in samples], class_names)
+        true = [label for _, label in samples]
+        return prediction_grid(self.normalization.undo(images), predicted, true, class_names)
 
     def write_details(self, metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)
 
     def _train_transform(self) -> Callable[..., Tensor]:
+        """From an image to pixels in uint8; what follows is done to the whole batch."""
+        size = self.recipe.data.image_size
+        return create_transform(size, is_training=True, use_prefetcher=True, **self.transform_options)
+
+    @property
+    def transform_options(self) -> dict[str, Any]:
+        """What the recipe says about training images one by one, by timm's names."""
         augmentation = self.recipe.augmentation
-        return create_transform(
-            self.recipe.data.image_size,
-            is_training=True,
-            scale=augmentation.scale,
-            ratio=augmentation.ratio,
-            hflip=augmentation.hflip,
-            vflip=augmentation.vflip,
-            color_jitter=augmentation.color_jitter or None,
-            auto_augment=augmentation.auto_augment,
-            re_prob=augmentation.reprob,
-            re_mode=augmentation.remode,
-            re_count=augmentation.recount,
-            interpolation=self.input["interpolation"],
-            mean=self.input["mean"],
-            std=self.input["std"],
-        )
-
-
-def _mixup(recipe: ClassificationRecipe) -> Mixup:
-    augmentation = recipe.augmentation
-    return Mixup(
-        mixup_alpha=augmentation.mixup,
-        cutmix_alpha=augmentation.cutmix,
-        prob=augmentation.mixup_prob,
-        switch_prob=augmentation.mixup_switch_prob,
-        label_smoothing=augmentation.smoothing,
-        num_classes=recipe.data.num_classes,
-    )
+        return {
+            "scale": augmentation.scale,
+            "ratio": augmentation.ratio,
+            "hflip": augmentation.hflip,
+            "vflip": augmentation.vflip,
+            "color_jitter": augmentation.color_jitter or None,
+            "auto_augment": augmentation.auto_augment,
+            "interpolation": self.input["interpolation"],
+            "mean": self.input["mean"],  # the color of what a rotation leaves empty
+        }

@@ -85,9 +85,8 @@ def random_background(size: int, rng: np.random.Generator) -> np.ndarray:
     along = np.cos(angle := rng.uniform(0, 2 * np.pi)) * ramp[:, None] + np.sin(angle) * ramp
     colors = rng.uniform(0, 1, (2, 3))
     background = colors[0] + (colors[1] - colors[0]) * ((along + 1) / 2.5)[..., None]
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(
-        (size, size), Image.Resampling.BICUBIC
-    )
+    blocks = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+    coarse = blocks.resize((size, size), Image.Resampling.BICUBIC)
     background += rng.uniform(0, 0.4) * (np.asarray(coarse) / 255 - 0.5)
     return background
 

@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastvit.data.normalization import Normalization
 from fastvit.models.hand_mesh import HandMesh
 from fastvit.models.skinning import HandArrays, HandModel
 from fastvit.tasks.hand_mesh.freihand import FreiHand
@@ -41,7 +42,8 @@ class HandMeshRecovery(Task):
 
     def __init__(self, recipe: HandMeshRecipe):
         super().__init__(recipe)
-        self.input = resolve_data_config(pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
+        pretraining = resolve_data_config(pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
+        self.normalization = Normalization(pretraining["mean"], pretraining["std"])
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -62,8 +64,8 @@ class HandMeshRecovery(Task):
         images = HandImages(
             self._hands(part),
             image_size=self.recipe.data.image_size,
-            mean=self.input["mean"],
-            std=self.input["std"],
+            mean=self.normalization.mean,
+            std=self.normalization.std,
             augmentation=self.recipe.augmentation if part == "train" else None,
         )
         return Part(images)
@@ -83,12 +85,7 @@ class HandMeshRecovery(Task):
         return hand_losses(self.recipe.losses, model(batch["image"]), batch)
 
     def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        return self._colors(batch["image"])
-
-    def _colors(self, images: Tensor) -> Tensor:
-        """Undo the normalization."""
-        mean, std = (torch.tensor(self.input[name]).view(3, 1, 1) for name in ("mean", "std"))
-        return (images * std + mean).clamp(0, 1)
+        return self.normalization.undo(batch["image"])
 
     def predict(self, model: Network, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return model(batch["image"])
@@ -112,7 +109,7 @@ class HandMeshRecovery(Task):
         with torch.no_grad():
             predicted = model(images)
         return mesh_grid(
-            self._colors(images).permute(0, 2, 3, 1).numpy(),
+            self.normalization.undo(images).permute(0, 2, 3, 1).numpy(),
             predicted["vertices"].numpy(),
             predicted["camera"].numpy(),
             self.hand.faces,

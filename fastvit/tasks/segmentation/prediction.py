@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
 
-from fastvit.data.whole_image import Normalization, ResizeBox
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.tasks.drawing import enlarged, with_legend
 from fastvit.tasks.segmentation.inference import Window, label_maps, predict
@@ -69,7 +71,7 @@ class Prepared(NamedTuple):
 
 def prepare(image: Image.Image, normalization: Normalization, box: ResizeBox) -> Prepared:
     """An RGB image of any size as in validation."""
-    return Prepared(normalization(box.resize(image)), (image.height, image.width))
+    return Prepared(normalization(pil_to_tensor(box.resize(image))), (image.height, image.width))
 
 
 @torch.inference_mode()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastvit.data.digit_scenes import CLASSES
-from fastvit.data.whole_image import Normalization, ResizeBox
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox
 from fastvit.errors import RecipeError
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
@@ -25,11 +26,7 @@ from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_cl
 from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_sizes
 from fastvit.tasks.segmentation.picture import overlay_grid
 from fastvit.tasks.segmentation.recipe import SegmentationRecipe
-from fastvit.tasks.segmentation.transforms import (
-    TrainTransform,
-    TransformedMaskedImages,
-    ValTransform,
-)
+from fastvit.tasks.segmentation.transforms import TrainTransform, TransformedMaskedImages, ValTransform
 from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from fastvit.data.whole_image import Normalization, ResizeBox
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox
 from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.tasks.segmentation.photometric import Distortion
 
@@ -53,7 +54,8 @@ class TrainTransform:
         if self.photometric:
             image = Distortion.draw()(image)
         padding = (0, self.crop - image.width, 0, self.crop - image.height)
-        return pad(self.normalization(image), padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
+        pixels = self.normalization(F.pil_to_tensor(image))
+        return pad(pixels, padding), pad(_to_tensor(mask), padding, value=UNLABELLED)
 
     def _choose_corner(self, labels: np.ndarray) -> tuple[int, int]:
         """(left, top) of the crop."""
@@ -75,7 +77,7 @@ class ValTransform:
         self.normalization, self.box = normalization, box
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        return self.normalization(self.box.resize(image)), _to_tensor(mask)
+        return self.normalization(F.pil_to_tensor(self.box.resize(image))), _to_tensor(mask)
 
 
 class TransformedMaskedImages(Dataset):

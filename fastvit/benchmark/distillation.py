@@ -1,0 +1,105 @@
+"""Suite `distillation`: the time of a training step with a live teacher, with stored answers, and without either."""
+
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any, Literal
+
+import timm
+import torch
+from pydantic import PositiveInt
+
+from fastvit.benchmark.report import markdown
+from fastvit.benchmark.special import paired_ratio
+from fastvit.benchmark.work import macs
+from fastvit.config import Section, UserPath
+from fastvit.runtime.allocator import keep_freed_memory
+from fastvit.runtime.device import best_device
+from fastvit.runtime.environment import environment
+from fastvit.runtime.timing import interleaved_latency
+from fastvit.tasks import load_recipe, make_task
+from fastvit.tasks.classification.distillation import Teacher
+from fastvit.tasks.classification.recipe import ClassificationRecipe
+from fastvit.tasks.classification.task import Classification
+from fastvit.training.learner import Learner
+
+BASELINE = "none"
+STEPS_PER_EPOCH = 1000  # of the schedules, which do not matter here
+
+
+class DistillationSuite(Section):
+    """Whose steps to time."""
+
+    measures: Literal["distillation"]
+    title: str
+    output: UserPath
+    recipes: tuple[str, ...]  # with a teacher
+    batch_size: PositiveInt  # of a step, without accumulation
+    image_size: PositiveInt | None = None  # null: the recipe's
+    rounds: PositiveInt = 12
+    warmup: PositiveInt = 2
+
+
+SUITE = DistillationSuite
+
+
+def measure(suite: DistillationSuite) -> Iterator[dict[str, Any]]:
+    """Seconds of each step, and the multiply-accumulates of a forward pass of student and teacher, by recipe."""
+    keep_freed_memory(best_device())
+    results = {}
+    for name in suite.recipes:
+        overrides = [f"loop.batch_size={suite.batch_size}", "loop.accumulation=1", "optimizer.lr_batch_size=null"]
+        if suite.image_size:
+            overrides.append(f"data.image_size={suite.image_size}")
+        recipe = load_recipe(name, overrides)
+        teacher = timm.create_model(recipe.distillation.teacher.name, num_classes=recipe.data.num_classes)
+        size = make_task(recipe).input_size
+        student = make_task(recipe).build_model(initial_weights=False)
+        results[name] = {
+            "student": recipe.model.name,
+            "teacher": recipe.distillation.teacher.name,
+            "macs": {"student": macs(student, size), "teacher": macs(teacher, size)},
+            "seconds": interleaved_latency(_steps(recipe, teacher), rounds=suite.rounds, warmup=suite.warmup),
+        }
+        yield {"suite": suite.model_dump(mode="json"), "environment": environment(), "recipes": results}
+
+
+def table(result: dict[str, Any]) -> str:
+    """A row for each recipe and way to learn."""
+    rows: list[tuple[str, ...]] = [("student", "teacher", "ms a step", "from", "to", f"x {BASELINE}", "x by MACs")]
+    for each in result["recipes"].values():
+        work = dict.fromkeys(each["seconds"], 3 * each["macs"]["student"])  # backward is twice the forward pass
+        work["live"] += each["macs"]["teacher"]
+        for name, seconds in each["seconds"].items():
+            ms = [1000 * value for value in (median(seconds), min(seconds), max(seconds))]
+            ratio, by_macs = paired_ratio(each["seconds"], name, BASELINE), work[name] / work[BASELINE]
+            row = (each["student"], name, *(f"{value:.0f}" for value in ms), f"{ratio:.2f}", f"{by_macs:.2f}")
+            rows.append(row)
+    machine, suite = result["environment"], result["suite"]
+    hardware = machine["gpu"] if machine["gpu"] != "none" else f"{machine['cpu']}, {machine['threads']} threads"
+    return f"{markdown(rows)}\n\n{hardware}, torch {machine['torch']}, batch {suite['batch_size']}"
+
+
+def _steps(recipe: ClassificationRecipe, teacher: torch.nn.Module) -> dict[str, Callable[[], Any]]:
+    """A training step of the same student, taught in each way."""
+    size = make_task(recipe).input_size
+    images = torch.randint(256, (recipe.loop.batch_size, *size), dtype=torch.uint8)
+    labels = torch.arange(recipe.loop.batch_size) % recipe.data.num_classes
+    none = make_task(recipe.model_copy(update={"distillation": None}))
+    live, stored = make_task(recipe), make_task(recipe)
+    device = best_device()
+    memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format
+    live.teacher = Teacher(teacher, torch.ones(3), torch.zeros(3)).to(device, memory_format=memory_format)
+    return {
+        BASELINE: _step(none, (images, labels)),
+        "stored": _step(stored, (images, labels, (labels[:, None],))),
+        "live": _step(live, (images, labels)),
+    }
+
+
+def _step(task: Classification, batch: tuple[Any, ...]) -> Callable[[], Any]:
+    device, channels_last = best_device(), task.recipe.loop.channels_last
+    memory_format = torch.channels_last if channels_last else torch.preserve_format
+    model = task.build_model(initial_weights=False).to(device, memory_format=memory_format).train()
+    learner = Learner(task, model, task.recipe, device=device, steps_per_epoch=STEPS_PER_EPOCH)
+
+    return lambda: learner.step(STEPS_PER_EPOCH, [batch])

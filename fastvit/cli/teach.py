@@ -1,0 +1,52 @@
+"""Write a teacher's answers to all images of a recipe, once for all students that see the same images.
+
+fastvit teach classification/fastvit_t8_distill data.root=/data/imagenet
+fastvit teach classification/fastvit_sa12_distill data.root=/data/imagenet --output /data/mixup_0.8.answers
+torchrun --nproc-per-node 8 -m fastvit teach classification/fastvit_t8_distill data.root=/data/imagenet
+
+Then train with distillation.answers=<file>. The same command goes on after an interruption.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastvit.errors import RecipeError, RunStopped
+
+if TYPE_CHECKING:
+    from fastvit.tasks.classification.recipe import ClassificationRecipe
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="YAML file or shipped name of a classification with a teacher")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the answers (default: <output>.answers)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from fastvit.runtime.processes import process_group
+    from fastvit.tasks import make_task
+    from fastvit.tasks.classification.teach import teach
+
+    with process_group() as processes:
+        recipe = processes.on_main(lambda: find_recipe(arguments))
+        path = arguments.output or recipe.output.with_name(f"{recipe.output.name}.answers")
+        try:
+            teach(make_task(recipe), path, processes=processes)
+        except RunStopped as stopped:
+            if processes.is_main:
+                print(stopped, file=sys.stderr)
+            sys.exit(128 + stopped.number)  # as a shell tells of a signal: there is more to do
+        if processes.is_main:
+            print(f"train with distillation.answers={path}")
+
+
+def find_recipe(arguments: argparse.Namespace) -> "ClassificationRecipe":
+    """The recipe that is named."""
+    from fastvit.tasks import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if recipe.task != "classification":
+        raise RecipeError(f"{arguments.recipe}: teachers are for classification, not for {recipe.task}")
+    return recipe

@@ -1,0 +1,78 @@
+"""Suites that measure the data workers and the teacher: small, but all that they do."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from timm.data.loader import fast_collate
+
+from fastvit.benchmark import distillation, loader
+from fastvit.benchmark.special import SPECIAL, run_special, special_suite
+from fastvit.errors import RecipeError, RunError
+from fastvit.tasks import load_recipe, make_task
+
+SMALL = ("loop.batch_size=4", "optimizer.lr_batch_size=null")
+SUITES = Path(__file__).parents[1] / "configs" / "benchmark"
+
+
+def test_images_a_second_are_of_all_loaders_and_numbers_of_workers(tmp_path: Path):
+    overrides = (f"output={tmp_path}", "images=24", "batch_size=4", "rounds=2", "workers=[1]")
+    text = run_special(SUITES / "loader.yaml", overrides, quick=True)
+    rates = json.loads((tmp_path / "result.json").read_text())["images_per_second"]["1"]
+    assert set(rates) == {"ours", "timm", "timm, mixing in the workers"}
+    assert all(len(each) == 2 and min(each) > 0 for each in rates.values())
+    assert (tmp_path / "table.md").read_text() == text
+    assert "| 1       | ours " in text
+    with pytest.raises(RunError, match="already holds a result: choose another"):
+        run_special(SUITES / "loader.yaml", overrides)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/folder cannot be written \(Not a directory\)"):
+        run_special(SUITES / "loader.yaml", (f"output={tmp_path / 'file' / 'folder'}",))
+
+
+def test_both_loaders_make_the_same_kind_of_batches(tmp_path: Path):
+    """Else their speeds could not be compared."""
+    loader._write_photographs(tmp_path / "train", 12)
+    data = (f"data.root={tmp_path}", "data.num_classes=2", "data.workers=1", *SMALL)
+    task = make_task(load_recipe("classification/fastvit_t8", data))
+    ours, timms = (list(epoch(0)) for epoch in (loader._ours(task), loader._timms(task, fast_collate)))
+    assert len(ours) == len(timms) == 3
+    for images, labels in (*ours, *timms):
+        assert (images.shape, images.dtype, labels.shape) == ((4, 3, 256, 256), torch.uint8, (4,))
+
+
+@pytest.mark.slow  # the teacher is large
+def test_a_step_is_timed_in_three_ways(tmp_path: Path):
+    small = ("batch_size=2", "image_size=32", "rounds=2", "warmup=1", "recipes=[classification/fastvit_t8_distill]")
+    text = run_special(SUITES / "distillation.yaml", (f"output={tmp_path}", *small))
+    (result,) = json.loads((tmp_path / "result.json").read_text())["recipes"].values()
+    assert {name: len(seconds) for name, seconds in result["seconds"].items()} == {"none": 2, "stored": 2, "live": 2}
+    assert result["macs"]["teacher"] > 20 * result["macs"]["student"]
+    assert "| fastvit_t8 | stored " in text
+
+
+def test_the_timed_steps_learn_what_their_names_say():
+    recipe = load_recipe("classification/fastvit_t8_distill", ["data.image_size=32", *SMALL])
+    teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 1000))
+    losses = {name: step().losses for name, step in distillation._steps(recipe, teacher).items()}
+    assert set(losses["none"]) == {"cross_entropy"}
+    assert set(losses["stored"]) == set(losses["live"]) == {"cross_entropy", "distillation"}
+
+
+def test_what_is_special_is_told_by_a_key(tmp_path: Path):
+    kinds = {special_suite(path) for path in SUITES.glob("*.yaml")}
+    assert kinds == {None, *SPECIAL}
+    (tmp_path / "own.yaml").write_text("measures: loaders")
+    with pytest.raises(RecipeError, match="measures must be one of loader, distillation, not 'loaders'; did you mean"):
+        special_suite(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    module, sizes = {"loader": loader, "distillation": distillation}[name], []
+    monkeypatch.setattr(module, "measure", lambda suite: sizes.append(suite.rounds) or {})
+    monkeypatch.setattr(module, "table", lambda result: "")
+    for quick in (False, True):
+        run_special(SUITES / f"{name}.yaml", (f"output={tmp_path / str(quick)}",), quick=quick)
+    assert sizes[1] < sizes[0]
