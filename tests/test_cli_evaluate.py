@@ -132,7 +132,7 @@ def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, p
         (["fastvit_t9.apple"], "that is called fastvit_t9.apple; did you mean fastvit_t8?"),
         (["nowhere.pt"], "there is no checkpoint nowhere.pt"),
         (["runs/nowhere"], "there is no checkpoint runs/nowhere"),
-        (["fastvit_t8.apple_in1k"], "data: root is missing: the folder of dataset folder"),
+        (["fastvit_t8.apple_in1k"], "data.root is missing: the folder of dataset folder"),
         ([QUICKSTART], "has no weights of its own: give --checkpoint FILE, --pretrained for the hub's, or"),
         (["nowhere.yaml", "--pretrained"], "there is no recipe nowhere.yaml"),
         (["runs/nowhere", "--pretrained"], "has weights and classes of its own: leave out --pretrained"),

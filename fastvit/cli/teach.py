@@ -49,4 +49,4 @@ def find_recipe(arguments: argparse.Namespace) -> "ClassificationRecipe":
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if recipe.task != "classification":
         raise RecipeError(f"{arguments.recipe}: teachers are for classification, not for {recipe.task}")
-    return recipe
+    return recipe.completed()

@@ -68,8 +68,8 @@ def find_recipe(arguments: argparse.Namespace, resume_from: Path | None) -> "Rec
     from fastvit.training.checkpoint import read_resumable
 
     if not resume_from:
-        return load_recipe(arguments.recipe, arguments.overrides)
+        return load_recipe(arguments.recipe, arguments.overrides).completed()
     if any(override.startswith("output=") for override in arguments.overrides):
         raise RecipeError("output: a resumed run goes on in its own folder; move that if you want it elsewhere")
     source = arguments.recipe or read_resumable(resume_from)["recipe"]
-    return load_recipe(source, [*arguments.overrides, f"output={json.dumps(str(resume_from.parent))}"])
+    return load_recipe(source, [*arguments.overrides, f"output={json.dumps(str(resume_from.parent))}"]).completed()

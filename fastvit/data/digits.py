@@ -26,7 +26,7 @@ class Digits(Dataset):
         pixels = (scans.reshape(-1, 8, 8) * 255 / 16).round().astype("uint8")
         size = (image_size, image_size)
         self.images = [Image.fromarray(scan).resize(size, Image.Resampling.BICUBIC).convert("RGB") for scan in pixels]
-        self.labels = [int(label) for label in labels]
+        self.labels = self.targets = [int(label) for label in labels]  # torchvision's name, too
 
     def __len__(self) -> int:
         return len(self.images)

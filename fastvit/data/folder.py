@@ -15,6 +15,7 @@ from fastvit.errors import DataError, some
 
 LAYOUT = "expected <root>/train/<class>/*.jpg and <root>/val/<class>/*.jpg"
 VALIDATION = ("val", "validation")  # two names for one folder
+SPLIT_FOLDERS = {"train", *VALIDATION, "test"}
 
 
 def open_folder(root: Path, split: str, *, upright: bool = True) -> ImageFolder:
@@ -30,14 +31,20 @@ def open_folder(root: Path, split: str, *, upright: bool = True) -> ImageFolder:
         DataError: a folder is missing, or a class has no images.
     """
     folder = _split_folder(root, split)
-    empty = [each.name for each in sorted(folder.iterdir()) if each.is_dir() and not _has_image(each)]
-    if empty:
-        raise DataError(f"{folder} has class folders without images: {some(empty)}; fill or remove them")
-    if not any(each.is_dir() for each in folder.iterdir()):
-        raise DataError(f"{folder} has no class folders; {LAYOUT}")
+    class_folders(folder)
     images = ImageFolder(str(folder), loader=partial(read_image, upright=upright), is_valid_file=is_image)
     images.ignored = sorted(str(path) for path in folder.rglob("*/*") if is_left_out(path))
     return images
+
+
+def class_folders(folder: Path) -> list[Path]:
+    """Those in a folder, sorted. Raises DataError if there are none, or if one has no images."""
+    folders = sorted(each for each in folder.iterdir() if each.is_dir())
+    if empty := [each.name for each in folders if not _has_image(each)]:
+        raise DataError(f"{folder} has class folders without images: {some(empty)}; fill or remove them")
+    if not folders:
+        raise DataError(f"{folder} has no class folders; {LAYOUT}")
+    return folders
 
 
 def _split_folder(root: Path, split: str) -> Path:

@@ -15,7 +15,7 @@ NO_LABEL = -1  # of an image that could not be read; metrics leave it out
 
 
 class ImageSource(Protocol):
-    """Pairs of an image and its label by index. Reading may fail with `UnreadableImage` or an OSError."""
+    """Pairs of an image and its label (or labels) by index. Reading may fail with `UnreadableImage` or an OSError."""
 
     def __len__(self) -> int: ...
 
@@ -30,8 +30,9 @@ class TransformedImages(Dataset):
         transform: from an RGB image to a tensor (3, H, W).
         on_bad_image: what to do about an image that cannot be read. "error": a `DataError` that names it. "skip": in
             training the next readable image takes its place, so that batches stay full; in validation it gets the
-            label `NO_LABEL`, so that no other image counts twice.
+            label `no_label`, so that no other image counts twice.
         training: whether this is training data.
+        no_label: stands for the label of an image that cannot be read.
     """
 
     def __init__(
@@ -41,8 +42,9 @@ class TransformedImages(Dataset):
         *,
         on_bad_image: Literal["error", "skip"],
         training: bool,
+        no_label: int | Tensor = NO_LABEL,
     ):
-        self.source, self.transform = source, transform
+        self.source, self.transform, self.no_label = source, transform, no_label
         self.on_bad_image, self.training = on_bad_image, training
         # Shared with the worker processes, which are the ones to find out.
         self._unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()
@@ -61,16 +63,17 @@ class TransformedImages(Dataset):
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # of what others read with Pillow
                 self._on_bad_image(position, str(error))
             if not self.training:
-                return self.transform(Image.new("RGB", (64, 64))), NO_LABEL
+                return self.transform(Image.new("RGB", (64, 64))), self.no_label
         raise DataError("none of the training images can be read")
 
     def notices(self) -> list[str]:
-        """Sentences about files that are no images by their names, and images that could not be read so far."""
+        """Sentences about the source, files that are no images by their names, and images that could not be read."""
         what = {
             "files that are not taken for images, by their names": getattr(self.source, "ignored", []),
             "images that could not be read and are left out": self.skipped(),
         }
-        return [f"{words}: {len(names)}, such as {some(names, 3)}" for words, names in what.items() if names]
+        left_out = [f"{words}: {len(names)}, such as {some(names, 3)}" for words, names in what.items() if names]
+        return [*getattr(self.source, "notices", ()), *left_out]
 
     def skipped(self) -> list[str]:
         """The images that could not be read so far."""

@@ -23,7 +23,7 @@ def open_source(
     split: str,
     *,
     training: bool,
-    num_classes: int,
+    num_classes: int | None,
     image_size: int,
     batch_size: int,
     upright: bool = True,
@@ -35,7 +35,7 @@ def open_source(
         root: folder of the data; not needed for the digits and what is downloaded.
         split: the name of the part: for a folder that of the folder in it; the digits have train and validation.
         training: whether it is to train on.
-        num_classes: what the recipe says; checked where the dataset knows its classes.
+        num_classes: what the recipe says, if it does; checked where the dataset knows its classes.
         image_size: the digits are made in this size.
         batch_size: timm's streams make their epochs of whole batches.
         upright: of image files, as `read_image` has it; timm reads streams by itself.
@@ -43,6 +43,8 @@ def open_source(
     Raises:
         DataError: the data is not there, or not what the recipe says.
     """
+    if root is None and name.partition("/")[0] in ("folder", "torch", "wds"):
+        raise DataError(f"data.root is missing: the folder of dataset {name}")
     if name == "digits":
         if split not in DIGITS_SPLITS:
             raise DataError(f"the digits have no split {split}, but train and validation")
@@ -51,7 +53,7 @@ def open_source(
         source = open_folder(root, split, upright=upright)
     else:
         source = _open_with_timm(name, root, split, is_training=training, batch_size=batch_size, upright=upright)
-    _require_num_classes(source, num_classes, str(root or name))
+    require_num_classes(source, num_classes, str(root or name))
     return source
 
 
@@ -94,9 +96,10 @@ def _open_with_timm(
     return dataset
 
 
-def _require_num_classes(source: Any, num_classes: int, where: str) -> None:
+def require_num_classes(source: Any, num_classes: int | None, where: str) -> None:
+    """Raise DataError if the classes of a source, where it knows them, are not as many as the recipe says."""
     classes = getattr(source, "classes", None)
-    if classes is not None and len(classes) != num_classes:
+    if num_classes is not None and classes is not None and len(classes) != num_classes:
         raise DataError(
             f"data.num_classes is {num_classes}, but there are {len(classes)} classes in {where}; "
             f"set data.num_classes to {len(classes)}"

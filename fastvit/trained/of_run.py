@@ -1,5 +1,6 @@
 """A run, a checkpoint of one, or a recipe with weights."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,8 @@ def of_run(source: str, options: Options) -> Trained:
     require_packages(f"reading the run {source}", "pydantic", extra="train")
     path = checkpoint_of(source)
     checkpoint = read_checkpoint(path)
-    task = make_task(load_recipe(checkpoint["recipe"], options.overrides))
+    where = f"output={json.dumps(str(path.parent))}"  # the run may have moved since
+    task = make_task(load_recipe(checkpoint["recipe"], [where, *options.overrides]))
     state = checkpoint.get("state_dict_ema", checkpoint["state_dict"])
 
     def load() -> nn.Module:
@@ -60,7 +62,7 @@ def of_recipe(source: str, options: Options) -> Trained:
     """The network of a recipe with the weights of a file, of the hub, or random ones. Raises UserError."""
     require_packages(f"reading the recipe {source}", "pydantic", extra="train")
     start = options.which_weights(source, tags="")
-    task = make_task(load_recipe(source, options.overrides))
+    task = make_task(load_recipe(source, options.overrides).completed())
     recipe: Any = task.recipe
     if start == "pretrained":
         _require_pretrained(source, recipe)

@@ -50,6 +50,7 @@ def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, proces
     processes.on_main(folder.require_unused)
     trainer = Trainer(task, recipe, folder, processes)
     processes.on_main(lambda: folder.create(recipe))
+    processes.on_main(lambda: task.write_split(trainer.train_data, folder.split))
     try:
         trainer.fit()
     except BaseException:
@@ -230,7 +231,7 @@ class Trainer:
 
     def _notices(self) -> list[str]:
         """What the data has to say, each sentence once in a run."""
-        notices = [*self.train_data.notices(), *self.val_data.notices()]
+        notices = dict.fromkeys((*self.train_data.notices(), *self.val_data.notices()))
         new = [notice for notice in notices if notice not in self._said]
         self._said.update(new)
         return new

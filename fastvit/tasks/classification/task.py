@@ -11,11 +11,12 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
-from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.images import NO_LABEL, ImageSource, TransformedImages
 from fastvit.data.normalization import Normalization, stack_images
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.data.sources import open_source
+from fastvit.errors import RecipeError
 from fastvit.tasks.classification.augmentation import BatchAugmentation
+from fastvit.tasks.classification.balance import balanced, class_counts, require_counts, skew_notice
 from fastvit.tasks.classification.details import write_details
 from fastvit.tasks.classification.distillation import (
     Teacher,
@@ -48,6 +49,8 @@ class Classification(Task):
 
     def __init__(self, recipe: ClassificationRecipe):
         super().__init__(recipe)
+        if not recipe.data.num_classes:
+            raise RecipeError("data.num_classes is missing: give it, or let the recipe's completed() count the classes")
         # Mean, standard deviation, crop and interpolation: the recipe's, or those of the model's pretraining.
         self.input = resolve_data_config(
             {name: getattr(recipe.data, name) for name in ("crop_pct", "interpolation", "mean", "std")},
@@ -55,6 +58,7 @@ class Classification(Task):
         )
         self.normalization = Normalization(self.input["mean"], self.input["std"])
         self.augment = BatchAugmentation(recipe, self.normalization)
+        self.class_weights: Tensor | None = None  # (classes,), once the training data are open, if the recipe asks
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -81,29 +85,43 @@ class Classification(Task):
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         data, training = self.recipe.data, part == "train"
-        source = open_source(
-            data.dataset,
-            data.root,
-            data.train_split if training else data.val_split,
-            training=training,
-            num_classes=data.num_classes,
-            image_size=data.image_size,
-            batch_size=self.recipe.loop.batch_size,
-            upright=data.exif_orientation,
-        )
+        source = self.recipe.open_images(training=training)
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
         transform = self._train_transform() if training else self.preprocessing.transform()
+        skew = self._balance(class_counts(source, data.num_classes), names) if training else []
         if isinstance(source, IterableDataset):
             source.transform = transform  # timm's streams read and transform by themselves
             return Part(source, names)
-        images = TransformedImages(source, transform, on_bad_image=data.on_bad_image, training=training)
-        return Part(images, names, images.name, images.notices)
+        images = self._transformed(source, transform, training=training)
+        return Part(images, names, images.name, lambda: [*skew, *images.notices()])
+
+    def _balance(self, counts: Tensor | None, names: Sequence[str]) -> list[str]:
+        """Weigh the classes as the recipe asks, or say that it might."""
+        if not self.recipe.loss.class_weights:
+            return skew_notice(counts, names)
+        self.class_weights = self.weights_of(require_counts(counts, self.recipe.data.dataset))
+        return []
+
+    def weights_of(self, counts: Tensor) -> Tensor:
+        """(classes,): what an error costs, by how many images have each label."""
+        return balanced(counts)
+
+    def _transformed(
+        self, source: ImageSource, transform: Callable[..., Tensor], *, training: bool
+    ) -> TransformedImages:
+        return TransformedImages(source, transform, on_bad_image=self.recipe.data.on_bad_image, training=training)
+
+    def write_split(self, train: Part, path: Path) -> None:
+        if listing := getattr(getattr(train.samples, "source", None), "listing", None):
+            listing.write(path)
 
     def collate(self, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         images, labels = zip(*samples, strict=True)
         return stack_images(images), default_collate(labels)
 
     def prepare_training(self, device: torch.device, loader: TrainLoader) -> None:
+        if self.class_weights is not None:
+            self.class_weights = self.class_weights.to(device)
         distillation = self.recipe.distillation
         if distillation and distillation.answers:
             self.stored = StoredAnswers(self, loader, device)
@@ -125,8 +143,7 @@ class Classification(Task):
         images, labels, *stored = batch
         images, labels = self.augment(images, labels)
         logits = model(images).float()
-        smoothing = self.recipe.augmentation.smoothing if labels.ndim == 1 else 0.0  # mixed labels are smooth already
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        loss = self._cross_entropy(logits, labels)
         if not (distillation := self.recipe.distillation):
             return {"cross_entropy": loss}
         if stored:
@@ -135,6 +152,16 @@ class Classification(Task):
             targets = answers_of(distillation, self.teacher(images))
         hint = distillation_loss(distillation, logits, targets)
         return {"cross_entropy": (1 - distillation.alpha) * loss, "distillation": distillation.alpha * hint}
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """A mean over the images, also where classes have weights: a step in several parts is then as one in a whole.
+
+        (For labels that are classes, torch would divide by the sum of their weights.)
+        """
+        smoothing = self.recipe.augmentation.smoothing if labels.ndim == 1 else 0.0  # mixed labels are smooth already
+        if self.class_weights is not None and labels.ndim == 1:
+            labels = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        return F.cross_entropy(logits, labels, self.class_weights, label_smoothing=smoothing)
 
     def inputs(self, batch: tuple[Any, ...]) -> Tensor:
         images, labels, *_ = batch
