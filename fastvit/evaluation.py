@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastvit.compare import fusion_error
 from fastvit.errors import DataError, RunError, some
+from fastvit.predictor import CLASSIFIERS
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
@@ -39,7 +40,7 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
     """
     if trained.task is not None:
         return trained.task
-    if trained.does != "classification" or trained.preprocessing is None or trained.labels is None:
+    if trained.does not in CLASSIFIERS or trained.preprocessing is None or trained.labels is None:
         raise RunError(f"{trained.source} is no classifier, or does not say what images go through: evaluate its run")
     stated = trained.preprocessing
     if stated.height != stated.width:
@@ -47,12 +48,14 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
     data = stated.to_dict() | {
         "dataset": "folder",
         "num_classes": len(trained.labels),
+        # A table may have some of the labels only. (Those of one label an image may have other names than the images'.)
+        "classes": list(trained.labels) if trained.does == "multi_label" else None,
         "image_size": stated.height,
         # Published figures are of images as they are stored.
         "exif_orientation": trained.kind not in (Kind.TIMM, Kind.HUB),
     }
     recipe = {
-        "task": "classification",
+        "task": trained.does,
         "output": f"runs/{trained.name}",
         "data": {key: value for key, value in data.items() if key not in ("height", "width")},
         # A recipe has these; here nothing follows from them.

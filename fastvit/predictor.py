@@ -13,11 +13,17 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.training.task import Task
 
-IMAGE_CLASSIFICATION = "classification of images as they are"  # of exported files with their preprocessing inside
+# Of exported files with their preprocessing inside.
+IMAGE_CLASSIFICATION = "classification of images as they are"
+IMAGE_MULTI_LABEL = "multi_label of images as they are"
+
+CLASSIFIERS = ("classification", "multi_label")
 
 PREDICTORS = {  # module in `fastvit.tasks`, and class
     "classification": ("classification.prediction", "Classifier"),
     IMAGE_CLASSIFICATION: ("classification.prediction", "ImageClassifier"),
+    "multi_label": ("multi_label.prediction", "SeveralLabels"),
+    IMAGE_MULTI_LABEL: ("multi_label.prediction", "ImageSeveralLabels"),
     "segmentation": ("segmentation.prediction", "Segmenter"),
     "detection": ("detection.prediction", "Detector"),
     "hand_mesh": ("hand_mesh.predictor", "HandPredictor"),
@@ -30,7 +36,7 @@ class Shown:
 
     Attributes:
         top: most probable classes of an image.
-        score: that an object must have at least, from 0 to 1.
+        score: that an object, or one of several labels, must have at least, from 0 to 1.
     """
 
     top: int = 5
@@ -106,9 +112,9 @@ def find_predictor(
     if task not in PREDICTORS:
         raise RunError(f"is for {task}, for which single images cannot be predicted: use fastvit evaluate")
     needed = {"preprocessing": preprocessing, "labels": labels}
-    if missing := [name for name, value in needed.items() if value is None and task == "classification"]:
+    if missing := [name for name, value in needed.items() if value is None and task in CLASSIFIERS]:
         raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    if task not in ("classification", IMAGE_CLASSIFICATION) and settings is None:
+    if task not in (*CLASSIFIERS, IMAGE_CLASSIFICATION, IMAGE_MULTI_LABEL) and settings is None:
         raise RunError(f"is an exported file for {task}, which does not say its settings: name the run that it is from")
     module, name = PREDICTORS[task]
     return getattr(import_module(f"fastvit.tasks.{module}"), name)

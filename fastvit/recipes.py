@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TASKS = {  # the recipe's class in `fastvit.tasks.<name>.recipe`, and the task's in `fastvit.tasks.<name>.task`
     "classification": ("ClassificationRecipe", "Classification"),
+    "multi_label": ("MultiLabelRecipe", "MultiLabel"),
     "detection": ("DetectionRecipe", "Detection"),
     "segmentation": ("SegmentationRecipe", "Segmentation"),
     "hand_mesh": ("HandMeshRecipe", "HandMeshRecovery"),

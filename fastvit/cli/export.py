@@ -132,7 +132,9 @@ def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list
 
 def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:
     """The names of a classifier's classes: its own, or those in a file. Raises ExportError."""
-    own = trained.labels if trained.does == "classification" else None
+    from fastvit.predictor import CLASSIFIERS
+
+    own = trained.labels if trained.does in CLASSIFIERS else None
     if file is None:
         return own
     if own is None:
@@ -166,7 +168,7 @@ def export_one(
         torch.zeros(arguments.batch, 3, size.height, size.width),
         format=kind,
         dynamic=arguments.dynamic,
-        card=Card(trained.preprocessing, labels, trained.weights, trained.architecture),
+        card=Card(trained.preprocessing, labels, trained.weights, trained.architecture, trained.does),
         opset=arguments.opset if "onnx" in kind.converters else None,
         overwrite=arguments.overwrite,
     )

@@ -86,5 +86,8 @@ def divided(rows: Sequence[Row], shares: Mapping[str, float], seed: int) -> tupl
 
 
 def _wanted(count: int, shares: Mapping[str, float]) -> dict[str, float]:
+    """Of a label: how many images each split is to have. The first split gives where others would have none."""
     least = 1.0 if count >= len(shares) else 0.0
-    return {split: max(share * count, least) for split, share in shares.items()}
+    first, *others = shares
+    wanted = {split: max(shares[split] * count, least) for split in others}
+    return {first: count - sum(wanted.values()), **wanted}

@@ -160,9 +160,10 @@ def _require_columns(path: Path, columns: Collection[str], column: str) -> None:
         many = "several labels an image" if other == "labels" else "one label an image"
         raise DataError(f"{path} has the column {other}, {many}: train with task={task}, or name the column {column}")
     if missing := [name for name in ("path", column) if name not in columns]:
+        found = ", ".join(columns) or "none"
         raise DataError(
-            f"{path} lacks the column {' and '.join(missing)}, and has {', '.join(columns)}: the first line names the "
-            f"columns, path,{column} and perhaps split"
+            f"{path} lacks the column {' and '.join(missing)}, and has {found}: the first line names the columns, "
+            f"path,{column} and perhaps split"
         )
 
 

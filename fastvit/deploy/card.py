@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from fastvit.data.preprocessing import Preprocessing
 
 
@@ -17,16 +19,28 @@ class Card:
         weights: where they come from, in words.
         architecture: {"name": ..., "options": ...}: `timm.create_model(name, **options)` is the unfused network. None:
             timm does not build it.
+        task: what it was trained for; None if unknown. Of "multi_label" an image has several of the labels.
     """
 
     preprocessing: Preprocessing | None = None
     labels: tuple[str, ...] | None = None
     weights: str = "not stated"
     architecture: Mapping[str, Any] | None = None
+    task: str | None = None
+
+    @property
+    def several_labels(self) -> bool:
+        """Whether each label has a probability of its own; else they sum to 1."""
+        return self.task == "multi_label"
+
+    def probabilities(self) -> nn.Module:
+        """From outputs (B, classes) to probabilities."""
+        return nn.Sigmoid() if self.several_labels else nn.Softmax(dim=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {
+            "task": self.task,
             "architecture": self.architecture,
             "weights": self.weights,
             "labels": self.labels and list(self.labels),
@@ -42,4 +56,5 @@ class Card:
             labels and tuple(labels),
             values["weights"],
             values["architecture"],
+            values.get("task"),
         )

@@ -1,6 +1,7 @@
 """An exported file."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.load import load
 from fastvit.deploy.sidecar import read_sidecar, sidecar_path
 from fastvit.errors import RunError
-from fastvit.predictor import IMAGE_CLASSIFICATION
+from fastvit.predictor import IMAGE_CLASSIFICATION, IMAGE_MULTI_LABEL
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.training.task import Network
@@ -25,13 +26,14 @@ def of_file(source: str, options: Options) -> Trained:
         raise RunError(f"{source} holds weights alone: name their network, and give the file with --checkpoint")
     sidecar = read_sidecar(path)
     labels, preprocessing = sidecar["labels"], sidecar["preprocessing"]
-    does = sidecar.get("task", "classification" if labels else None)
+    does = sidecar.get("task") or ("classification" if labels else None)
 
     def read() -> Network:
         return AnyBatch(load(path), *sidecar["input"]["batch"])
 
     if sidecar["input"]["layout"] == "HWC":
-        does, read = IMAGE_CLASSIFICATION, lambda: load(path)
+        does = IMAGE_MULTI_LABEL if does == "multi_label" else IMAGE_CLASSIFICATION
+        read = partial(load, path)
     return Trained(
         source=source,
         name=path.name.partition(".")[0],

@@ -10,6 +10,7 @@ from torch import nn
 
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RecipeError, RunError, require_packages
+from fastvit.predictor import CLASSIFIERS
 from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.recipes import load_recipe, make_task
 from fastvit.trained.name import Kind, Options
@@ -117,7 +118,7 @@ def _of_task(
     count = getattr(recipe.data, "num_classes", 0)
     if not labels or len(labels) != count:
         labels = [str(label) for label in range(count)]
-    if recipe.task == "classification":
+    if recipe.task in CLASSIFIERS:
         architecture = {"name": recipe.model.name.partition(".")[0], "options": {"num_classes": count}}
     return Trained(
         source=source,

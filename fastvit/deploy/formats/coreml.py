@@ -23,8 +23,9 @@ from fastvit.errors import ExportError
 class CoreMl(Format):
     """An ML program in float16 whose input is an RGB image of the crop's size, and which normalizes it itself.
 
-    A classifier (with labels) returns `classLabel` and the probabilities `classLabel_probs`, any other network its
-    outputs. Needs iOS 16 or macOS 13. Predictions need macOS; what is checked elsewhere is the program: see `verify`.
+    A classifier (with labels, one for an image) returns `classLabel` and the probabilities `classLabel_probs`, any
+    other network its outputs. Needs iOS 16 or macOS 13. Predictions need macOS; what is checked elsewhere is the
+    program: see `verify`.
     """
 
     name = "coreml"
@@ -49,9 +50,8 @@ class CoreMl(Format):
         if "size" in request.dynamic:
             axes = size_axes(request)
             height, width = (ct.RangeDim(*request.limits.side, default=side) for side in (height, width))
-        network = PixelNetwork(
-            request.network, request.card.preprocessing, classifier=request.card.labels is not None
-        ).eval()
+        labels = _single_labels(request)
+        network = PixelNetwork(request.network, request.card.preprocessing, classifier=labels is not None).eval()
         example = torch.zeros_like(request.example)
         program = torch.export.export(network, (example,), dynamic_shapes={INPUT_NAME: axes} if axes else None)
         image = ct.ImageType(INPUT_NAME, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)
@@ -63,7 +63,7 @@ class CoreMl(Format):
                 convert_to="mlprogram",
                 compute_precision=ct.precision.FLOAT16,
                 minimum_deployment_target=ct.target.iOS16,
-                classifier_config=ct.ClassifierConfig(list(request.card.labels)) if request.card.labels else None,
+                classifier_config=ct.ClassifierConfig(list(labels)) if labels else None,
                 skip_model_load=True,
             )
         model.save(str(path))
@@ -86,12 +86,17 @@ class CoreMl(Format):
             operation.name: operation.outputs[0].val for operation in operations if operation.op_type == "const"
         }
         check_constants(constants, expected_weights(request.network, request.example))
-        if request.card.labels:
+        if labels := _single_labels(request):
             (classify,) = (operation for operation in operations if operation.op_type == "classify")
-            _require(tuple(classify.classes.val) == request.card.labels, "its labels are not the network's")
+            _require(tuple(classify.classes.val) == labels, "its labels are not the network's")
 
     def load(self, path: Path, settings: Settings) -> Run:
         raise ExportError(f"{path} can be run on macOS only, by Core ML: coremltools.models.MLModel(path).predict(...)")
+
+
+def _single_labels(request: Request) -> tuple[str, ...] | None:
+    """The labels of which an image has one: Core ML's classifiers have no several."""
+    return None if request.card.several_labels else request.card.labels
 
 
 class PixelNetwork(nn.Module):

@@ -130,7 +130,7 @@ class OpenVinoImage(ImageInput, OpenVino):
 
 
 def with_image_input(request: Request) -> bytes:
-    """An ONNX model with its preprocessing before and the softmax behind. Raises ExportError."""
+    """An ONNX model with its preprocessing before and the probabilities behind. Raises ExportError."""
     import onnx
 
     from fastvit.deploy.preprocessing_graph import joined, preprocessing_graph
@@ -141,7 +141,7 @@ def with_image_input(request: Request) -> bytes:
     if len(request.example) != 1:
         raise ExportError(f"with preprocessing inside there is one image at a time, not {len(request.example)}")
     preprocessing = preprocessing_graph(card.preprocessing)
-    probabilities = Network(nn.Sequential(request.network.network, nn.Softmax(1), nn.Flatten(0))).eval()
+    probabilities = Network(nn.Sequential(request.network.network, card.probabilities(), nn.Flatten(0))).eval()
     outputs = {PROBABILITIES: (len(card.labels),)}
     plain = onnx_of(replace(request, network=probabilities, outputs=outputs)).content
     model = joined(preprocessing, onnx.load_from_string(plain))

@@ -97,6 +97,8 @@ class Web(Format):
             raise ExportError(
                 "a page is for classifiers and segmenters: this network has no labels or no preprocessing"
             )
+        if request.card.several_labels:
+            raise ExportError("a page shows one label of an image: for several export onnx --preprocessing inside")
         preprocessing = preprocessing_graph(shown.preprocessing)
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():

@@ -39,10 +39,14 @@ class BatchAugmentation:
         if self.mixup:
             if len(images) % 2:
                 raise RecipeError(f"mixup and cutmix need pairs, but each process has {len(images)} images at a time")
-            images, labels = self.mixup(images, labels)
+            images, labels = self.mix(images, labels)
         if self.config.reprob:
             images = self._eraser(images)(images)
         return images, labels
+
+    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs of images mixed with each other, and their labels."""
+        return self.mixup(images, labels)
 
     def _eraser(self, images: Tensor) -> RandomErasing:
         config = self.config

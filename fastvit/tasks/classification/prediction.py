@@ -71,6 +71,7 @@ class Classifier(Predictor):
 
     preprocessing: Preprocessing
     labels: tuple[str, ...]
+    prediction = Classes
 
     def columns(self, shown: Shown) -> tuple[str, ...]:
         more = range(2, min(shown.top, len(self.labels)) + 1)
@@ -83,8 +84,11 @@ class Classifier(Predictor):
     def predict(self, prepared: Sequence[Tensor]) -> list[Classes]:
         crops = torch.stack(tuple(prepared)).to(self.device, memory_format=torch.channels_last)
         logits = self.network(self.preprocessing.normalize(crops))
-        probabilities = logits.float().softmax(dim=1).cpu()
-        return [Classes(self.labels, each) for each in probabilities]
+        return [self.prediction(self.labels, each) for each in self.probabilities(logits.float()).cpu()]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """(B, classes), from the network's outputs."""
+        return logits.softmax(dim=1)
 
 
 class ImageClassifier(Classifier):
@@ -94,4 +98,4 @@ class ImageClassifier(Classifier):
         return np.asarray(image)
 
     def predict(self, prepared: Sequence[np.ndarray]) -> list[Classes]:
-        return [Classes(self.labels, self.network(image)) for image in prepared]
+        return [self.prediction(self.labels, self.network(image)) for image in prepared]

@@ -1,6 +1,6 @@
 """What a classification recipe can say, besides what all recipes can."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 from pydantic.functional_validators import AfterValidator
@@ -143,6 +143,7 @@ class LossConfig(Section):
 class ClassificationRecipe(Recipe):
     """A run of image classification."""
 
+    label_column: ClassVar[str] = "label"  # of a table
     task: Literal["classification"]
     model: ModelConfig
     data: ImageDataConfig
@@ -172,7 +173,7 @@ class ClassificationRecipe(Recipe):
         data = self.data
         split = data.train_split if training else data.val_split
         if self._is_list:
-            images = open_listing(self._listing("label"), split, data.classes, upright=data.exif_orientation)
+            images = open_listing(self._listing(), split, data.classes, upright=data.exif_orientation)
             require_num_classes(images, data.num_classes, str(images.listing.source))
             return images
         return open_source(
@@ -190,8 +191,8 @@ class ClassificationRecipe(Recipe):
     def _is_list(self) -> bool:
         return self.data.table is not None or (self.data.dataset == "folder" and is_undivided(self.data.root))
 
-    def _listing(self, column: str) -> Listing:
+    def _listing(self) -> Listing:
         """The images of a table or of an undivided folder, divided as in the run's folder if that is there."""
         data = self.data
-        listing = read_table(data.table, data.root, column) if data.table else list_folder(data.root)
+        listing = read_table(data.table, data.root, self.label_column) if data.table else list_folder(data.root)
         return Division(data.val_share, data.test_share, self.seed, RunFolder(self.output).split).of(listing)

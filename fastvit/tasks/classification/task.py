@@ -11,7 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
-from fastvit.data.images import NO_LABEL, ImageSource, TransformedImages
+from fastvit.data.images import NO_LABEL, TransformedImages
 from fastvit.data.normalization import Normalization, stack_images
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RecipeError
@@ -88,28 +88,31 @@ class Classification(Task):
         source = self.recipe.open_images(training=training)
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
         transform = self._train_transform() if training else self.preprocessing.transform()
-        skew = self._balance(class_counts(source, data.num_classes), names) if training else []
+        skew = self._balance(source, names) if training else []
         if isinstance(source, IterableDataset):
             source.transform = transform  # timm's streams read and transform by themselves
             return Part(source, names)
-        images = self._transformed(source, transform, training=training)
+        images = TransformedImages(
+            source, transform, on_bad_image=data.on_bad_image, training=training, no_label=self.no_label
+        )
         return Part(images, names, images.name, lambda: [*skew, *images.notices()])
 
-    def _balance(self, counts: Tensor | None, names: Sequence[str]) -> list[str]:
+    def _balance(self, source: Any, names: Sequence[str]) -> list[str]:
         """Weigh the classes as the recipe asks, or say that it might."""
+        counts = class_counts(source, len(names))
         if not self.recipe.loss.class_weights:
             return skew_notice(counts, names)
-        self.class_weights = self.weights_of(require_counts(counts, self.recipe.data.dataset))
+        self.class_weights = self.weights_of(require_counts(counts, self.recipe.data.dataset), len(source))
         return []
 
-    def weights_of(self, counts: Tensor) -> Tensor:
-        """(classes,): what an error costs, by how many images have each label."""
-        return balanced(counts)
+    @property
+    def no_label(self) -> int | Tensor:
+        """Stands for the label of an image that cannot be read."""
+        return NO_LABEL
 
-    def _transformed(
-        self, source: ImageSource, transform: Callable[..., Tensor], *, training: bool
-    ) -> TransformedImages:
-        return TransformedImages(source, transform, on_bad_image=self.recipe.data.on_bad_image, training=training)
+    def weights_of(self, counts: Tensor, images: int) -> Tensor:
+        """(classes,): what an error costs, by how many of the images have each label."""
+        return balanced(counts)
 
     def write_split(self, train: Part, path: Path) -> None:
         if listing := getattr(getattr(train.samples, "source", None), "listing", None):
@@ -143,7 +146,7 @@ class Classification(Task):
         images, labels, *stored = batch
         images, labels = self.augment(images, labels)
         logits = model(images).float()
-        loss = self._cross_entropy(logits, labels)
+        loss = self.label_loss(logits, labels)
         if not (distillation := self.recipe.distillation):
             return {"cross_entropy": loss}
         if stored:
@@ -153,7 +156,7 @@ class Classification(Task):
         hint = distillation_loss(distillation, logits, targets)
         return {"cross_entropy": (1 - distillation.alpha) * loss, "distillation": distillation.alpha * hint}
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A mean over the images, also where classes have weights: a step in several parts is then as one in a whole.
 
         (For labels that are classes, torch would divide by the sum of their weights.)

@@ -1,0 +1,51 @@
+"""What was said about each image, and how well each label is found."""
+
+import csv
+import math
+from pathlib import Path
+
+import torch
+
+from fastvit.data.images import NO_LABEL
+from fastvit.data.listing import SEPARATOR
+from fastvit.tasks.multi_label.metrics import MultiLabelMetrics, average_precisions
+from fastvit.training.task import Part
+
+
+def write_details(metrics: MultiLabelMetrics, data: Part, folder: Path) -> list[Path]:
+    """Write predictions.csv (every image, with the probability of every label) and classes.csv (every label)."""
+    paths = [folder / "predictions.csv", folder / "classes.csv"]
+    _write_predictions(paths[0], metrics, data)
+    _write_classes(paths[1], metrics, data.class_names)
+    return paths
+
+
+def _write_predictions(path: Path, metrics: MultiLabelMetrics, data: Part) -> None:
+    names, logits, labels = data.class_names, torch.cat(metrics.logits).cpu(), torch.cat(metrics.labels).cpu()
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "labels", "predicted", *names))
+        for index, (said, true) in enumerate(zip(logits, labels, strict=True)):
+            image = data.name_of(index) if data.name_of else index
+            known = "" if NO_LABEL in true else joined(true, names)
+            writer.writerow((image, known, joined(said >= 0, names), *(f"{p:.4f}" for p in said.sigmoid().tolist())))
+
+
+def joined(which: torch.Tensor, names: tuple[str, ...]) -> str:
+    """The labels that are there, as a table has them."""
+    return SEPARATOR.join(names[index] for index in which.nonzero().flatten().tolist())
+
+
+def _write_classes(path: Path, metrics: MultiLabelMetrics, names: tuple[str, ...]) -> None:
+    """In percent; empty where there is nothing to divide by."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    logits, labels = metrics.readable()
+    scores = precision_recall_fscore_support(labels, logits >= 0, average=None, zero_division=math.nan)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("class", "images", "average_precision", "recall", "precision", "f1"))
+        rows = zip(names, average_precisions(logits, labels), *scores, strict=True)
+        for name, average, precision, recall, f1, images in rows:
+            figures = (average, recall, precision, f1)
+            writer.writerow((name, images, *("" if math.isnan(each) else f"{100 * each:.2f}" for each in figures)))
