@@ -64,9 +64,7 @@ def test_what_is_special_is_told_by_a_key(tmp_path: Path):
     kinds = {special_suite(path) for path in SUITES.glob("*.yaml")}
     assert kinds == {None, *SPECIAL}
     (tmp_path / "own.yaml").write_text("measures: loaders")
-    with pytest.raises(
-        RecipeError, match="must be one of loader, distillation, serving, not 'loaders'; did you mean"
-    ):
+    with pytest.raises(RecipeError, match="must be one of loader, distillation, serving, not 'loaders'; did you mean"):
         special_suite(tmp_path / "own.yaml")
 
 
