@@ -2,7 +2,7 @@
 
 fastvit evaluate runs/quickstart
 fastvit evaluate runs/quickstart/last.pt data.root=/data/elsewhere
-fastvit evaluate classification/finetune --checkpoint fastvit_sa12.pth.tar data.num_classes=1000
+fastvit evaluate classification/finetune --checkpoint fastvit_sa12.pth.tar data.root=/data/imagenet
 fastvit evaluate fastvit_t8.apple_in1k data.root=/data/imagenet data.image_size=320
 fastvit evaluate exports/quickstart.onnx data.root=my_images
 fastvit evaluate robustness/all model.name=fastvit_t8.apple_in1k root=/data

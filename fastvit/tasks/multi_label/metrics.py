@@ -37,15 +37,14 @@ class MultiLabelMetrics(Metrics):
         from sklearn.metrics import f1_score
 
         logits, labels = self.readable()
-        precisions, f1 = (
-            average_precisions(logits, labels),
-            f1_score(labels, logits >= 0, average=None, zero_division=0),
-        )
         present = labels.any(0).numpy()
+        if not present.any():
+            raise DataError("no validation image has a label")
+        micro, each = (f1_score(labels, logits >= 0, average=over, zero_division=0) for over in ("micro", None))
         return {
-            "mAP": 100 * float(np.nanmean(precisions)) if present.any() else 0.0,
-            "f1_micro": 100 * float(f1_score(labels, logits >= 0, average="micro", zero_division=0)),
-            "f1_macro": 100 * float(f1[present].mean()) if present.any() else 0.0,
+            "mAP": 100 * float(np.nanmean(average_precisions(logits, labels))),
+            "f1_micro": 100 * float(micro),
+            "f1_macro": 100 * float(each[present].mean()),
             "loss": F.binary_cross_entropy_with_logits(logits, labels).item(),
             "samples": len(labels),
         }
