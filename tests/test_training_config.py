@@ -106,7 +106,7 @@ def test_all_problems_are_reported_together():
         ("augmentation.scale=[1.0, 0.5]", "augmentation.scale: must be [smallest, largest]"),
         (
             "task=clasification",
-            "task must be one of classification, detection, segmentation, hand_mesh, not 'clasification'",
+            "task must be one of classification, multi_label, detection, segmentation, hand_mesh, not 'clasification'",
         ),
         ("optimizer.lr=.nan", "optimizer.lr: should be "),
     ],

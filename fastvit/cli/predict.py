@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="of segmentation: images whose pixels are classes")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (5)")
-    parser.add_argument("--score", type=float, default=0.5, help="that an object, or one of several labels, must have (0.5)")
+    parser.add_argument("--score", type=float, default=0.5, help="that an object or a label must have (0.5)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time (16)")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="a side, or height and width")
     add_weights(parser)
