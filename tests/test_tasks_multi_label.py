@@ -218,6 +218,12 @@ def test_each_probability_is_for_itself(run: Path):
     assert said.draw(image, Shown()).size == (256 + 320, 256)
 
 
+def test_the_weights_by_the_network_s_name_say_the_same(run: Path):
+    image = LabelledScenes(train=False, count=1, size=64, seed=0)[0][0]
+    said = load_trained("test_byobnet", checkpoint=run / "best.pt")(image)
+    torch.testing.assert_close(said.probabilities, load_trained(run)(image).probabilities)
+
+
 @pytest.fixture(scope="module", params=["plain", pytest.param("with its preprocessing", marks=pytest.mark.slow)])
 def exported(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports")

@@ -103,6 +103,7 @@ def _as_validated(trained: Trained, run: Trained, options: Options) -> Trained:
     height, width = options.image_size or (run.preprocessing.height, run.preprocessing.width)
     return replace(
         trained,
+        does=run.does if trained.labels else None,
         preprocessing=replace(run.preprocessing, height=height, width=width),
         labels=run.labels if trained.labels else None,
     )
