@@ -91,11 +91,12 @@ def _run_pytest(folder: str, tests: list[str]) -> None:
 
     os.chdir(folder)
     sys.path.insert(0, folder)
-    os.environ.update(PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1")
+    os.environ.update(PYTHONPATH=folder, PYTHONDONTWRITEBYTECODE="1", PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")
     output = os.open("output", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(output, stream)
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "", *(f"tests/{test}" for test in tests)]))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-m", ""]
+    sys.exit(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
 
 
 def main(words: list[str]) -> None:

@@ -27,6 +27,10 @@ def _gelu_in_between(mixer):
     mixer.mixer.conv_scale.bn = nn.Sequential(mixer.mixer.conv_scale.bn, nn.GELU())
 
 
+def _gelu_after_the_first(mixer):
+    mixer.mixer.conv_kxk[0].bn = nn.Sequential(mixer.mixer.conv_kxk[0].bn, nn.GELU())
+
+
 def _no_statistics(mixer):
     mixer.norm.identity = nn.BatchNorm2d(8, track_running_stats=False)
 
@@ -37,6 +41,10 @@ def _reflect(mixer):
 
 def _hook(mixer):
     mixer.mixer.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+def _hook_before(mixer):
+    mixer.mixer.register_forward_pre_hook(lambda module, args: 2 * args[0])
 
 
 class _Doubled(nn.Conv2d):
@@ -76,9 +84,11 @@ def _strided_branch(mixer):
         (_forward_of_a_subclass, "_Twice has a forward of its own"),
         (_forward_of_the_instance, "RepConv has a forward of its own"),
         (_gelu_in_between, "GELU stands between"),
+        (_gelu_after_the_first, "GELU stands between"),
         (_no_statistics, "no running statistics"),
         (_reflect, "zero padding"),
         (_hook, "forward hooks"),
+        (_hook_before, "forward hooks"),
         (_subclass, "_Doubled has a forward of its own, unlike a plain Conv2d"),
         (_dense_branch, "convolutions of different channels, groups or strides"),
         (_strided_branch, "MaxPool2d is no convolution"),
