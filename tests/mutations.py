@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -58,12 +58,21 @@ def rows_of(table: Table) -> list[Mutation]:
 MUTATIONS = rows_of(CORE) + rows_of(TRAINING)
 
 
-def is_seen(mutation: Mutation) -> bool:
-    """Whether the test fails in a copy of the project that is broken in this way."""
+def judge(mutations: Iterable[Mutation]) -> Iterator[tuple[Mutation, bool]]:
+    """Each mutation, and whether its test fails in a copy of the project that is broken in this way.
+
+    Raises RuntimeError if one of the tests fails, or cannot be run, on the project as it is.
+    """
+    mutations = list(mutations)
     with TemporaryDirectory() as folder:
         copy_project(folder)
-        Path(folder, "fastvit", mutation.file).write_text(mutation.broken(), encoding="utf-8")
-        return not passes(folder, [mutation.test])
+        if not passes(folder, {mutation.test for mutation in mutations}):
+            raise RuntimeError(f"a test fails on the project as it is:\n{Path(folder, 'output').read_text()}")
+    for mutation in mutations:
+        with TemporaryDirectory() as folder:
+            copy_project(folder)
+            Path(folder, "fastvit", mutation.file).write_text(mutation.broken(), encoding="utf-8")
+            yield mutation, not passes(folder, [mutation.test])
 
 
 def copy_project(folder: str) -> None:
@@ -75,14 +84,14 @@ def copy_project(folder: str) -> None:
 
 
 def passes(folder: str, tests: Iterable[str]) -> bool:
-    """Whether all tests pass in a copy of the project. Raises RuntimeError if pytest cannot run them."""
+    """Whether all these tests pass in a copy of the project. Raises RuntimeError if pytest cannot run them."""
     context = multiprocessing.get_context("forkserver")  # importing torch and timm once saves most of the time
     context.set_forkserver_preload(["torch", "torchvision", "timm", "pytest"])
     process = context.Process(target=_run_pytest, args=(folder, sorted(tests)))
     process.start()
     process.join()
     if process.exitcode not in (0, 1):  # 1: a test failed
-        raise RuntimeError(f"pytest ended with {process.exitcode}: {(Path(folder) / 'output').read_text()}")
+        raise RuntimeError(f"pytest ended with {process.exitcode}: {Path(folder, 'output').read_text()}")
     return process.exitcode == 0
 
 
@@ -101,13 +110,8 @@ def _run_pytest(folder: str, tests: list[str]) -> None:
 
 def main(words: list[str]) -> None:
     rows = [row for row in MUTATIONS if not words or any(word in str(row) for word in words)]
-    with TemporaryDirectory() as folder:
-        copy_project(folder)
-        if not passes(folder, {row.test for row in rows}):
-            sys.exit(f"a test fails on the package as it is:\n{(Path(folder) / 'output').read_text()}")
     unseen = 0
-    for row in rows:
-        seen = is_seen(row)
+    for row, seen in judge(rows):
         unseen += not seen
         print("seen    " if seen else "NOT SEEN", row, flush=True)
     sys.exit(f"{unseen} of {len(rows)} are not seen" if unseen else 0)

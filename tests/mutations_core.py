@@ -173,7 +173,9 @@ CORE = {
             ("nn.init.trunc_normal_(self.head.fc.weight, std=0.02)", "pass"),
             ("nn.init.zeros_(self.head.fc.bias)", "pass"),
         ],
-        "test_timm.py::test_gradient_checkpointing_runs_the_blocks_twice_and_changes_nothing": [("stage.grad_checkpointing = enable", "pass")],
+        "test_timm.py::test_gradient_checkpointing_runs_the_blocks_twice_and_changes_nothing": [
+            ("stage.grad_checkpointing = enable", "pass")
+        ],
         "test_timm.py::test_layer_scale_is_decayed_as_published": [("return set()", 'return {"gamma"}')],
         "test_timm.py::test_layer_wise_lr_decay_follows_the_depth": [
             (r"(?:downsample|pos_emb)", r"(?:downsample)"),

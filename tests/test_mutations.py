@@ -5,22 +5,21 @@ import random
 
 import pytest
 
-from mutations import MUTATIONS, ROOT, is_seen
+from mutations import MUTATIONS, ROOT, judge
 
 
 def test_every_row_changes_a_line_that_is_there():
     for mutation in MUTATIONS:
-        ast.parse(mutation.broken())  # raises where the text is not there once
+        mutation.broken()  # raises where the text is not there once
         assert mutation.old != mutation.new
-    assert len({row[:1] + row[2:] for row in MUTATIONS}) == len(MUTATIONS), "each mistake once"
+    assert len({(each.file, each.old, each.new) for each in MUTATIONS}) == len(MUTATIONS), "each mistake once"
 
 
 def test_every_row_names_a_test_that_is_there():
     named = {mutation.test.partition("[")[0] for mutation in MUTATIONS}
-    files = {test.partition("::")[0] for test in named}
     there = {
         f"{file}::{node.name}"
-        for file in files
+        for file in {test.partition("::")[0] for test in named}
         for node in ast.parse((ROOT / "tests" / file).read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     }
@@ -28,6 +27,7 @@ def test_every_row_names_a_test_that_is_there():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mutation", random.Random(0).sample(MUTATIONS, 8), ids=str)
-def test_a_sample_is_seen(mutation):
-    assert is_seen(mutation)
+@pytest.mark.timeout(1800)
+def test_a_sample_is_seen():
+    sample = random.Random(0).sample(MUTATIONS, 8)
+    assert not [str(mutation) for mutation, seen in judge(sample) if not seen]
