@@ -126,6 +126,7 @@ def test_reset_classifier():
     assert model.num_classes == 5
     assert model.get_classifier().weight.dtype == torch.float64
     assert model.get_classifier().weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.get_classifier().weight.abs().max() > 0.05, "normal: torch's uniform one happens to be as wide"
     assert not model.get_classifier().bias.any()
     assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 5)
     model.reset_classifier(0, "max")
@@ -169,6 +170,7 @@ def test_forward_intermediates():
     last, two = model.forward_intermediates(x, indices=[0, -3], stop_early=True)
     assert torch.equal(last, stages[1])
     assert all(torch.equal(a, b) for a, b in zip(two, stages[:2], strict=True))
+    torch.testing.assert_close(model.forward_intermediates(x, indices=[3], stop_early=True)[0], final)
     with pytest.raises(ValueError, match="NCHW"):
         model.forward_intermediates(x, output_fmt="NLC")
 
