@@ -226,7 +226,7 @@ TRAINING = {
             ("if zlib.crc32(content[:-CRC_BYTES]) != int", "if zlib.crc32(content[:-CRC_BYTES]) is int"),
         ],
         "test_tasks_classification_teach.py::test_a_recording_goes_on_after_the_last_whole_epoch": [
-            ("file.truncate(end)", "pass"),
+            ("file.seek(end)", "file.seek(0, 2)"),
         ],
         "test_tasks_classification_teach.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
             ("if free < size:", "if False:"),
