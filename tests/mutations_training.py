@@ -80,12 +80,14 @@ TRAINING = {
         ],
     },
     "training/optimizer.py": {
+        "test_training_optimizer.py::test_layer_decay_is_timm_s": [
+            ('lr * group.get("lr_scale", 1.0)\n        if', "lr\n        if"),
+        ],
         "test_training_optimizer.py::test_layer_scales_are_exempt_where_the_recipe_says_so": [
             ("config.weight_decay, no_weight_decay_list=exempt)", "config.weight_decay)"),
         ],
         "test_training_optimizer.py::test_rates_of_a_step_respect_the_groups": [
             ('if group["initial_weight_decay"]:', "if True:"),
-            ('lr * group.get("lr_scale", 1.0)\n        if', "lr\n        if"),
         ],
         "test_training_optimizer.py::test_all_parameters_decay_where_the_recipe_says_so": [
             ("if config.decay_all:", "if False:"),
