@@ -132,7 +132,7 @@ TRAINING = {
         "test_training_distributed.py::test_a_process_of_slurm_that_sees_one_gpu_takes_that": [
             ("0 if torch.cuda.device_count() == 1 else local", "local"),
         ],
-        "test_tasks_classification_teach.py::test_processes_and_accumulated_parts_see_the_same_images": [
+        "test_training_distributed.py::test_the_batches_of_a_step_have_numbers_of_their_own": [
             ("index * self.count + self.rank", "index + self.rank"),
         ],
         "test_data_workers.py::test_a_run_that_fails_within_an_epoch_ends[2]": [
