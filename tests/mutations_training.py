@@ -135,9 +135,6 @@ TRAINING = {
         "test_training_distributed.py::test_the_batches_of_a_step_have_numbers_of_their_own": [
             ("index * self.count + self.rank", "index + self.rank"),
         ],
-        "test_data_workers.py::test_a_run_that_fails_within_an_epoch_ends[2]": [
-            ("    end_workers()\n", ""),
-        ],
     },
     "data/normalization.py": {
         "test_data_normalization.py::test_what_was_normalized_in_inference_mode_does_not_spoil_training": [
@@ -179,8 +176,6 @@ TRAINING = {
             ("step += epoch * self.loader.steps_per_epoch", "pass"),
             ("within // self.loader.batch_size)", "0)"),
             ("images, _ = self.task.augment(images, labels)", "images = self.task.normalization(images)"),
-        ],
-        "test_tasks_classification_teach.py::test_processes_and_accumulated_parts_see_the_same_images": [
             ("record[name][first : first + len(of_batch)]", "record[name][: len(of_batch)]"),
         ],
         "test_tasks_classification_teach.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
