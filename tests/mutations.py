@@ -1,5 +1,4 @@
-"""Do the tests see a formula that is wrong? Each row breaks one line in a copy of the package and names the test that
-fails.
+"""Do the tests see a mistake? Each row breaks one line in a copy of the package and names the test that fails.
 
     python tests/mutations.py                   all rows
     python tests/mutations.py layers.py eps     those that contain one of these words
@@ -61,7 +60,7 @@ MUTATIONS = rows_of(CORE) + rows_of(TRAINING)
 def judge(mutations: Iterable[Mutation]) -> Iterator[tuple[Mutation, bool]]:
     """Each mutation, and whether its test fails in a copy of the project that is broken in this way.
 
-    Raises RuntimeError if one of the tests fails, or cannot be run, on the project as it is.
+    Raises RuntimeError if one of the tests fails on the project as it is, or cannot be run.
     """
     mutations = list(mutations)
     with TemporaryDirectory() as folder:
@@ -104,6 +103,7 @@ def _run_pytest(folder: str, tests: list[str]) -> None:
     output = os.open("output", os.O_WRONLY | os.O_CREAT)
     for stream in (1, 2):
         os.dup2(output, stream)
+    # Of the plugins only the one that is needed: loading all that are installed takes longer than most tests.
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout", "-m", ""]
     sys.exit(pytest.main([*options, *(f"tests/{test}" for test in tests)]))
 
