@@ -284,6 +284,7 @@ def test_accumulated_batches_make_the_step_of_the_whole_batch(tmp_path: Path):
     whole, parts = train(DenseTask(whole), whole), train(DenseTask(parts), parts)
     assert parts.batches.batch_size == 25
     torch.testing.assert_close(parts.learner.model.state_dict(), whole.learner.model.state_dict(), rtol=1e-4, atol=1e-5)
+    assert parts.history[-1]["train_loss"] == pytest.approx(whole.history[-1]["train_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(
