@@ -28,6 +28,7 @@ FLOORS = (
     ("trained",),
     ("tasks",),
     ("evaluation", "prediction", "model_card", "robustness", "benchmark"),
+    ("features",),
     ("cli",),
     ("__main__",),
 )
@@ -122,6 +123,7 @@ def test_every_module_of_an_extra_is_known_with_it():
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     modules = {"scikit-learn": "sklearn", "imagecorruptions-imaug": "imagecorruptions"}
+    modules["open_clip_torch"] = "open_clip"
     known = {(modules.get(name, name.replace("-", "_")), extra) for extra in extras for name in packages(extras[extra])}
     assert set(EXTRAS.items()) <= known
     assert {module for module, extra in known if extra != "test"} <= {*EXTRAS, "fastvit", "pillow", "tqdm"}
