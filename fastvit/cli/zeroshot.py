@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
         print("\n".join(f"{name}: {label} {float(probability):.2%}" for name, label, probability in rows))
     if set(embeddings.labels.tolist()) <= set(arguments.classes):
         right = sum(label == true for (_, label, _), true in zip(rows, embeddings.labels.tolist(), strict=True))
-        print(f"{100 * right / len(rows):.2f} % of {len(rows)} images are of the class that is most probable")
+        print(f"accuracy {100 * right / len(rows):.2f} % of {len(rows)} images, by the folders that they are in")
     else:
         print("the folders of these images are not all among --classes: no accuracy is measured", file=sys.stderr)
 

@@ -1,9 +1,12 @@
 """Embeddings in files: .npz, or Parquet where pyarrow is installed. A file is there as a whole or not at all."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -54,20 +57,15 @@ def write_embeddings(embeddings: Embeddings, path: Path) -> None:
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What a file says about itself, without the rest. Raises DataError."""
+    """What a file says about itself, without the rest. Raises UserError."""
     if path.suffix == ".parquet":
         require_packages(f"reading {path}", "pyarrow", extra="features")
         import pyarrow.parquet
 
-        try:
+        with _explained(path):
             return json.loads(pyarrow.parquet.read_schema(path).metadata[KEY])
-        except (OSError, pyarrow.ArrowInvalid, KeyError, TypeError) as error:
-            raise _not_ours(path) from error
-    try:
-        with np.load(path) as arrays:
-            return json.loads(str(arrays["about"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _not_ours(path) from error
+    with _explained(path), np.load(path) as arrays:
+        return json.loads(str(arrays["about"]))
 
 
 def read_embeddings(*paths: str | Path) -> Embeddings:
@@ -114,15 +112,24 @@ def part_files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet
+    if path.suffix != ".parquet":
+        with _explained(path), np.load(path) as arrays:
+            return arrays["names"], arrays["labels"], arrays["embeddings"]
+    import pyarrow.parquet
 
+    with _explained(path):
         table = pyarrow.parquet.read_table(path)
-        vectors = table["embedding"].combine_chunks()
-        rows = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(table), vectors.type.list_size)
-        return np.array(table["name"].to_pylist(), str), np.array(table["label"].to_pylist(), str), rows
-    with np.load(path) as arrays:
-        return arrays["names"], arrays["labels"], arrays["embeddings"]
+    vectors = table["embedding"].combine_chunks()
+    rows = vectors.flatten().to_numpy().reshape(len(table), vectors.type.list_size)
+    return np.array(table["name"].to_pylist(), str), np.array(table["label"].to_pylist(), str), rows
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, BadZipFile) as error:  # pyarrow's are ValueErrors
+        raise DataError(f"{path} is no file of embeddings that fastvit embed wrote, or it is damaged") from error
 
 
 def _write_parquet(embeddings: Embeddings, file: Any) -> None:
@@ -135,10 +142,6 @@ def _write_parquet(embeddings: Embeddings, file: Any) -> None:
     types = {name: pyarrow.array(values, pyarrow.string()) for name, values in columns.items()}
     table = pyarrow.table({**types, "embedding": vectors}).replace_schema_metadata({KEY: json.dumps(embeddings.about)})
     pyarrow.parquet.write_table(table, file)
-
-
-def _not_ours(path: Path) -> DataError:
-    return DataError(f"{path} is no file of embeddings that fastvit embed wrote, or it is damaged")
 
 
 def _short(value: Any) -> str:

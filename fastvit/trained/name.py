@@ -109,6 +109,6 @@ _TAKES = {
     Kind.RECIPE: (*_WEIGHTS, "image_size", "overrides"),
     Kind.TIMM: (*_WEIGHTS, "num_classes", "image_size", "features_only"),
     Kind.HUB: ("image_size", "features_only"),
-    Kind.CLIP: (*_WEIGHTS, "image_size"),
+    Kind.CLIP: _WEIGHTS,
     Kind.FILE: (),
 }

@@ -1,27 +1,28 @@
 """A network of open_clip's: its image tower as an encoder, and the whole of it where texts are compared with images."""
 
-from functools import partial
 from typing import Any
 
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError, nearest, require_packages, some
+from fastvit.pretrained import require_on_hub
 from fastvit.trained.name import CLIP_SCHEME, Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.trained.of_run import ADVICE, words_for_weights
+
+WEIGHTS_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")  # by the names that open_clip looks for
 
 
 def of_clip(source: str, options: Options) -> Trained:
     """The image tower of `open_clip:NAME.TAG`, as an encoder. Raises UserError."""
     name, tag, start = _parse(source, options)
-    preprocessing = _preprocessing(source, name, tag, options)
     return Trained(
         source=source,
         name=name,
         kind=Kind.CLIP,
         does=None,
-        preprocessing=preprocessing,
+        preprocessing=_preprocessing(source, name, tag),
         labels=None,
         weights=words_for_weights(start, source, options.checkpoint).replace("timm's", "open_clip's"),
         architecture=None,
@@ -40,10 +41,12 @@ def load_clip(source: str, options: Options) -> nn.Module:
 
     name, tag, start = _parse(source, options)
     weights = {"pretrained": tag, "checkpoint": options.checkpoint and str(options.checkpoint)}.get(start)
-    create = partial(open_clip.create_model, name, load_weights=start != "random_weights")
+    if start == "pretrained" and (place := open_clip.get_pretrained_cfg(name, tag).get("hf_hub")):
+        owner, repository, *file = place.strip("/").split("/")
+        require_on_hub(source, f"{owner}/{repository}", file or WEIGHTS_FILES, advice=ADVICE)
     try:
-        # What open_clip would otherwise download first, to be replaced by the weights of the whole.
-        return create(pretrained=weights, pretrained_text=False).eval()
+        # Not the text tower's own weights, which would be downloaded to be replaced by those of the whole.
+        return open_clip.create_model(name, pretrained=weights, pretrained_text=False).eval()
     except Exception as error:  # of the hub's client or of torch
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(f"the weights of {source} cannot be loaded ({reason}); {ADVICE}") from error
@@ -88,7 +91,7 @@ def _parse(source: str, options: Options) -> tuple[str, str, str]:
     return name, tag or next(iter(tags), ""), start  # without a tag, images are prepared as for the first
 
 
-def _preprocessing(source: str, name: str, tag: str, options: Options) -> Preprocessing:
+def _preprocessing(source: str, name: str, tag: str) -> Preprocessing:
     import open_clip
     from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
@@ -98,5 +101,4 @@ def _preprocessing(source: str, name: str, tag: str, options: Options) -> Prepro
     if config.resize_mode != "shortest":
         raise RunError(f"{source} resizes images by {config.resize_mode}, which fastvit does not do")
     _, height, width = config.input_size
-    height, width = options.image_size or (height, width)
     return Preprocessing(height, width, 1.0, config.interpolation, tuple(config.mean), tuple(config.std))
