@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from fastvit.features.embedder import Embedder
+    from fastvit.features.embedder import Embedder, require_features
     from fastvit.features.images import find_parts
     from fastvit.features.writing import parts_left
     from fastvit.runtime.allocator import keep_freed_memory
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> None:
     require_sound(arguments)
     with process_group() as processes:
         trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
-        side = trained.preprocessing.height if trained.preprocessing else 0
-        chosen = {"split": arguments.split, "root": arguments.root, "image_size": side}
+        require_features(trained)
+        chosen = {"split": arguments.split, "root": arguments.root, "image_size": trained.preprocessing.height}
         parts = processes.on_main(lambda: find_parts(arguments.images, size=arguments.part, **chosen))
         processes.on_main(lambda: require_writable(arguments.output))
         torch.manual_seed(0)  # random weights are the same in all processes, and next time

@@ -31,12 +31,12 @@ def run(arguments: argparse.Namespace) -> None:
     import torch
 
     from fastvit.features.files import read_embeddings
-    from fastvit.features.zero_shot import TextTower
+    from fastvit.features.zero_shot import zero_shot
 
     embeddings = read_embeddings(arguments.embeddings)
     torch.manual_seed(0)  # as fastvit embed has it for random weights
-    tower = TextTower(arguments.model, options(arguments))
-    probabilities = tower.probabilities(embeddings, arguments.classes, arguments.template)
+    said = {"classes": arguments.classes, "templates": arguments.template}
+    probabilities = zero_shot(embeddings, arguments.model, options(arguments), **said)
     best = probabilities.argmax(1)
     rows = [
         (name, arguments.classes[index], f"{of_image[index]:.6f}")

@@ -31,7 +31,7 @@ class Embedder:
     """
 
     def __init__(self, trained: Trained, device: torch.device):
-        _require_features(trained)
+        require_features(trained)
         network = trained.network
         self.preprocessing = trained.preprocessing
         self.is_classifier = trained.does == "classification"
@@ -76,7 +76,8 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _require_features(trained: Trained) -> None:
+def require_features(trained: Trained) -> None:
+    """Raise RunError for a network that has none of whole images. Its weights are not read."""
     if trained.kind is Kind.FILE and trained.does is not None:
         raise RunError(
             f"{trained.source} is an exported classifier, whose features are inside: name the run or the network that "
