@@ -102,7 +102,7 @@ def find_predictor(
 ) -> type[Predictor]:
     """The predictor of a task. Raises RunError, whose subject is the network, if there is none, or it needs more."""
     if task is None:
-        raise RunError("gives features, which name no classes: write them with fastvit embed")
+        raise RunError("gives features, which say nothing about an image by themselves")
     if task not in PREDICTORS:
         raise RunError(f"is for {task}, for which single images cannot be predicted: use fastvit evaluate")
     needed = {"preprocessing": preprocessing, "labels": labels}

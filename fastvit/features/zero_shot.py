@@ -41,8 +41,8 @@ def zero_shot(
     clip, tokenizer = load_clip(source, options), load_tokenizer(source)
     if embeddings.about["model"]["weights_sha256"] != weights_sha256(clip.visual):
         raise DataError(
-            f"these are embeddings of different models: the images' are of {embeddings.about['source']}, and the texts' "
-            f"of {source}, or of other weights"
+            f"these are embeddings of different models: the images' are of {embeddings.about['source']}, and the "
+            f"texts' of {source}, or of other weights"
         )
     from open_clip import build_zero_shot_classifier
 
