@@ -98,7 +98,7 @@ def test_shards_are_read_as_files_are(folder, shards, tmp_path):
     """A file for each shard; also where several processes read."""
     embed([TINY, str(folder), "--output", str(tmp_path / "files"), *WEIGHTS])
     embed([TINY, str(shards), "--output", str(tmp_path / "shards"), *WEIGHTS, "--workers", "2", "--batch", "4"])
-    assert [path.name for path in sorted((tmp_path / "shards").iterdir())] == [f"{i}.npz" for i in range(4)]
+    assert sorted(path.name for path in (tmp_path / "shards").glob("*.npz")) == [f"{i}.npz" for i in range(4)]
     files, found = (rows(tmp_path / name) for name in ("files", "shards"))
     assert len(found) == 21
     for name, (label, vector) in files.items():
@@ -132,7 +132,7 @@ def test_a_killed_job_goes_on_with_what_is_missing(moment, folder, tmp_path, mon
         patch.setattr(writing, "write_embeddings", write)
         with pytest.raises(SystemExit):
             embed(arguments)
-    with pytest.raises(DataError, match=r"has 2 of 5 parts: run the same fastvit embed again"):
+    with pytest.raises(DataError, match=r"lacks 3 of 5 parts: run the same fastvit embed again"):
         read_embeddings(tmp_path / "broken")
     before = [path.stat().st_mtime_ns for path in written]
     embed(arguments)
@@ -141,6 +141,22 @@ def test_a_killed_job_goes_on_with_what_is_missing(moment, folder, tmp_path, mon
     assert not list((tmp_path / "broken").glob(".*"))
     embed([TINY, str(folder), "--output", str(tmp_path / "whole"), *WEIGHTS])
     assert read_embeddings(tmp_path / "broken").names.tolist() == read_embeddings(tmp_path / "whole").names.tolist()
+
+
+def test_a_damaged_shard_stops_the_job_until_it_is_repaired_or_left_out(shards, tmp_path, capsys):
+    copies = shutil.copytree(shards, tmp_path / "copies")
+    whole = (copies / "2.tar").read_bytes()
+    (copies / "2.tar").write_bytes(whole[:-8000])
+    arguments = [TINY, str(copies), "--output", str(tmp_path / "out"), *WEIGHTS]
+    assert f"shard {copies / '2.tar'} cannot be read" in complaint(embed, arguments, capsys)
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in ("0.npz", "1.npz")}
+    (copies / "2.tar").unlink()
+    embed(arguments)
+    assert len(read_embeddings(tmp_path / "out").names) == 16
+    (copies / "2.tar").write_bytes(whole)
+    embed(arguments)
+    assert len(read_embeddings(tmp_path / "out").names) == 21
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in before} == before
 
 
 @SLOW

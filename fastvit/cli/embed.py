@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"licence of these weights: {embedder.licence}", file=sys.stderr)
         if processes.is_main and len(left) < len(parts):
             print(f"written before: {len(parts) - len(left)} of {len(parts)} files in {arguments.output}")
-        arguments.output.mkdir(parents=True, exist_ok=True)
+        processes.on_main(lambda: begin(arguments.output, paths))
         keep_freed_memory(embedder.device)
         own = left[processes.rank :: processes.count]
         write([parts[i] for i in own], [paths[i] for i in own], embedder, [abouts[i] for i in own], arguments)
@@ -84,13 +84,19 @@ def require_sound(arguments: argparse.Namespace) -> None:
         require_packages("writing Parquet", "pyarrow", extra="features")
 
 
+def begin(folder: Path, paths: list[Path]) -> None:
+    from fastvit.features.files import write_list
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_list(paths)
+
+
 def describe(trained: "Trained", embedder: "Embedder", parts: "list[Part]") -> list[dict[str, Any]]:
     """What the file of each part says about itself."""
     from fastvit import __version__
 
     source = {"source": trained.source, "weights": trained.weights, "licence": embedder.licence, "fastvit": __version__}
-    images = [{"part": part.name, "parts": len(parts), "fingerprint": part.fingerprint()} for part in parts]
-    return [{"model": embedder.model, **source, "images": each} for each in images]
+    return [{"model": embedder.model, **source, "images": part.fingerprint()} for part in parts]
 
 
 def write(

@@ -1,7 +1,7 @@
 """Embeddings in files: .npz, or Parquet where pyarrow is installed. A file is there as a whole or not at all."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from fastvit.errors import DataError, RunError, require_packages
 
 SUFFIXES = (".npz", ".parquet")
+LIST = "parts.json"  # names of the files that a folder is going to have
 KEY = b"fastvit"  # in Parquet's metadata
 
 
@@ -24,7 +25,7 @@ class Embeddings:
         names: (N,), of the images.
         labels: (N,), their classes in words; "" where they are unknown.
         vectors: (N, D), float32.
-        about: "model": what must be the same for two embeddings to be compared; "images": which part of which images;
+        about: "model": what must be the same for two embeddings to be compared; "images": a fingerprint of them;
             "unreadable": those that are left out; and where it all comes from.
     """
 
@@ -100,10 +101,19 @@ def _files(path: Path) -> list[Path]:
     files = part_files(path)
     if not files:
         raise DataError(f"there are no embeddings in {path}: write them with fastvit embed")
-    parts = read_about(files[0])["images"]["parts"]
-    if len(files) != parts:
-        raise DataError(f"{path} has {len(files)} of {parts} parts: run the same fastvit embed again for the others")
+    listed = path / LIST
+    parts = json.loads(listed.read_text(encoding="utf-8")) if listed.exists() else []
+    if missing := set(parts) - {file.name for file in files}:
+        raise DataError(
+            f"{path} lacks {len(missing)} of {len(parts)} parts: run the same fastvit embed again for the others"
+        )
     return files
+
+
+def write_list(paths: Sequence[Path]) -> None:
+    """Write beside the parts which there are to be, so that a killed job is not taken for a finished one."""
+    names = [path.name for path in paths]
+    paths[0].with_name(LIST).write_text(json.dumps(names, indent=0), encoding="utf-8")
 
 
 def part_files(folder: Path) -> list[Path]:

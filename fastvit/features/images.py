@@ -91,6 +91,9 @@ class Shard(Part):
                         images[key] = member
                     elif suffix == "cls" and (file := archive.extractfile(member)):
                         labels[key] = file.read().decode().strip()
+                archive.fileobj.seek(archive.offset)
+                if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes that for an end
+                    raise tarfile.ReadError("it ends without the mark of an end")
         except (tarfile.TarError, OSError, UnicodeDecodeError) as error:
             raise DataError(f"shard {self.path} cannot be read ({error}): it must be a whole tar file") from error
         for key, member in images.items():

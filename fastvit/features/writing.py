@@ -23,11 +23,13 @@ class Batch(NamedTuple):
 
     Attributes:
         part: its index.
+        is_last: whether the part is complete with it.
         names, labels, crops: of those that can be read; (B, 3, H, W) uint8, None without any.
         unreadable: names of the others, with the reason.
     """
 
     part: int
+    is_last: bool
     names: list[str]
     labels: list[str]
     crops: Tensor | None
@@ -35,13 +37,13 @@ class Batch(NamedTuple):
 
 
 class Batches(Dataset):
-    """Reads batches in any process. An index is a part and the entries that are wanted of it."""
+    """Reads batches in any process. An index is what of a batch is known before."""
 
     def __init__(self, parts: Sequence[Part], preprocessing: Preprocessing):
         self.parts, self.preprocessing = parts, preprocessing
 
-    def __getitem__(self, index: tuple[int, list[Entry]]) -> Batch:
-        number, entries = index
+    def __getitem__(self, index: tuple[int, bool, list[Entry]]) -> Batch:
+        number, is_last, entries = index
         names, labels, crops, unreadable = [], [], [], []
         for entry in entries:
             try:
@@ -52,18 +54,18 @@ class Batches(Dataset):
             names.append(entry.name)
             labels.append(label)
             crops.append(self.preprocessing.crop(image))
-        return Batch(number, names, labels, torch.stack(crops) if crops else None, unreadable)
+        return Batch(number, is_last, names, labels, torch.stack(crops) if crops else None, unreadable)
 
-    def indices(self, size: int) -> Iterator[tuple[int, list[Entry]]]:
-        """Of all batches, in order. No batch is of two parts, and each part has one at least."""
+    def indices(self, size: int) -> Iterator[tuple[int, bool, list[Entry]]]:
+        """Part, whether it ends here, and entries of all batches. No batch is of two parts, and each part has one."""
         for number, part in enumerate(self.parts):
             batch: list[Entry] = []
             for entry in part.entries():
                 if len(batch) == size:
-                    yield number, batch
+                    yield number, False, batch
                     batch = []
                 batch.append(entry)
-            yield number, batch
+            yield number, True, batch
 
 
 def embed_parts(
@@ -90,14 +92,12 @@ def embed_parts(
     loader = DataLoader(batches, batch_size=None, sampler=indices, collate_fn=_as_it_is, **worker_options(workers))
     rows: list[tuple[Batch, np.ndarray]] = []
     for batch in loader:
-        if rows and rows[0][0].part != batch.part:
-            _write(rows, paths, abouts)
-            rows = []
         nothing = np.empty((0, embedder.width), np.float32)
         rows.append((batch._replace(crops=None), nothing if batch.crops is None else embedder(batch.crops)))
         then(len(batch.names), batch.unreadable)
-    if rows:
-        _write(rows, paths, abouts)
+        if batch.is_last:
+            _write(rows, paths, abouts)
+            rows = []
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -118,7 +118,7 @@ def parts_left(paths: Sequence[Path], abouts: Sequence[dict[str, Any]], folder: 
     Raises:
         UserError: what is there is of another model, or of other images.
     """
-    advice = f"name another --output, or remove {folder}"
+    advice = "name another --output, or remove what is in this one"
     there = part_files(folder) if folder.exists() else []
     expected = dict(zip(paths, abouts, strict=True))
     for path in there:
@@ -130,5 +130,5 @@ def parts_left(paths: Sequence[Path], abouts: Sequence[dict[str, Any]], folder: 
         except DataError as error:
             raise RunError(f"{error}: {advice}") from error
         if found["images"] != about["images"]:
-            raise RunError(f"{path} is of images that have changed since: {advice}")
+            raise RunError(f"{path} is of images that have changed since: remove it, or name another --output")
     return [index for index, path in enumerate(paths) if path not in there]
