@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -185,6 +186,23 @@ def test_features_of_a_run_are_those_before_its_classifier(random_run, folder):
     assert found.shape == (21, 768)
     logits = trained.network(trained.preprocessing.normalize(crops))
     torch.testing.assert_close(trained.network.head.fc(found), logits, rtol=1e-3, atol=1e-3)
+
+
+def test_an_encoder_that_sees_whole_images_gets_them_in_a_square(monkeypatch):
+    """FastVLM's, by its configuration: black above and below, and the whole width; others a crop of the middle."""
+    config = timm.get_pretrained_cfg("fastvithd")
+    assert config.crop_mode == "border"
+    trained = replace(load_trained(TINY, random_weights=True, image_size=(64, 64)), does=None)
+    trained = replace(trained, preprocessing=replace(trained.preprocessing, crop_pct=1.0))
+    image = Image.new("RGB", (128, 64), "white")
+    image.paste("red", (0, 0, 16, 64))
+    assert Embedder(trained, torch.device("cpu")).prepare(image).min() == 255  # red is cut off
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
+    square = Embedder(trained, torch.device("cpu")).prepare(image)
+    assert not square[:, :15].any()
+    assert not square[:, -15:].any()
+    assert square[:, 20:44, 0].tolist() == [[255] * 24, [0] * 24, [0] * 24]
+    assert square[:, 20:44, 20:].min() > 250
 
 
 @SLOW

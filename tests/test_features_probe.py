@@ -21,11 +21,11 @@ CLASSES = ("cat", "dog", "hen")
 
 
 def embeddings(count, *, seed, model=MODEL, noise=2.0):
-    """Three classes that overlap, the last three times as frequent, of other lengths than 1."""
+    """Three classes that overlap, the last three times as frequent, of very different lengths."""
     rng = np.random.default_rng(seed)
     labels = np.minimum(np.arange(count) % 5, 2)
     centers = np.random.default_rng(9).normal(size=(3, 8))
-    vectors = (centers[labels] + noise * rng.normal(size=(count, 8))) * rng.uniform(0.5, 5, (count, 1))
+    vectors = (centers[labels] + noise * rng.normal(size=(count, 8))) * 10 ** rng.uniform(-2, 2, (count, 1))
     names = np.array([f"{seed}/{i}" for i in range(count)])
     return Embeddings(
         names,

@@ -1,13 +1,17 @@
 """From images to embeddings, with the network in any of its forms."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RunError
 from fastvit.reparam import reparameterize_model
@@ -21,7 +25,7 @@ class Embedder:
         device: where to compute; exported files are at home on the CPU.
 
     Attributes:
-        preprocessing: what images go through.
+        prepare: from an RGB image to a crop (3, height, width) uint8; to be called in any process.
         width: numbers in an embedding.
         model: what embeddings must have in common to be compared, ready for JSON.
         licence: of the published weights, in words; "" where there is nothing to say.
@@ -34,6 +38,8 @@ class Embedder:
         require_features(trained)
         network = trained.network
         self.preprocessing = trained.preprocessing
+        pads = _pads(trained)
+        self.prepare = partial(_crop_of_square, self.preprocessing) if pads else self.preprocessing.crop
         self.is_classifier = trained.does == "classification"
         self.licence = _licence(network) if trained.weights != "random" else ""
         self.model = {
@@ -42,7 +48,7 @@ class Embedder:
             "weights_sha256": weights_sha256(network)
             if trained.kind is not Kind.FILE
             else sha256(Path(trained.source)),
-            "preprocessing": self.preprocessing.to_dict(),
+            "preprocessing": self.preprocessing.to_dict() | {"padded": pads},
         }
         is_module = isinstance(network, nn.Module)
         self.device = device if is_module else torch.device("cpu")
@@ -57,7 +63,7 @@ class Embedder:
 
     @torch.inference_mode()
     def __call__(self, crops: Tensor) -> np.ndarray:
-        """Embeddings (B, width) in float32, of crops (B, 3, height, width) as `Preprocessing.crop` makes them."""
+        """Embeddings (B, width) in float32, of crops (B, 3, height, width)."""
         crops = crops.to(self.device, memory_format=torch.channels_last, non_blocking=True)
         images = self.preprocessing.normalize(crops)
         if self.is_classifier:
@@ -87,6 +93,19 @@ def require_features(trained: Trained) -> None:
         raise RunError(f"{trained.source} is for {trained.does}: features are those of a classifier or an encoder")
     if trained.preprocessing is None:
         raise RunError(f"{trained.source} does not say what images go through: export it with its preprocessing stated")
+
+
+def _pads(trained: Trained) -> bool:
+    """Whether an encoder sees whole images, by its configuration: FastVLM's does."""
+    if trained.does is not None or trained.architecture is None:
+        return False
+    return timm.get_pretrained_cfg(trained.architecture["name"]).crop_mode == "border"
+
+
+def _crop_of_square(preprocessing: Preprocessing, image: Image.Image) -> Tensor:
+    """Padded with black on both sides, so that nothing is cut off."""
+    side = max(image.size)
+    return preprocessing.crop(ImageOps.pad(image, (side, side)))
 
 
 def _of_whole_images(outputs: Any) -> Tensor:

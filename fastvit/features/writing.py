@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.reading import UnreadableImage
 from fastvit.errors import DataError, RunError
 from fastvit.features.embedder import Embedder
@@ -39,8 +39,8 @@ class Batch(NamedTuple):
 class Batches(Dataset):
     """Reads batches in any process. An index is what of a batch is known before."""
 
-    def __init__(self, parts: Sequence[Part], preprocessing: Preprocessing):
-        self.parts, self.preprocessing = parts, preprocessing
+    def __init__(self, parts: Sequence[Part], prepare: Callable[[Image.Image], Tensor]):
+        self.parts, self.prepare = parts, prepare
 
     def __getitem__(self, index: tuple[int, bool, list[Entry]]) -> Batch:
         number, is_last, entries = index
@@ -53,7 +53,7 @@ class Batches(Dataset):
                 continue
             names.append(entry.name)
             labels.append(label)
-            crops.append(self.preprocessing.crop(image))
+            crops.append(self.prepare(image))
         return Batch(number, is_last, names, labels, torch.stack(crops) if crops else None, unreadable)
 
     def indices(self, size: int) -> Iterator[tuple[int, bool, list[Entry]]]:
@@ -87,7 +87,7 @@ def embed_parts(
     Raises:
         UserError: a shard cannot be read, or a file not be written; the parts before are whole.
     """
-    batches = Batches(parts, embedder.preprocessing)
+    batches = Batches(parts, embedder.prepare)
     indices: Any = batches.indices(batch_size)
     loader = DataLoader(batches, batch_size=None, sampler=indices, collate_fn=_as_it_is, **worker_options(workers))
     rows: list[tuple[Batch, np.ndarray]] = []
