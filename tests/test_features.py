@@ -259,7 +259,8 @@ def test_files_of_others_are_never_mixed(folder, tmp_path, capsys):
     embed(arguments)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     said = complaint(embed, [*arguments, "--image-size", "64"], capsys)
-    assert "are embeddings of different models: preprocessing" in said
+    assert "embeddings of different models are not compared: what is to be written and " in said
+    assert "differ in height (64, 32), width (64, 32): name another --output" in said
     assert "is a part of other images, or cut in another way" in complaint(embed, [*arguments, "--part", "9"], capsys)
     (tmp_path / "images" / "top.png").rename(tmp_path / "images" / "up.png")
     assert "is of images that have changed since" in complaint(embed, arguments, capsys)

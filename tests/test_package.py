@@ -104,7 +104,8 @@ from fastvit.cli.main import main
 for command in ("train quickstart/digits", "evaluate runs/x", "evaluate quickstart/digits --random-weights",
         "export quickstart/digits --random-weights --format safetensors",
         "export resnet18 --random-weights --format onnx",
-        "quantize fastvit_t8 --random-weights --format openvino", "benchmark benchmark/peers"):
+        "quantize fastvit_t8 --random-weights --format openvino", "benchmark benchmark/peers",
+        "probe a b", "embed open_clip:MobileCLIP2-S0 x --output y --random-weights"):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             main(command.split())
@@ -114,7 +115,7 @@ for command in ("train quickstart/digits", "evaluate runs/x", "evaluate quicksta
 """
     )
     lines = run(program).splitlines()
-    extras = ("train", "train", "train", "train", "export", "openvino", "train")
+    extras = ("train", "train", "train", "train", "export", "openvino", "train", "train", "features")
     for line, extra in zip(lines, extras, strict=True):
         assert line.endswith(f'pip install "fastvit[{extra}]"'), lines
 

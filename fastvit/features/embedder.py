@@ -43,12 +43,12 @@ class Embedder:
         self.is_classifier = trained.does == "classification"
         self.licence = _licence(network) if trained.weights != "random" else ""
         self.model = {
-            "network": trained.name,
             "features": "before the classifier" if self.is_classifier else "outputs",
             "weights_sha256": weights_sha256(network)
             if trained.kind is not Kind.FILE
             else sha256(Path(trained.source)),
-            "preprocessing": self.preprocessing.to_dict() | {"padded": pads},
+            **self.preprocessing.to_dict(),
+            "padded": pads,
         }
         is_module = isinstance(network, nn.Module)
         self.device = device if is_module else torch.device("cpu")

@@ -88,8 +88,12 @@ def read_embeddings(*paths: str | Path) -> Embeddings:
 
 def require_same_model(one: dict[str, Any], other: dict[str, Any], name: str, other_name: str) -> None:
     """Raise DataError where embeddings cannot be compared: other weights, other layer, other preprocessing."""
-    if different := [f"{key} {_short(one[key])} and {_short(other[key])}" for key in one if one[key] != other.get(key)]:
-        raise DataError(f"{name} and {other_name} are embeddings of different models: {'; '.join(different)}")
+    if different := [
+        f"{key} ({_short(one[key])}, {_short(other.get(key))})" for key in one if one[key] != other.get(key)
+    ]:
+        raise DataError(
+            f"embeddings of different models are not compared: {name} and {other_name} differ in {', '.join(different)}"
+        )
 
 
 def _files(path: Path) -> list[Path]:

@@ -79,7 +79,7 @@ def probe(
         UserError: the embeddings are of different models, or their classes do not go together.
     """
     require_packages("probing", "sklearn", extra="train")
-    require_same_model(val.about["model"], train.about["model"], "the validation images", "the training images")
+    require_same_model(val.about["model"], train.about["model"], "those to measure on", "those to train on")
     _require_labels(train, val)
     result: dict[str, Any] = {
         "model": train.about["model"],
