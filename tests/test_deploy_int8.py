@@ -19,7 +19,7 @@ from fastvit.errors import DataError, ExportError
 from launch import ROOT, complaint, script
 
 SLOW = pytest.mark.slow
-FORMS = ["onnx", pytest.param("openvino", marks=SLOW), pytest.param("executorch", marks=SLOW)]
+FORMS = ["onnx", *(pytest.param(name, marks=SLOW) for name in ("openvino", "executorch", "litert"))]
 
 
 def patterns(count, seed):

@@ -145,8 +145,8 @@ def with_image_input(request: Request) -> bytes:
     preprocessing = preprocessing_graph(card.preprocessing)
     probabilities = Network(nn.Sequential(request.network.network, nn.Softmax(1), nn.Flatten(0))).eval()
     outputs = {PROBABILITIES: (len(card.labels),)}
-    plain = onnx.load_from_string(onnx_of(replace(request, network=probabilities, outputs=outputs)))
-    model = joined(preprocessing, plain)
+    plain = onnx_of(replace(request, network=probabilities, outputs=outputs))
+    model = joined(preprocessing, onnx.load_from_string(plain))
     onnx.helper.set_model_props(model, metadata(request))
     return model.SerializeToString()
 
