@@ -9,6 +9,7 @@ import sys
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform
 
 from fastvit import load_checkpoint
@@ -123,6 +124,18 @@ def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, p
     assert folder.name.startswith("data.dataset=folder,data.root=")
     assert result(folder)["fused"]["samples"] >= 40
     assert not (random_run / "evaluation.json").exists()
+
+
+def test_mistakes_are_pictured_with_where_the_network_looked(random_run, photos, tmp_path, capsys):
+    data = ["data.dataset=folder", f"data.root={photos}", "data.workers=0", "--form", "fused"]
+    evaluate([str(random_run), *data, "data.image_size=64", "--output", str(tmp_path / "explained"), "--explain"])
+    assert str(tmp_path / "explained" / "mistakes.png") in capsys.readouterr().out
+    with Image.open(tmp_path / "explained" / "mistakes.png") as picture:
+        colors = picture.convert("RGB").getcolors(10**6)
+    assert sum(count for count, (red, _, blue) in colors if red > blue + 50) > 10_000  # of gray digits
+    said = complaint(evaluate, [str(random_run), *data, "--output", str(tmp_path / "x"), "--explain"], capsys)
+    assert said.startswith("Grad-CAM: of an image of 32 x 32 px the last features are a single cell")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

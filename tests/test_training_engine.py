@@ -87,8 +87,8 @@ class SmallTask(Task):
         logits = model(batch["images"])
         return {"cross_entropy": F.cross_entropy(logits, batch["labels"]), "size": 1e-3 * logits.square().mean()}
 
-    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["images"]
+    def labelled(self, batch: dict[str, Tensor], class_names: Any) -> tuple[Tensor, list[str]]:
+        return batch["images"], []
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         assert not model.training
