@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 WIDTH = 12  # inches of the picture, if it is full
 COLUMNS, OF_LARGE_IMAGES = 10, 4
+WORDS = 0.35  # inches above an image: two lines
 LARGE = 400  # pixels on a side; of large images small things have to be seen
 
 
@@ -32,14 +33,20 @@ def captioned_grid(
     full = COLUMNS if max(images.shape[2:]) < LARGE else OF_LARGE_IMAGES
     columns = min(len(images), full)
     rows = -(-len(images) // columns)
-    side = WIDTH / full
-    tall = side * images.shape[2] / images.shape[3]
-    figure = Figure(figsize=(side * columns, (tall + 0.3) * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes in grid:
-        axes.set_axis_off()
-    for axes, image in zip(grid, images.permute(0, 2, 3, 1).cpu().numpy(), strict=False):
+    wide = WIDTH / full
+    tall = wide * images.shape[2] / images.shape[3] + WORDS
+    figure = Figure(figsize=(wide * columns, tall * rows))
+    captions, colors = captions or [""] * len(images), colors or ["black"] * len(images)
+    pictures = images.permute(0, 2, 3, 1).cpu().numpy()
+    for place, (image, caption, color) in enumerate(zip(pictures, captions, colors, strict=True)):
+        row, column = divmod(place, columns)
+        # Their places are known: matplotlib's own layout would take longer than all else.
+        axes = figure.add_axes(
+            (column / columns, 1 - (row + 1) / rows, 0.97 / columns, (1 - WORDS / tall) / rows),
+            xticks=(),
+            yticks=(),
+            frame_on=False,
+        )
         axes.imshow(image)
-    for axes, caption, color in zip(grid, captions, colors or ["black"] * len(captions), strict=False):
-        axes.set_title(caption, fontproperties=letters, color=color)
+        axes.set_title(caption, fontproperties=letters, color=color, pad=2)
     return figure

@@ -36,7 +36,7 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
 
     folder = recipe.output.with_name(f"{recipe.output.name}-dry-run")
     folder.mkdir(parents=True, exist_ok=True)
-    picture = captioned_grid(images[:PICTURED_IMAGES], captions, font=legible(captions)[1])
+    picture = captioned_grid(images[:PICTURED_IMAGES], captions[:PICTURED_IMAGES], font=legible(captions)[1])
     picture.savefig(folder / "batch.png", dpi=120)
     _schedule_picture(recipe, loader.steps_per_epoch).savefig(folder / "schedule.png", dpi=120)
     say(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
