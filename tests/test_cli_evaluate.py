@@ -106,15 +106,19 @@ def test_a_network_by_its_name_with_a_file_of_weights(short_run, photos, tmp_pat
 
 
 def test_an_exported_file_is_as_good_as_its_run(short_run, photos, tmp_path, capsys):
-    export([str(short_run), "--format", "safetensors", "--output", str(tmp_path)])
+    """And so is a folder for timm's `local-dir:`."""
+    export([str(short_run), "--format", "safetensors", "timm", "--output", str(tmp_path)])
     data = [f"data.root={photos}", "data.workers=0"]
     evaluate([str(tmp_path / "short.safetensors"), *data, "--output", str(tmp_path / "file")])
     assert "exported" in capsys.readouterr().out
     evaluate([str(short_run), *data, "data.dataset=folder", "--form", "fused", "--output", str(tmp_path / "run")])
-    of_file, of_run = result(tmp_path / "file")["exported"], result(tmp_path / "run")["fused"]
-    assert of_file["samples"] == of_run["samples"] >= 40
-    assert of_file["top1"] == of_run["top1"]
-    assert of_file["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
+    folder = f"local-dir:{tmp_path / 'short.timm'}"
+    evaluate([folder, *data, "--form", "fused", "--output", str(tmp_path / "folder")])
+    of_run = result(tmp_path / "run")["fused"]
+    for other in (result(tmp_path / "file")["exported"], result(tmp_path / "folder")["fused"]):
+        assert other["samples"] == of_run["samples"] >= 40
+        assert other["top1"] == of_run["top1"]
+        assert other["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
 
 
 def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, photos):
