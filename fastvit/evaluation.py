@@ -88,7 +88,7 @@ def evaluate_forms(
         The result, as in evaluation.json; the files; and what the data has to say. Empty but in the main process.
 
     Raises:
-        UserError: the data is missing, or is of other classes; or the weights are.
+        UserError: the data is missing, or is of other classes; or the weights are; or nothing can be explained.
     """
     processes.on_main(lambda: require_writable(folder))
     data = task.open_data("val")
@@ -96,7 +96,7 @@ def evaluate_forms(
     models = _forms(trained, forms)
     form, model = list(models.items())[-1]
     if explain:
-        _require_explainable(task, model)
+        grad_cam(model, torch.zeros(1, *task.input_size))  # fails before the long work, if it fails
     metrics = measure(task, models, data.samples, processes)
     if not processes.is_main:
         return {}, [], []
@@ -117,13 +117,6 @@ def _forms(trained: Trained, forms: Sequence[str]) -> dict[str, Network]:
         return {"exported": trained.network}
     models = {"unfused": trained.module, "fused": reparameterize_model(trained.module)}
     return {form: models[form] for form in forms}
-
-
-def _require_explainable(task: Task, model: Network) -> None:
-    """Raise RunError before the long work. Of the tasks, only classification has something to explain."""
-    if task.recipe.task != "classification":
-        raise RunError(f"--explain is for classification, not for {task.recipe.task}")
-    grad_cam(model, torch.zeros(1, *task.input_size))
 
 
 def _require_same_classes(trained: Trained, names: Sequence[str] | None) -> None:

@@ -34,7 +34,7 @@ def grad_cam(network: nn.Module, images: Tensor, classes: Sequence[int] | None =
         RunError: the network is no such classifier, or its last features have no places.
     """
     if not hasattr(network, "forward_features") or not hasattr(network, "forward_head"):
-        raise RunError("Grad-CAM is of classifiers with features and a head, and of no exported file: name the run")
+        raise RunError("Grad-CAM is for classifiers, and for no exported file, which has no gradients")
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
             features = network.forward_features(images.clone())  # (B, C, h, w)

@@ -109,7 +109,7 @@ def test_channels_may_come_last():
 @pytest.mark.parametrize(
     ("network", "size", "message"),
     [
-        (lambda: nn.Conv2d(3, 4, 1), 32, "of classifiers with features and a head, and of no exported file"),
+        (lambda: nn.Conv2d(3, 4, 1), 32, "Grad-CAM is for classifiers, and for no exported file"),
         (lambda: timm.create_model("fastvit_t8").eval(), 32, "of 32 x 32 px the last features are a single cell"),
         (lambda: timm.create_model("vit_tiny_patch16_224").eval(), 224, "those of VisionTransformer have none"),
     ],
