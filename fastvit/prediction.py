@@ -194,6 +194,21 @@ def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
     _save(picture, target, quality=90)
 
 
+def draw_explained(predictor: Predictor, predicted: Predicted, target: Path, shown: Shown) -> None:
+    """As `draw`, of the part of the image that a classifier sees, colored where it has looked. Raises RunError."""
+    if predicted.prediction is not None:
+        explained = predictor.explain(read_image(predicted.path))
+        _save(predicted.prediction.draw(explained, shown), target, quality=90)
+
+
+def require_explainable(predictor: Predictor, source: str) -> None:
+    """Raise RunError before the long work if there are no such pictures of this network, which the user calls so."""
+    try:
+        predictor.explain(Image.new("RGB", (64, 64)))
+    except RunError as error:
+        raise RunError(f"--explain: {source}: {error}") from error
+
+
 def save_mask(predicted: Predicted, target: Path) -> None:
     """Write the classes of the pixels as .png. Raises RunError, also if it is not pixels that are predicted."""
     if predicted.prediction is None:
