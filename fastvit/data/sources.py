@@ -35,7 +35,7 @@ def open_source(
         root: folder of the data; not needed for the digits and what is downloaded.
         split: the name of the part: for a folder that of the folder in it; the digits have train and validation.
         training: whether it is to train on.
-        num_classes: what the recipe says, if it does; checked where the dataset knows its classes.
+        num_classes: what the recipe says; checked where the dataset knows its classes. None: any number.
         image_size: the digits are made in this size.
         batch_size: timm's streams make their epochs of whole batches.
         upright: of image files, as `read_image` has it; timm reads streams by itself.

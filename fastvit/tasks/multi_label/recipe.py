@@ -11,9 +11,9 @@ from fastvit.tasks.multi_label.digits import LabelledScenes
 class MultiLabelDataConfig(ImageDataConfig):
     """Which images: those of a table with the column `labels`, or scenes of digits."""
 
-    dataset: Literal["folder", "digits"]
+    dataset: Literal["folder", "digits"]  # folder, of a table; or scenes of digits, made on the fly
     train_scenes: PositiveInt = 1000  # of digits: in an epoch
-    val_scenes: PositiveInt = 200
+    val_scenes: PositiveInt = 200  # of digits: to validate on
 
     @model_validator(mode="after")
     def _table_is_given(self) -> "MultiLabelDataConfig":
@@ -29,7 +29,7 @@ class MultiLabelRecipe(ClassificationRecipe):
     """A run of classification with several labels an image."""
 
     label_column: ClassVar[str] = "labels"
-    task: Literal["multi_label"]
+    task: Literal["multi_label"]  # what to learn
     data: MultiLabelDataConfig
 
     @model_validator(mode="after")

@@ -49,6 +49,10 @@ class MultiLabel(Classification):
         labels = labels * (1 - smoothing) + smoothing / 2
         return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.class_weights)
 
+    def labelled(self, batch: tuple[Any, ...], class_names: Sequence[str]) -> tuple[Tensor, list[str]]:
+        images, labels = self.augment(*batch)
+        return self.normalization.undo(images), [joined(each > 0.05, tuple(class_names)) for each in labels]
+
     def new_metrics(self) -> MultiLabelMetrics:
         return MultiLabelMetrics()
 
@@ -61,6 +65,9 @@ class MultiLabel(Classification):
         sets = sorted({*predicted, *true})
         places = ([sets.index(each) for each in said] for said in (predicted, true))
         return prediction_grid(self.normalization.undo(images), *places, sets)
+
+    def draw_mistakes(self, metrics: MultiLabelMetrics, data: Part, *, explain_with: nn.Module | None) -> None:
+        """None: an image has no one answer to be wrong about; predictions.csv has the probability of each label."""
 
     def write_details(self, metrics: MultiLabelMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)
