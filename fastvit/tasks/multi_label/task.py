@@ -63,8 +63,8 @@ class MultiLabel(Classification):
             predicted = [joined(each >= 0, tuple(class_names)) or "none" for each in model(images)]
         true = [joined(labels, tuple(class_names)) or "none" for _, labels in samples]
         sets = sorted({*predicted, *true})
-        places = ([sets.index(each) for each in said] for said in (predicted, true))
-        return prediction_grid(self.normalization.undo(images), *places, sets)
+        said, is_true = ([sets.index(each) for each in labels] for labels in (predicted, true))
+        return prediction_grid(self.normalization.undo(images), said, is_true, sets)
 
     def draw_mistakes(self, metrics: MultiLabelMetrics, data: Part, *, explain_with: nn.Module | None) -> None:
         """None: an image has no one answer to be wrong about; predictions.csv has the probability of each label."""
