@@ -27,8 +27,8 @@ FLOORS = (
     ("recipes", "predictor"),
     ("trained",),
     ("tasks",),
-    ("evaluation", "prediction", "model_card", "recipe_keys", "robustness", "benchmark"),
-    ("features",),
+    ("evaluation", "prediction", "model_card", "recipe_keys", "robustness"),
+    ("features", "benchmark"),
     ("cli",),
     ("__main__",),
 )
