@@ -6,7 +6,15 @@ A task derives its own `Recipe` with the sections that only it has. A default is
 from typing import Annotated, Any, Literal
 
 import timm.optim
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.errors import nearest
