@@ -246,7 +246,7 @@ def predictions(run: str) -> Figure:
     figure, plots = plt.subplots(2, 3, figsize=(6, 4), layout="constrained")
     for axes, index in zip(plots.flat, range(6), strict=True):
         image = scenes[index].image
-        axes.imshow(detector(image).draw(image, Shown(score=0.5)))
+        axes.imshow(detector(image).draw(image, Shown(score=0.7)))
         axes.axis("off")
     return figure
 
