@@ -101,7 +101,7 @@ class Web(Format):
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
-        (path / NETWORK).write_bytes(onnx_of(self._opened(request)).content)
+        (path / NETWORK).write_bytes(onnx_of(self._opened(request)))
         save(preprocessing, path / PREPROCESSING)
         page = self._describe(request, path.stem, self._copy_examples(path))
         if self.offline:
