@@ -24,10 +24,12 @@ html_show_sphinx = False
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 
+default_role = "code"  # `name` in a docstring
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False  # torch's text about forward and hooks says nothing about a layer of ours
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 
 # The reference: each name in `__all__` of these has an entry, under the module that stands first.
 PUBLIC_MODULES = (
@@ -69,8 +71,6 @@ class LinkPublicNames(SphinxTransform):
     pattern = re.compile(r"(fastvit\.(?:\w+\.)*)?(\w+)(?:\(.*\))?$")
 
     def apply(self, **_: object) -> None:
-        if self.env.docname.startswith("api/"):
-            return
         for literal in list(self.document.findall(nodes.literal)):
             found = self.pattern.match(literal.astext())
             if not found or isinstance(literal.parent, pending_xref | nodes.reference):
