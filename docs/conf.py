@@ -25,11 +25,12 @@ myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 
 default_role = "code"  # `name` in a docstring
+highlight_language = "text"  # of literal blocks in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_inherit_docstrings = False  # torch's text about forward and hooks says nothing about a layer of ours
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True
+napoleon_attr_annotations = False  # their types stand in the signature
 
 # The reference: each name in `__all__` of these has an entry, under the module that stands first.
 PUBLIC_MODULES = (

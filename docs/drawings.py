@@ -151,22 +151,23 @@ def branch_kernels(block: fastvit.RepConv) -> list[np.ndarray]:
     return [answer[0, 0, 1:4, 1:4].flip(0, 1).numpy() for answer in answers]  # a convolution mirrors
 
 
-class Operations(TorchDispatchMode):
-    """Count what torch is asked to compute: convolutions, batch norms and so on."""
+KIND_OF = {
+    **dict.fromkeys(("conv2d", "linear", "scaled_dot_product_attention"), "convolutions"),
+    **dict.fromkeys(("add", "sub", "mul"), "sums, scales"),
+    "batch_norm": "batch norms",
+    "gelu": "GELU",
+}
 
-    KINDS = {
-        **dict.fromkeys(("conv2d", "linear", "scaled_dot_product_attention"), "convolutions"),
-        **dict.fromkeys(("add", "sub", "mul"), "sums, scales"),
-        "batch_norm": "batch norms",
-        "gelu": "GELU",
-    }
+
+class Operations(TorchDispatchMode):
+    """Count what torch is asked to compute, by kind."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        if kind := self.KINDS.get(operation.name().removeprefix("aten::").partition(".")[0]):
+        if kind := KIND_OF.get(operation.name().removeprefix("aten::").partition(".")[0]):
             self.counts[kind] += 1
         return operation(*args, **(kwargs or {}))
 
@@ -195,7 +196,7 @@ def operations() -> Figure:
     counts = count_operations("fastvit_t8")
     colors = {"convolutions": CONV, "batch norms": NORM, "sums, scales": SCALE, "GELU": OTHER}
     figure, axes = plt.subplots(figsize=(8, 1.9), layout="constrained")
-    for row, (form, of_form) in enumerate(counts.items()):
+    for row, of_form in enumerate(counts.values()):
         start = 0
         for kind, color in colors.items():
             number = of_form[kind]

@@ -4,15 +4,19 @@ import importlib.util
 import inspect
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import yaml
 
+import fastvit
 from browser import served
-from fastvit import layers
+from fastvit import RepMixer
 from fastvit.cli.main import main
 
 ROOT = Path(__file__).parents[1]
@@ -34,13 +38,12 @@ def alone(tmp_path, monkeypatch):
 
 
 def test_how_it_works(alone):
-    """Its program runs; what it quotes stands in the file that it names."""
-    for mark, _, code in blocks("how_it_works.md"):
-        if mark:
-            assert code in (ROOT / mark).read_text()
-            assert code in inspect.getsource(layers.RepMixer)
-        else:
-            exec(compile(code, "how_it_works.md", "exec"), {})
+    """Its program runs; what it quotes of RepMixer is all of these methods."""
+    (_, _, program), (path, _, quoted) = blocks("how_it_works.md")
+    exec(compile(program, "how_it_works.md", "exec"), {})
+    assert Path(inspect.getfile(RepMixer)) == ROOT / path
+    methods = (textwrap.dedent(inspect.getsource(each)) for each in (RepMixer.forward, RepMixer.equivalent))
+    assert "\n\n".join(methods).split() == quoted.split()
 
 
 def test_the_operations_that_it_tells_are_those_of_the_network():
@@ -50,6 +53,38 @@ def test_the_operations_that_it_tells_are_those_of_the_network():
     trained, published, fused = (of_form.total() for of_form in drawings.count_operations("fastvit_t8").values())
     said = f"{trained} operations in training form, {published} fused as published, {fused} fused completely"
     assert said in (DOCS / "how_it_works.md").read_text()
+
+
+def test_one_version_everywhere():
+    """Of the package, where pyproject.toml takes it from; of the citation; and of the newest changes."""
+    version = fastvit.__version__
+    assert 'path = "fastvit/__init__.py"' in (ROOT / "pyproject.toml").read_text()
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == version
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == version
+
+
+@pytest.mark.slow
+def test_a_network_is_added_as_contributing_says(tmp_path):
+    """In a copy of the package, which gets the row: created by timm, with features, fused."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    ((path, row),) = re.findall(r"<!-- (fastvit/\S+) -->\n *```python\n {3}(.*\n) *```", text)
+    shutil.copytree(ROOT / "fastvit", tmp_path / "fastvit", ignore=shutil.ignore_patterns("__pycache__"))
+    source = (tmp_path / path).read_text()
+    (tmp_path / path).write_text(source.replace("VARIANTS = {\n", "VARIANTS = {\n" + row))
+    program = """
+import timm, torch, fastvit
+model = timm.create_model("fastvit_t4", num_classes=3)
+assert fastvit.fusion_error(model, fastvit.reparameterize_model(model), input_size=(3, 64, 64)) < 1e-5
+assert len(timm.create_model("fastvit_t4", features_only=True)(torch.zeros(1, 3, 64, 64))) == 4
+print(fastvit.__file__, sum(p.numel() for p in timm.create_model("fastvit_t4").parameters()))
+"""
+    command = [sys.executable, "-c", program]  # which looks for packages in the folder that it is run in
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    file, parameters = done.stdout.split()
+    assert file.startswith(str(tmp_path))
+    said = re.search(r"([\d.]+) M parameters", row)[1]
+    assert f"{int(parameters) / 1e6:.1f}" == said
 
 
 @pytest.mark.slow
@@ -99,13 +134,12 @@ def run(line):
 @pytest.mark.slow
 def test_the_site_builds_and_its_reference_is_complete(tmp_path):
     """Warnings are errors: a page in no table of contents, a link that leads nowhere, a docstring that is no text."""
-    sphinx = pytest.importorskip("sphinx.ext.intersphinx", reason='the site needs pip install -e ".[docs]"')
+    pytest.importorskip("sphinx", reason='the site needs pip install -e ".[docs]"')
     command = [sys.executable, "-m", "sphinx", "-W", "-n", "-q", "-b", "html", str(DOCS), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "objects.inv").open("rb") as file:
-        inventory = sphinx.InventoryFile.load(file, "", lambda base, name: name)
-    entries = {name for kind, names in inventory.items() if kind.startswith("py:") for name in names}
+    reference = "".join(page.read_text() for page in (tmp_path / "api").glob("*.html"))
+    entries = set(re.findall(r'<dt [^>]*id="([\w.]+)"', reference))
     expected = {
         f"{module}.{name}"
         for module in ("fastvit", "fastvit.models", "fastvit.deploy", "fastvit.trained")
