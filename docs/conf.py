@@ -1,7 +1,9 @@
 """The documentation site: `sphinx-build -W -n -b html docs site`."""
 
 import re
+import sys
 from importlib import import_module
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
@@ -10,6 +12,8 @@ from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 
 import fastvit
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "fastvit"
 author = "the fastvit authors"
@@ -21,6 +25,8 @@ exclude_patterns = ["measurements"]
 html_theme = "furo"
 html_title = f"fastvit {release}"
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["width.css"]
 myst_heading_anchors = 3
 copybutton_exclude = ".linenos, .gp, .go"
 
