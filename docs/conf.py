@@ -15,6 +15,10 @@ import fastvit
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from recipe_keys import page
+
+(Path(__file__).parent / "recipe_keys.md").write_text(page(), encoding="utf-8")
+
 project = "fastvit"
 author = "the fastvit authors"
 copyright = author
@@ -43,6 +47,7 @@ PUBLIC_MODULES = (
     "fastvit",
     "fastvit.models",
     "fastvit.deploy",
+    "fastvit.explain",
     "fastvit.trained",
     "fastvit.predictor",
     "fastvit.errors",
@@ -55,7 +60,7 @@ def public_names() -> dict[str, str]:
     for module_name in PUBLIC_MODULES:
         module = import_module(module_name)
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
-        for name in getattr(module, "__all__", own):
+        for name in getattr(module, "__all__", [name for name in own if not name.startswith("_")]):
             names.setdefault(name, f"{module_name}.{name}")
     return names
 
