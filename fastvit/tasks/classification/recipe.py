@@ -75,7 +75,7 @@ class ImageDataConfig(DataConfig):
     @model_validator(mode="after")
     def _root_is_given(self) -> "ImageDataConfig":
         if self.root is None and self.dataset.partition("/")[0] in ("folder", "torch", "wds"):
-            raise ValueError(f"root is missing: the folder of dataset {self.dataset}")
+            raise ValueError(f"root is missing: the folder of dataset {self.dataset}; say data.root=FOLDER")
         return self
 
 
