@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from fastvit.deploy.card import Card
 from fastvit.deploy.depthwise import split_depthwise
+from fastvit.deploy.float16 import require_layers
 from fastvit.deploy.network import Network, make_network, outputs_of
 from fastvit.errors import ExportError
 
@@ -35,6 +36,8 @@ class Request:
         outputs: names and shapes of the tensors that the example gives.
         card: what belongs to the network.
         opset: of ONNX; None for the format's own.
+        float32: names of layers in the fused network that stay in float32 where numbers are float16.
+        images: (N, C, H, W) like the example, to verify on besides made ones; None if none were given.
     """
 
     original: nn.Module
@@ -45,6 +48,8 @@ class Request:
     outputs: dict[str, tuple[int, ...]]
     card: Card
     opset: int | None
+    float32: tuple[str, ...] = ()
+    images: Tensor | None = None
 
     def ranges(self) -> dict[str, tuple[int, int]]:
         """Smallest and largest batch, channels, height and width that the exported file takes."""
@@ -86,6 +91,8 @@ def make_request(
     card: Card = Card(),  # noqa: B008 - frozen
     opset: int | None = None,
     depthwise: bool = False,
+    float32: Collection[str] = (),
+    images: Tensor | None = None,
 ) -> Request:
     """Fuse the model and check that everything fits together.
 
@@ -96,6 +103,9 @@ def make_request(
         ExportError: something does not fit; the message says what.
     """
     _require_shapes(example, dynamic, limits)
+    if images is not None and (images.shape[1:] != example.shape[1:] or len(images) < len(example)):
+        given, asked = tuple(images.shape), tuple(example.shape)
+        raise ExportError(f"the images to verify on must be like the example, {asked}, and as many, not {given}")
     network = make_network(model, stacklevel=3).cpu().float()
     example = example.detach().cpu().float().contiguous()
     tensors, _ = outputs_of(network, example)
@@ -105,9 +115,10 @@ def make_request(
         raise ExportError(f"there are {len(labels)} labels for an output of shape {shapes[0]}")
     if depthwise:
         split_depthwise(network)
+    require_layers(network.network, float32)
     names = ("output",) if len(shapes) == 1 else tuple(f"output_{i}" for i in range(len(shapes)))
     outputs = dict(zip(names, shapes, strict=True))
-    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset)
+    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset, tuple(float32), images)
 
 
 def _require_shapes(example: Tensor, dynamic: Collection[str], limits: Limits) -> None:

@@ -118,7 +118,9 @@ def _options(num_classes: int, options: Options) -> dict[str, Any]:
 def _is_encoder(architecture: str, config: Mapping[str, Any], num_classes: int) -> bool:
     """Whether it ends in CLIP's projection, as published, and not in a classifier that was trained in its place."""
     row = VARIANTS.get(architecture)
-    published = row is not None and row.encoder and num_classes == timm.models.get_pretrained_cfg(architecture).num_classes
+    published = (
+        row is not None and row.encoder and num_classes == timm.models.get_pretrained_cfg(architecture).num_classes
+    )
     return published and not config.get("label_names")
 
 
