@@ -1,6 +1,7 @@
 """Networks whose numbers float16 cannot hold: caught, located, and kept in float32 where they are."""
 
 import copy
+import json
 from functools import partial
 
 import numpy as np
@@ -23,6 +24,8 @@ from fastvit.deploy import (
 from fastvit.deploy.float16 import Float32, InFloat16, keep_in_float32
 from fastvit.deploy.runtimes import inductor
 from fastvit.errors import EngineError, ExportError
+from launch import complaint, script
+from photographs import photographs
 from reference import randomize, relative_error
 
 NORM, FFN = "stages.1.blocks.0.norm", "stages.0.blocks.0.mlp"
@@ -201,3 +204,24 @@ def test_given_images_are_verified_on(network, images, tmp_path):
     assert len(sidecar["verification"]["outputs"]) == 3
     with pytest.raises(ExportError, match=r"like the example, \(1, 3, 64, 64\), and as many, not \(2, 3, 32, 32\)"):
         export(network, tmp_path / "b.safetensors", EXAMPLE, images=images[..., :32, :32])
+
+
+def test_the_command_verifies_on_images_and_keeps_layers(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("portrait", "smaller than the crop"):
+        photographs()[name].save(folder / f"{name}.jpg")
+    command = script("export")
+    arguments = ["fastvit_t8", "--random-weights", "--image-size", "64", "--output", str(tmp_path / "out")]
+    command([*arguments, "--format", "safetensors", "--images", str(folder)])
+    sidecar = json.loads((tmp_path / "out" / "fastvit_t8.safetensors.json").read_text())
+    assert len(sidecar["verification"]["outputs"]) == 3
+    for wrong, message in (
+        (["onnx", "--float32", "stem"], "--float32 is for coreml"),
+        (["coreml", "--float32", "auto"], "give some with --images FOLDER"),
+        (["coreml", "--float32", "stem.7"], "has no layer 'stem.7' to keep in float32; did you mean stem"),
+        (["onnx", "--images", str(tmp_path / "none")], "there is no image or folder"),
+    ):
+        if wrong[0] == "coreml":
+            need("coreml")
+        assert message in complaint(command, [*arguments, "--name", "other", "--format", *wrong], capsys)
