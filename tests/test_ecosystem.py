@@ -126,11 +126,21 @@ def assert_untouched(model, fused, *, but):
     assert all(torch.equal(after[name], tensor) for name, tensor in rest.items())
 
 
-def test_the_page_s_code_runs():
-    page = (Path(__file__).parents[1] / "docs" / "mobileclip.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "mobileclip.md").read_text()
+
+
+@pytest.mark.parametrize("part", ["use", pytest.param("recipes", marks=pytest.mark.slow)])
+def test_the_page_s_code_runs(part, tmp_path, monkeypatch):
+    use, *recipes = PAGE.split("\n## Recipe")
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for code in re.findall(r"```python\n(.*?)```", PAGE if part == "recipes" else use, re.DOTALL):
         exec(compile(code, "docs/mobileclip.md", "exec"), names)
+    assert recipes
+    if part == "recipes":
+        assert names["embedding"].shape == (1, 512)
+        assert names["tokens"].shape == (1, 16, 3072)
+        return
     assert names["embedding"].shape == (2, 512)
     assert names["stages"].feature_info.reduction() == [4, 8, 16, 32]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in names["clip"].modules())

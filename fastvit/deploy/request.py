@@ -1,17 +1,19 @@
 """What is exported: a network made ready for a format, the shapes that it must take, and what belongs to it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from fastvit.deploy.card import Card
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import require_layers
-from fastvit.deploy.network import Network, make_network, outputs_of
+from fastvit.deploy.network import Network, flat, make_network, outputs_of
 from fastvit.errors import ExportError
 
 INPUT_NAME = "images"
+PROBE = 256  # pixels on a side of an image that shows how much smaller the maps inside get
 AXES = ("batch", "size")  # what can stay open: the number of images, their height and width
 
 
@@ -20,7 +22,7 @@ class Limits:
     """How far an open axis reaches: (smallest, largest) batch, and side of the images in pixels."""
 
     batch: tuple[int, int] = (1, 128)
-    side: tuple[int, int] = (64, 1024)  # torch.export asks for more than 32
+    side: tuple[int, int] = (64, 1024)  # and no less than two pixels of the smallest map inside
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ def make_request(
         raise ExportError(f"the images to verify on must be like the example, {asked}, and as many, not {given}")
     network = make_network(model, stacklevel=3).cpu().float()
     example = example.detach().cpu().float().contiguous()
+    if "size" in dynamic:
+        limits = replace(limits, side=_sides(network, example, limits))
+        _require_shapes(example, dynamic, limits)
     tensors, _ = outputs_of(network, example)
     shapes = [tuple(tensor.shape) for tensor in tensors]
     labels = card.labels
@@ -119,6 +124,27 @@ def make_request(
     names = ("output",) if len(shapes) == 1 else tuple(f"output_{i}" for i in range(len(shapes)))
     outputs = dict(zip(names, shapes, strict=True))
     return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset, tuple(float32), images)
+
+
+def _sides(network: Network, example: Tensor, limits: Limits) -> tuple[int, int]:
+    """How far height and width reach: up from where the smallest map inside has two pixels on a side, since one is
+    what torch.export takes for a constant."""
+    low, high = limits.side
+    sides: list[int] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, output: sides.extend(each.shape[2] for each in maps(output)))
+        for module in network.modules()
+    ]
+
+    def maps(output: Any) -> list[Tensor]:
+        return [each for each in flat(output) if isinstance(each, Tensor) and each.ndim == 4 and each.shape[2] > 1]
+
+    try:
+        outputs_of(network, example.new_zeros(1, example.shape[1], PROBE, PROBE))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(low, 2 * PROBE // min(sides, default=PROBE)), high
 
 
 def _require_shapes(example: Tensor, dynamic: Collection[str], limits: Limits) -> None:
