@@ -115,7 +115,8 @@ class RepConv(Reparameterizable):
             branches.append(Affine.of(self.conv_scale))
         if self.identity is not None:
             branches.append(Affine.of(self.identity))
-        return _sum(branches).then(self.se).then(self.act)
+        total: Affine = _sum(branches)
+        return total.then(self.se).then(self.act)
 
 
 class LargeKernelConv(Reparameterizable):

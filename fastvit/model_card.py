@@ -109,7 +109,8 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
     rows = [("top-1", metrics.get("val_top1"), " %"), ("top-5", metrics.get("val_top5"), " %")]
     rows += [("loss", metrics.get("val_loss"), "")]
     table = [f"| {name} | {value:.4g}{unit} |" for name, value, unit in rows if value is not None]
-    size, recipe = trained.preprocessing, trained.task.recipe
+    size = trained.preprocessing
+    recipe: Any = trained.task.recipe
     side = math.floor(size.height / size.crop_pct)
     samples, epoch = metrics.get("val_samples"), metrics.get("epoch")
     return "\n".join(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -13,7 +14,8 @@ def exact_float32() -> Iterator[None]:
     These are settings of the process. torch has two interfaces to them, an old and a new one, and parts of torch raise
     an error where the two disagree. What the user has set through either is the same afterwards.
     """
-    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    torch_backends: Any = torch.backends  # whose types torch does not state
+    cuda, cudnn, mkldnn = torch_backends.cuda, torch_backends.cudnn, torch_backends.mkldnn
     backends = (cuda.matmul, mkldnn.matmul, cudnn.conv, cudnn.rnn, mkldnn.conv)
     before = [backend.fp32_precision for backend in backends]
     old_names = "medium" if before[1] == "bf16" else "high" if before[0] == "tf32" else "highest"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from timm.data.loader import fast_collate
 
-from fastvit.benchmark import distillation, loader
+from fastvit.benchmark import distillation, loader, serving
 from fastvit.benchmark.special import SPECIAL, run_special, special_suite
 from fastvit.errors import RecipeError, RunError
 from fastvit.tasks import load_recipe, make_task
@@ -64,14 +64,14 @@ def test_what_is_special_is_told_by_a_key(tmp_path: Path):
     kinds = {special_suite(path) for path in SUITES.glob("*.yaml")}
     assert kinds == {None, *SPECIAL}
     (tmp_path / "own.yaml").write_text("measures: loaders")
-    with pytest.raises(RecipeError, match="measures must be one of loader, distillation, not 'loaders'; did you mean"):
+    with pytest.raises(RecipeError, match="must be one of loader, distillation, serving, not 'loaders'; did you mean"):
         special_suite(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize("name", SPECIAL)
 def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module, sizes = {"loader": loader, "distillation": distillation}[name], []
-    monkeypatch.setattr(module, "measure", lambda suite: sizes.append(suite.rounds) or {})
+    module, sizes = {"loader": loader, "distillation": distillation, "serving": serving}[name], []
+    monkeypatch.setattr(module, "measure", lambda suite: [sizes.append(suite.rounds)])
     monkeypatch.setattr(module, "table", lambda result: "")
     for quick in (False, True):
         run_special(SUITES / f"{name}.yaml", (f"output={tmp_path / str(quick)}",), quick=quick)

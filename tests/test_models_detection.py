@@ -37,7 +37,20 @@ def test_fusing_changes_no_detection_and_leaves_no_batch_norm(build):
         detector.roi_heads.score_thresh = fused.roi_heads.score_thresh = 0.2
     for before, after in zip(detector(images), fused(images), strict=True):
         assert len(before["boxes"]) > 0
-        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)
+        assert found_again(before, after) > 0.99  # of two that overlap with nearly the same score, either may stay
+        assert found_again(after, before) > 0.99
+
+
+def found_again(detections: dict[str, Tensor], others: dict[str, Tensor]) -> float:
+    """The share of the detections that are among the others: the same class, score, box and mask."""
+    gap = (detections["boxes"][:, None] - others["boxes"]).abs().amax(2)
+    gap += 100 * (detections["scores"][:, None] - others["scores"]).abs()
+    gap[detections["labels"][:, None] != others["labels"]] = torch.inf
+    nearest, index = gap.min(1)
+    same = nearest < 0.02
+    if "masks" in detections:
+        same &= (detections["masks"] - others["masks"][index]).abs().amax((1, 2, 3)) < 1e-3
+    return same.float().mean().item()
 
 
 def batch() -> tuple[list[Tensor], list[dict[str, Tensor]]]:

@@ -165,7 +165,7 @@ def test_a_set_that_is_not_whole_is_found_before_any_is_measured(more, overrides
 
 
 def test_making_corruptions_without_the_library_is_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr("fastvit.errors.find_spec", lambda _: None)
+    monkeypatch.setattr("fastvit.errors.find_spec", lambda module: None if module == "imagecorruptions" else module)
     said = complaint(script("evaluate"), ["robustness/own_data", "model.name=runs/nowhere"], capsys)
     assert said == 'making corruptions needs imagecorruptions: pip install "fastvit[corruptions]"'
 

@@ -286,11 +286,11 @@ def test_a_teacher_that_cannot_be(teacher: str, message: str):
 def test_a_run_can_teach(random_run: Path):
     """By its folder alone: it knows its network, and what its images go through."""
     student = task(f"distillation={{teacher: {{name: {random_run}}}}}")
-    student.prepare_training(torch.device("cpu"))
+    student.prepare_training(torch.device("cpu"), loader=None)
     weights = torch.load(random_run / "best.pt")["state_dict"]
     torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
     with pytest.raises(RecipeError, match="knows 10 classes, the data has 9: train a teacher on the data"):
-        task(f"distillation={{teacher: {{name: {random_run}}}}}", "data.num_classes=9").prepare_training(None)
+        task(f"distillation={{teacher: {{name: {random_run}}}}}", "data.num_classes=9").build_teacher(None)
 
 
 def test_a_teacher_of_other_classes(teacher_checkpoint: Path):

@@ -15,7 +15,7 @@ from torch import nn
 import fastvit
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.deploy import export
+from fastvit.deploy import Card, export
 from fastvit.errors import UserError
 from fastvit.recipes import load_recipe, make_task
 from fastvit.trained import Kind, Options, find_trained, kind_of, load_trained
@@ -40,9 +40,7 @@ def names(right, random_run, tmp_path_factory):
             right.module,
             folder / f"digits{suffix}",
             torch.zeros(1, 3, 32, 32),
-            preprocessing=right.preprocessing,
-            labels=right.labels,
-            architecture=right.architecture,
+            card=Card(right.preprocessing, right.labels, architecture=right.architecture),
         )
     bare = folder / "weights.pt"
     torch.save(checkpoint["state_dict"], bare)

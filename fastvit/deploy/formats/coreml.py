@@ -189,8 +189,9 @@ def expected_weights(network: nn.Module, example: Tensor) -> dict[str, np.ndarra
         if conv.target is not torch.ops.aten.conv2d.default or len(conv.users) > 1:
             continue
         kernel, bias = conv.args[1], (*conv.args, None)[2]
+        tensors = {node: tensor(node) for node in (kernel, bias, mean, variance, gamma, beta)}
         folded = fuse_conv_bn_weights(
-            *map(tensor, (kernel, bias, mean, variance)), epsilon, *map(tensor, (gamma, beta))
+            tensors[kernel], tensors[bias], tensors[mean], tensors[variance], epsilon, tensors[gamma], tensors[beta]
         )
         for node in filter(None, (kernel, bias, gamma, beta)):
             weights.pop(names[node.name])

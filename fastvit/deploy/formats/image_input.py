@@ -143,7 +143,7 @@ def with_image_input(request: Request) -> bytes:
     preprocessing = preprocessing_graph(card.preprocessing)
     probabilities = Network(nn.Sequential(request.network.network, nn.Softmax(1), nn.Flatten(0))).eval()
     outputs = {PROBABILITIES: (len(card.labels),)}
-    plain = onnx_of(replace(request, network=probabilities, outputs=outputs)).content
+    plain = onnx_of(replace(request, network=probabilities, outputs=outputs))
     model = joined(preprocessing, onnx.load_from_string(plain))
     onnx.helper.set_model_props(model, metadata(request))
     return model.SerializeToString()

@@ -13,8 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image
-
+from fastvit.data.reading import read_image
 from fastvit.data.whole_image import WholeImage
 from fastvit.deploy.comparison import compare_pixels
 from fastvit.deploy.formats.format import Format
@@ -101,7 +100,7 @@ class Web(Format):
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
-        (path / NETWORK).write_bytes(onnx_of(self._opened(request)).content)
+        (path / NETWORK).write_bytes(onnx_of(self._opened(request)))
         save(preprocessing, path / PREPROCESSING)
         page = self._describe(request, path.stem, self._copy_examples(path))
         if self.offline:
@@ -185,8 +184,4 @@ def require_picture(path: Path) -> None:
     """Raises DataError unless browsers and Pillow can read the file."""
     if path.suffix.lower() not in BROWSERS_READ:
         raise DataError(f"example {path} is none of {', '.join(BROWSERS_READ)}, which browsers can show")
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError) as error:
-        raise DataError(f"example {path} cannot be read ({error})") from error
+    read_image(path, advice="choose another example")

@@ -80,7 +80,8 @@ class Compiled:
 
 def computes_in_tf32(images: Tensor) -> bool:
     """Whether torch may round the factors of products to 10 bits: of convolutions that is its default on GPUs."""
-    backends = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)
+    of: Any = torch.backends  # whose types torch does not state
+    backends = (of.cudnn.conv, of.cuda.matmul)
     allowed = any(backend.fp32_precision == "tf32" for backend in backends)
     return images.device.type == "cuda" and images.dtype == torch.float32 and allowed
 

@@ -94,7 +94,7 @@ class Classification(Task):
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
         transform = self._train_transform() if training else self.preprocessing.transform()
         if isinstance(source, IterableDataset):
-            source.transform = transform  # timm's streams read and transform by themselves
+            source.transform = transform  # type: ignore[attr-defined]  # timm reads and transforms streams itself
             return Part(source, names)
         images = TransformedImages(source, transform, on_bad_image=data.on_bad_image, training=training)
         return Part(images, names, images.name, images.notices)
@@ -130,7 +130,7 @@ class Classification(Task):
         if not (distillation := self.recipe.distillation):
             return {"cross_entropy": loss}
         if stored:
-            targets = stored_targets(distillation, *stored, self.recipe.data.num_classes)
+            targets = stored_targets(distillation, stored[0], self.recipe.data.num_classes)
         else:
             targets = answers_of(distillation, self.teacher(images))
         hint = distillation_loss(distillation, logits, targets)
