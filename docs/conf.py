@@ -13,6 +13,10 @@ import fastvit
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from recipe_keys import page
+
+(Path(__file__).parent / "recipe_keys.md").write_text(page(), encoding="utf-8")
+
 project = "fastvit"
 author = "the fastvit authors"
 copyright = author

@@ -19,6 +19,7 @@ EXTRAS = {
     "pycocotools": "detection",
     "roma": "hand",
     "wandb": "wandb",
+    **dict.fromkeys(("open_clip", "pyarrow"), "features"),
 }
 
 

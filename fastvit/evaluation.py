@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fastvit.compare import fusion_error
 from fastvit.errors import DataError, RunError, some
+from fastvit.explain import grad_cam
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
@@ -66,26 +67,36 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
 
 
 def evaluate_forms(
-    trained: Trained, task: Task, folder: Path, *, forms: Sequence[str] = FORMS, processes: Processes = ALONE
+    trained: Trained,
+    task: Task,
+    folder: Path,
+    *,
+    forms: Sequence[str] = FORMS,
+    explain: bool = False,
+    processes: Processes = ALONE,
 ) -> tuple[dict[str, Any], list[Path], list[str]]:
-    """Measure, and write evaluation.json, predictions.png and the task's details into a folder.
+    """Measure, and write evaluation.json, predictions.png, mistakes.png and the task's details into a folder.
 
     Computed in the precision of the task's recipe; exported files in their own.
 
     Args:
         task: from `task_of`.
         forms: some of `FORMS`; exported files have one, "exported".
+        explain: show in mistakes.png where the network has looked, by `fastvit.explain`.
 
     Returns:
         The result, as in evaluation.json; the files; and what the data has to say. Empty but in the main process.
 
     Raises:
-        UserError: the data is missing, or is of other classes; or the weights are.
+        UserError: the data is missing, or is of other classes; or the weights are; or nothing can be explained.
     """
     processes.on_main(lambda: require_writable(folder))
     data = task.open_data("val")
     _require_same_classes(trained, data.class_names)
     models = _forms(trained, forms)
+    form, model = list(models.items())[-1]
+    if explain:
+        grad_cam(model, torch.zeros(1, *task.input_size))  # fails before the long work, if it fails
     metrics = measure(task, models, data.samples, processes)
     if not processes.is_main:
         return {}, [], []
@@ -93,9 +104,11 @@ def evaluate_forms(
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "evaluation.json", folder / "predictions.png"]
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    form, model = list(models.items())[-1]
     picture = task.draw(_on(model, torch.device("cpu")), some_samples(data.samples), data.class_names)
     picture.savefig(written[1], dpi=120)
+    if mistakes := task.draw_mistakes(metrics[form], data, explain_with=model if explain else None):
+        written.append(folder / "mistakes.png")
+        mistakes.savefig(written[-1], dpi=120)
     return result, [*written, *task.write_details(metrics[form], data, folder)], data.notices()
 
 

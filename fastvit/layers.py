@@ -9,6 +9,8 @@ The arguments `se` and `norm` make a module for a number of channels, `act` make
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 
 import torch
 import torch.nn.functional as F
@@ -115,8 +117,7 @@ class RepConv(Reparameterizable):
             branches.append(Affine.of(self.conv_scale))
         if self.identity is not None:
             branches.append(Affine.of(self.identity))
-        total: Affine = _sum(branches)
-        return total.then(self.se).then(self.act)
+        return reduce(add, branches).then(self.se).then(self.act)
 
 
 class LargeKernelConv(Reparameterizable):
@@ -307,7 +308,7 @@ def _same_padding(kernel_size: int) -> int:
 
 
 def _sum(terms: list[Tensor]) -> Tensor:
-    """Also of anything else that can be added. TorchScript's own `sum` is for numbers."""
+    """TorchScript's own `sum` is for numbers."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term

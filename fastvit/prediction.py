@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, is_left_out, read_image
+from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_left_out, read_image
 from fastvit.errors import DataError, RunError
 from fastvit.predictor import Prediction, Predictor, Shown
 
@@ -34,8 +34,11 @@ class Predicted:
     reason: str = ""
 
 
-def find_images(names: Sequence[str]) -> list[Path]:
+def find_images(names: Sequence[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The files that a user names, each once: images, folders with all that is in them, patterns as `photos/**/*.jpg`.
+
+    Args:
+        suffixes: of the files in a folder that are taken.
 
     Raises:
         DataError: a name stands for nothing.
@@ -44,9 +47,9 @@ def find_images(names: Sequence[str]) -> list[Path]:
     for name in names:
         path = Path(name).expanduser()
         if path.is_dir():
-            files = sorted(filter(is_image, path.rglob("*")))
+            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
             if not files:
-                raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(IMAGE_SUFFIXES)}")
+                raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(suffixes)}")
         else:
             # Path.glob takes no absolute patterns.
             matches = [path] if path.exists() else map(Path, sorted(glob.glob(str(path), recursive=True)))  # noqa: PTH207
@@ -189,6 +192,21 @@ def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
         return
     picture = predicted.prediction.draw(read_image(predicted.path), shown)  # read again: many at once are too large
     _save(picture, target, quality=90)
+
+
+def draw_explained(predictor: Predictor, predicted: Predicted, target: Path, shown: Shown) -> None:
+    """As `draw`, of the part of the image that a classifier sees, colored where it has looked. Raises RunError."""
+    if predicted.prediction is not None:
+        explained = predictor.explain(read_image(predicted.path))
+        _save(predicted.prediction.draw(explained, shown), target, quality=90)
+
+
+def require_explainable(predictor: Predictor, source: str) -> None:
+    """Raise RunError before the long work if there are no such pictures of this network, which the user calls so."""
+    try:
+        predictor.explain(Image.new("RGB", (64, 64)))
+    except RunError as error:
+        raise RunError(f"--explain: {source}: {error}") from error
 
 
 def save_mask(predicted: Predicted, target: Path) -> None:

@@ -96,6 +96,13 @@ class Predictor(ABC):
     def predict(self, prepared: Sequence[Any]) -> list[Prediction]:
         """What the network says about a batch of them."""
 
+    def explain(self, image: Image.Image) -> Image.Image:
+        """The part of an RGB image that the network sees, colored where it speaks for the most probable class.
+
+        Raises RunError where there is no such picture.
+        """
+        raise RunError("only what a classifier says can be explained")
+
 
 def find_predictor(
     task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None, settings: Task | None

@@ -1,6 +1,6 @@
 """A network of timm's with trained weights: the hub's, or those of a file. What fails is said in one sentence."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +127,12 @@ def _where(name: str, advice: str) -> tuple[str, dict[str, Any] | None]:
         return f"local-dir:{Path(path).parent}", None
     _require_answer(name, hf_hub_url(repository, files[0], revision=revision or None), advice)
     return name, None
+
+
+def require_on_hub(name: str, repository: str, files: Sequence[str], *, advice: str) -> None:
+    """Raise WeightsError in seconds where none of these files is in the cache, and the hub does not answer."""
+    if not any(isinstance(try_to_load_from_cache(repository, file), str) for file in files):
+        _require_answer(name, hf_hub_url(repository, files[0]), advice)
 
 
 def _require_answer(name: str, url: str, advice: str) -> None:

@@ -72,9 +72,8 @@ class Affine:
     def of_weights(cls, weight: Tensor, bias: Tensor | None, stride: int = 1, groups: int = 1) -> "Affine":
         """A convolution, with its weight of shape (out_channels, in_channels / groups, k, k)."""
         kernel = _exact(weight)
-        return cls(
-            kernel, kernel.new_zeros(len(kernel)) if bias is None else _exact(bias), weight.dtype, stride, groups
-        )
+        bias = kernel.new_zeros(len(kernel)) if bias is None else _exact(bias)
+        return cls(kernel, bias, weight.dtype, stride, groups)
 
     @classmethod
     def per_channel(cls, scale: Tensor, shift: Tensor | None = None) -> "Affine":
@@ -284,7 +283,7 @@ def _require_same_padding(conv: nn.Conv2d) -> None:
 
 def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """A batch norm in eval mode is x -> scale * x + shift for each channel."""
-    kinds = (nn.SyncBatchNorm, _BatchNorm, type(norm))
+    kinds = (nn.SyncBatchNorm, _BatchNorm, type(norm))  # each with a forward of its own; the last is a frozen one
     require_plain(norm, next(kind for kind in kinds if isinstance(norm, kind)))
     if norm.running_mean is None:
         raise CannotFuse("its batch norm keeps no running statistics")

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from timm.data.loader import fast_collate
 
-from fastvit.benchmark import distillation, loader, serving
+from fastvit.benchmark import distillation, loader, predict, serving
 from fastvit.benchmark.special import SPECIAL, run_special, special_suite
 from fastvit.errors import RecipeError, RunError
 from fastvit.tasks import load_recipe, make_task
+from fastvit.trained import Options, find_trained
+from reference import randomize
 
 SMALL = ("loop.batch_size=4", "optimizer.lr_batch_size=null")
 SUITES = Path(__file__).parents[1] / "configs" / "benchmark"
@@ -60,17 +63,38 @@ def test_the_timed_steps_learn_what_their_names_say():
     assert set(losses["stored"]) == set(losses["live"]) == {"cross_entropy", "distillation"}
 
 
+@pytest.mark.slow  # each way has a process of its own
+def test_predicting_a_folder_is_timed(tmp_path: Path):
+    text = run_special(SUITES / "predict.yaml", (f"output={tmp_path}", "images=2", "rounds=1"))
+    rates = json.loads((tmp_path / "result.json").read_text())["images_per_second"]
+    assert list(rates) == list(predict.WAYS)
+    assert all(len(each) == 1 and each[0] > 0 for each in rates.values())
+    assert "fastvit_t8, 2 images, 1 rounds" in text
+
+
+def test_the_timed_ways_to_predict_say_the_same(tmp_path: Path):
+    predict.write_photographs(tmp_path, 18)
+    paths = sorted(tmp_path.glob("*.jpg"))
+    assert {Image.open(path).size for path in paths} == set(predict.SIZES)
+    trained = find_trained("fastvit_t8", Options(random_weights=True, image_size=(64, 64), num_classes=5))
+    randomize(trained.module).get_classifier().weight.data *= 30  # else all answers are much alike
+    answers = [torch.stack(way(trained, 4)(paths)) for way in predict.WAYS.values()]
+    assert answers[0].std(0).max() > 0.05  # other images, other answers
+    for each in answers[1:]:
+        torch.testing.assert_close(each, answers[0], rtol=0, atol=0.02)
+
+
 def test_what_is_special_is_told_by_a_key(tmp_path: Path):
     kinds = {special_suite(path) for path in SUITES.glob("*.yaml")}
     assert kinds == {None, *SPECIAL}
     (tmp_path / "own.yaml").write_text("measures: loaders")
-    with pytest.raises(RecipeError, match="must be one of loader, distillation, serving, not 'loaders'; did you mean"):
+    with pytest.raises(RecipeError, match="one of loader, distillation, serving, predict, not 'loaders'; did you mean"):
         special_suite(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize("name", SPECIAL)
 def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module, sizes = {"loader": loader, "distillation": distillation, "serving": serving}[name], []
+    module, sizes = {"loader": loader, "distillation": distillation, "serving": serving, "predict": predict}[name], []
     monkeypatch.setattr(module, "measure", lambda suite: [sizes.append(suite.rounds)])
     monkeypatch.setattr(module, "table", lambda result: "")
     for quick in (False, True):

@@ -50,6 +50,9 @@ def test_the_network_becomes_ours_weight_for_weight(variant):
     assert all(map(torch.equal, ours.state_dict().values(), model.state_dict().values()))
     assert [p.requires_grad for p in ours.parameters()] == [p.requires_grad for p in model.parameters()]
     assert ours.feature_info == model.feature_info
+    kinds = {name: type(module) for name, module in ours.named_modules()}
+    made = timm.create_model(variant, num_classes=5, drop_path_rate=0.1, **small(variant))
+    assert all(kinds[name] is type(m) for name, m in made.named_modules() if not isinstance(m, timm.layers.DropPath))
     x = torch.randn(2, 3, 64, 64).double()
     for network in (ours.double(), model.double()):
         network.train()

@@ -9,6 +9,7 @@ import sys
 import pytest
 import timm
 import torch
+from PIL import Image
 from timm.data import create_transform
 
 from fastvit import load_checkpoint
@@ -105,15 +106,19 @@ def test_a_network_by_its_name_with_a_file_of_weights(short_run, photos, tmp_pat
 
 
 def test_an_exported_file_is_as_good_as_its_run(short_run, photos, tmp_path, capsys):
-    export([str(short_run), "--format", "safetensors", "--output", str(tmp_path)])
+    """And so is a folder for timm's `local-dir:`."""
+    export([str(short_run), "--format", "safetensors", "timm", "--output", str(tmp_path)])
     data = [f"data.root={photos}", "data.workers=0"]
     evaluate([str(tmp_path / "short.safetensors"), *data, "--output", str(tmp_path / "file")])
     assert "exported" in capsys.readouterr().out
     evaluate([str(short_run), *data, "data.dataset=folder", "--form", "fused", "--output", str(tmp_path / "run")])
-    of_file, of_run = result(tmp_path / "file")["exported"], result(tmp_path / "run")["fused"]
-    assert of_file["samples"] == of_run["samples"] >= 40
-    assert of_file["top1"] == of_run["top1"]
-    assert of_file["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
+    folder = f"local-dir:{tmp_path / 'short.timm'}"
+    evaluate([folder, *data, "--form", "fused", "--output", str(tmp_path / "folder")])
+    of_run = result(tmp_path / "run")["fused"]
+    for other in (result(tmp_path / "file")["exported"], result(tmp_path / "folder")["fused"]):
+        assert other["samples"] == of_run["samples"] >= 40
+        assert other["top1"] == of_run["top1"]
+        assert other["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
 
 
 def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, photos):
@@ -123,6 +128,18 @@ def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, p
     assert folder.name.startswith("data.dataset=folder,data.root=")
     assert result(folder)["fused"]["samples"] >= 40
     assert not (random_run / "evaluation.json").exists()
+
+
+def test_mistakes_are_pictured_with_where_the_network_looked(random_run, photos, tmp_path, capsys):
+    data = ["data.dataset=folder", f"data.root={photos}", "data.workers=0", "--form", "fused"]
+    evaluate([str(random_run), *data, "data.image_size=64", "--output", str(tmp_path / "explained"), "--explain"])
+    assert str(tmp_path / "explained" / "mistakes.png") in capsys.readouterr().out
+    with Image.open(tmp_path / "explained" / "mistakes.png") as picture:
+        colors = picture.convert("RGB").getcolors(10**6)
+    assert sum(count for count, (red, _, blue) in colors if red > blue + 50) > 10_000  # of gray digits
+    said = complaint(evaluate, [str(random_run), *data, "--output", str(tmp_path / "x"), "--explain"], capsys)
+    assert said.startswith("Grad-CAM: of an image of 32 x 32 px the last features are a single cell")
+    assert not (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,14 @@ def test_a_dry_run_shows_and_does_nothing_else(tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "run-dry-run").iterdir()) == ["batch.png", "schedule.png"]
 
 
+@pytest.mark.parametrize("recipe", ["segmentation_digits", "detection_digits", "hand_mesh_synthetic"])
+def test_a_dry_run_shows_a_batch_of_every_task(recipe, tmp_path):
+    batch = ["data.workers=0", "loop.batch_size=2"]
+    train([f"quickstart/{recipe}", f"output={tmp_path / 'run'}", *batch, "--dry-run"])
+    with Image.open(tmp_path / "run-dry-run" / "batch.png") as picture:
+        assert len(picture.convert("RGB").getcolors(10**6)) > 1000
+
+
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(short_run, capsys):
     before = torch.load(short_run / "last.pt")["state_dict"]
     train(["--resume", str(short_run), "data.workers=1"])

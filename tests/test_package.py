@@ -28,6 +28,7 @@ FLOORS = (
     ("trained",),
     ("tasks",),
     ("evaluation", "prediction", "model_card", "robustness", "benchmark"),
+    ("features",),
     ("cli",),
     ("__main__",),
 )
@@ -103,7 +104,8 @@ from fastvit.cli.main import main
 for command in ("train quickstart/digits", "evaluate runs/x", "evaluate quickstart/digits --random-weights",
         "export quickstart/digits --random-weights --format safetensors",
         "export resnet18 --random-weights --format onnx",
-        "quantize fastvit_t8 --random-weights --format openvino", "benchmark benchmark/peers"):
+        "quantize fastvit_t8 --random-weights --format openvino", "benchmark benchmark/peers",
+        "probe a b", "embed open_clip:MobileCLIP2-S0 x --output y --random-weights"):
     with contextlib.redirect_stderr(io.StringIO()) as said:
         try:
             main(command.split())
@@ -113,7 +115,7 @@ for command in ("train quickstart/digits", "evaluate runs/x", "evaluate quicksta
 """
     )
     lines = run(program).splitlines()
-    extras = ("train", "train", "train", "train", "export", "openvino", "train")
+    extras = ("train", "train", "train", "train", "export", "openvino", "train", "train", "features")
     for line, extra in zip(lines, extras, strict=True):
         assert line.endswith(f'pip install "fastvit[{extra}]"'), lines
 
@@ -122,6 +124,7 @@ def test_every_module_of_an_extra_is_known_with_it():
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     modules = {"scikit-learn": "sklearn", "imagecorruptions-imaug": "imagecorruptions"}
+    modules["open_clip_torch"] = "open_clip"
     known = {(modules.get(name, name.replace("-", "_")), extra) for extra in extras for name in packages(extras[extra])}
     assert set(EXTRAS.items()) <= known
     assert {module for module, extra in known if extra != "test"} <= {*EXTRAS, "fastvit", "pillow", "tqdm"}

@@ -245,6 +245,21 @@ def test_every_task_says_it_its_own_way(recipe, columns, content, images, tmp_pa
             assert mask.size == (80, 48)
 
 
+def test_where_a_classifier_looked_is_drawn_beside_what_it_says(random_run, images, tmp_path, capsys):
+    arguments = [str(images / "0.png"), str(images / "gray.png"), "--model", str(random_run)]
+    predict([*arguments, "--image-size", "64", "--explain", str(tmp_path / "explained")])
+    for name in ("0.png", "gray.png"):
+        with Image.open(tmp_path / "explained" / name) as picture:
+            colors = picture.convert("RGB").crop((0, 0, 256, 256)).getcolors(10**5)
+        assert sum(count for count, (red, _, blue) in colors if red > blue + 50) > 500  # of gray digits
+    capsys.readouterr()
+    said = complaint(predict, [*arguments, "--explain", str(tmp_path / "x")], capsys)
+    assert said.startswith(f"--explain: {random_run}: Grad-CAM: of an image of 32 x 32 px")
+    network = ["--model", "quickstart/segmentation_digits", "--random-weights"]
+    said = complaint(predict, [*arguments, *network, "--explain", str(tmp_path / "x")], capsys)
+    assert said.endswith("only what a classifier says can be explained")
+
+
 def test_masks_are_of_segmentation(random_run, images, tmp_path, capsys):
     arguments = [str(images / "0.png"), "--model", str(random_run), "--masks", str(tmp_path / "masks")]
     assert "--masks is for segmentation" in complaint(predict, arguments, capsys)

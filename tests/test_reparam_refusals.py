@@ -39,6 +39,10 @@ def _hook(mixer):
     mixer.mixer.register_forward_hook(lambda module, args, output: 2 * output)
 
 
+def _hook_before(mixer):
+    mixer.mixer.register_forward_pre_hook(lambda module, args: 2 * args[0])
+
+
 class _Doubled(nn.Conv2d):
     def forward(self, x):
         return 2 * super().forward(x)
@@ -79,6 +83,7 @@ def _strided_branch(mixer):
         (_no_statistics, "no running statistics"),
         (_reflect, "zero padding"),
         (_hook, "forward hooks"),
+        (_hook_before, "forward hooks"),
         (_subclass, "_Doubled has a forward of its own, unlike a plain Conv2d"),
         (_dense_branch, "convolutions of different channels, groups or strides"),
         (_strided_branch, "MaxPool2d is no convolution"),
@@ -100,7 +105,7 @@ def test_what_cannot_be_fused_is_left_and_reported(change, reason):
 @pytest.mark.parametrize(
     "conv",
     [
-        nn.Conv2d(4, 4, 3, padding=2, dilation=2),
+        nn.Conv2d(4, 4, 3, padding="same", dilation=2),
         nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 4, 2, padding=1),
         nn.Conv2d(4, 4, (3, 1), padding=(1, 0)),
@@ -118,6 +123,13 @@ def test_unusual_convolutions_are_refused(conv):
 def test_no_skip_connection_goes_around_what_changes_the_shape(conv):
     with pytest.raises(CannotFuse, match="a skip connection goes around a convolution that changes the shape"):
         Affine.of(conv).identity()
+
+
+def test_no_sum_goes_past_an_activation():
+    plain, active = Affine.of(nn.Conv2d(4, 4, 1)), Affine.of(nn.Sequential(nn.Conv2d(4, 4, 1), nn.GELU()))
+    for a, b in ((plain, active), (active, plain)):
+        with pytest.raises(CannotFuse, match="GELU stands between two convolutions and their sum"):
+            a + b
 
 
 def _own_forward_of_the_ffn(block):

@@ -136,12 +136,19 @@ def test_a_contradiction_in_the_recipe_is_one_sentence(overrides: list[str], mes
         task(*overrides)
 
 
-def test_inputs_are_the_images_on_one_canvas():
+def test_a_dry_run_shows_the_boxes_of_a_batch_on_one_canvas():
     images = [torch.rand(3, 70, 100), torch.rand(3, 64, 64)]
-    canvas = task().inputs((images, [{}, {}]))
+    boxes = torch.tensor([[20.0, 30.0, 80.0, 60.0]])
+    nothing = {"boxes": torch.empty(0, 4), "labels": torch.empty(0, dtype=torch.long)}
+    targets = [{"boxes": boxes, "labels": torch.tensor([1])}, nothing]
+    canvas, _ = task().labelled((images, targets), ("one",))
     assert canvas.shape == (2, 3, 70, 100)
     assert torch.equal(canvas[1, :, :64, :64], images[1])
     assert canvas[1, :, 64:].max() == 0
+    changed = (canvas[0] - images[0]).abs().amax(0) > 0.01
+    assert changed[35:55, 20].all()  # the frame
+    assert not changed[50:55, 50:70].any()  # what is in it
+    assert not changed[:20].any()
 
 
 def test_the_picture_shows_truth_and_confident_detections():

@@ -126,6 +126,8 @@ def test_reset_classifier():
     assert model.num_classes == 5
     assert model.get_classifier().weight.dtype == torch.float64
     assert model.get_classifier().weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.get_classifier().weight.abs().max() > 0.05, "normal: torch's uniform one happens to be as wide"
+    assert not model.get_classifier().bias.any()
     assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 5)
     model.reset_classifier(0, "max")
     assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 768)
@@ -168,6 +170,7 @@ def test_forward_intermediates():
     last, two = model.forward_intermediates(x, indices=[0, -3], stop_early=True)
     assert torch.equal(last, stages[1])
     assert all(torch.equal(a, b) for a, b in zip(two, stages[:2], strict=True))
+    torch.testing.assert_close(model.forward_intermediates(x, indices=[3], stop_early=True)[0], final)
     with pytest.raises(ValueError, match="NCHW"):
         model.forward_intermediates(x, output_fmt="NLC")
 
@@ -215,16 +218,18 @@ def test_layer_scale_is_decayed_as_published():
     assert decay[id(block.mlp.fc2.bias)] == decay[id(block.token_mixer.norm.identity.weight)] == 0.0
 
 
-def test_gradient_checkpointing_changes_nothing():
+def test_gradient_checkpointing_runs_the_blocks_twice_and_changes_nothing():
     model = randomize(timm.create_model("fastvit_t8", num_classes=3)).double().train()
     x = torch.randn(2, 3, 64, 64).double()
-    gradients = []
+    gradients, runs = [], []
+    model.stages[3].blocks[0].register_forward_pre_hook(lambda *_: runs.append(model.stages[3].grad_checkpointing))
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
         model.zero_grad()
         model(x).square().sum().backward()
         gradients.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert runs == [False, True, True]
 
 
 @pytest.mark.parametrize("variant", ["fastvit_sa12", "fastvit_mci0", "fastvit_mci3"])

@@ -143,6 +143,10 @@ def test_an_error_of_the_user_is_said_once(tmp_path):
     assert "not empty" not in errors[1]
 
 
+def test_the_batches_of_a_step_have_numbers_of_their_own():
+    assert sorted(Processes(rank, 3).part(index) for rank in range(3) for index in range(2)) == list(range(6))
+
+
 def test_a_batch_script_of_slurm_that_does_not_use_srun_is_one_process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)

@@ -34,6 +34,7 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.y
 
 LOOP = {"batch_size": 100, "clip_grad": 1.0}
 ONE_EPOCH = {"epochs": 1}
+PLAN = {"epochs": 3, "warmup_epochs": 0.5}
 
 
 class NoisyDigits(Digits):
@@ -86,8 +87,8 @@ class SmallTask(Task):
         logits = model(batch["images"])
         return {"cross_entropy": F.cross_entropy(logits, batch["labels"]), "size": 1e-3 * logits.square().mean()}
 
-    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        return batch["images"]
+    def labelled(self, batch: dict[str, Tensor], class_names: Any) -> tuple[Tensor, list[str]]:
+        return batch["images"], []
 
     def predict(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         assert not model.training
@@ -107,7 +108,7 @@ def small_recipe(output: Path, **changes: Any) -> Recipe:
             "output": output,
             "data": {"workers": 0},
             "optimizer": {"lr": 3e-3, "weight_decay": 0.05},
-            "schedule": {"epochs": 3, "warmup_epochs": 0.5},
+            "schedule": PLAN,
             "ema": {"decay": 0.9},
             "loop": LOOP,
             **changes,
@@ -251,8 +252,8 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished: Trainer):
 
 
 def test_another_recipe_is_refused_by_the_names_of_its_keys(finished: Trainer):
-    recipe = small_recipe(finished.folder.path, schedule={"epochs": 4, "warmup_epochs": 0.5}, data={"workers": 1})
-    with pytest.raises(RunError, match=r"another recipe; these keys differ: schedule.epochs: 3 -> 4$"):
+    recipe = small_recipe(finished.folder.path, schedule=PLAN | {"min_lr": 1e-6}, data={"workers": 1})
+    with pytest.raises(RunError, match=r"another recipe; these keys differ: schedule.min_lr: 1e-05 -> 1e-06$"):
         train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt")
 
 
@@ -284,6 +285,7 @@ def test_accumulated_batches_make_the_step_of_the_whole_batch(tmp_path: Path):
     whole, parts = train(DenseTask(whole), whole), train(DenseTask(parts), parts)
     assert parts.batches.batch_size == 25
     torch.testing.assert_close(parts.learner.model.state_dict(), whole.learner.model.state_dict(), rtol=1e-4, atol=1e-5)
+    assert parts.history[-1]["train_loss"] == pytest.approx(whole.history[-1]["train_loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from fastvit.errors import RecipeError
 from fastvit.tasks import load_recipe
-from fastvit.training.log import LossMeter, Progress, RunLog, describe, loss_figures
+from fastvit.training.log import LossMeter, Progress, RunLog, curves, describe, loss_figures
 from fastvit.training.run_folder import RunFolder
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart" / "digits.yaml"
@@ -48,6 +48,14 @@ def test_the_line_about_an_epoch_tells_the_headline_and_fits_a_terminal():
     assert len(line) <= 100
     assert "raw_box_ap 12" in describe(row | {"raw_box_ap": 12.0}, 12, ("box_ap", "mask_ap"))
     assert "val_mask_ap75 38.91" in describe(row, 12)
+
+
+def test_the_best_epoch_is_marked_in_the_curves():
+    history = [ROW | {"epoch": epoch, "val_top1": top1} for epoch, top1 in ((1, 50.0), (2, 81.25), (3, 75.0))]
+    for axes in curves(history, "top1", 2).axes:
+        mark = axes.lines[-1]
+        assert list(mark.get_xdata()) == [2, 2]
+        assert mark.get_label() == "best: epoch 2, top1 81.25"
 
 
 def test_without_a_step_there_is_no_loss():
@@ -91,7 +99,7 @@ def test_weights_and_biases_get_the_recipe_and_every_row_and_a_resumed_run_is_th
     recipe = wandb_recipe(tmp_path)
     for _ in range(2):
         log = RunLog(RunFolder(tmp_path), recipe, "top1", 0)
-        log.write([ROW])
+        log.write([ROW], 1)
         log.close()
     assert fake.logged == [(ROW, 10)] * 2
     assert fake.finished == 2

@@ -13,7 +13,7 @@ from statistics import median
 from fastvit.config import apply_overrides, read_file, validate
 from fastvit.errors import RecipeError, RunError, nearest
 
-SPECIAL = ("loader", "distillation", "serving")
+SPECIAL = ("loader", "distillation", "serving", "predict")
 
 
 def special_suite(path: Path) -> str | None:

@@ -1,6 +1,7 @@
 """Evaluate a trained network, as trained and fused for inference, and compare the two.
 
 fastvit evaluate runs/quickstart
+fastvit evaluate runs/finetune --explain
 fastvit evaluate runs/quickstart/last.pt data.root=/data/elsewhere
 fastvit evaluate classification/finetune --checkpoint fastvit_sa12.pth.tar data.num_classes=1000
 fastvit evaluate fastvit_t8.apple_in1k data.root=/data/imagenet data.image_size=320
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=SOURCE)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--form", choices=(*FORMS, "both"), help="which to evaluate (both; exported files have one)")
+    parser.add_argument("--explain", action="store_true", help="show in mistakes.png where a classifier has looked")
     parser.add_argument("--output", type=Path, help="folder of the results (the run's, or one in it)")
     add_weights(parser)
 
@@ -51,7 +53,9 @@ def run(arguments: argparse.Namespace) -> None:
         trained, task = find(arguments)
         folder = arguments.output or folder_of(trained, task, arguments.overrides)
         forms = (arguments.form,) if arguments.form in FORMS else FORMS
-        result, written, notices = evaluate_forms(trained, task, folder, forms=forms, processes=processes)
+        result, written, notices = evaluate_forms(
+            trained, task, folder, forms=forms, explain=arguments.explain, processes=processes
+        )
     if result:
         print(table(result))
         print("\nwritten:", *written, sep="\n  ")

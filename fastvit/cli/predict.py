@@ -3,6 +3,7 @@
 fastvit predict photo.jpg --model fastvit_t8.apple_in1k
 fastvit predict photos/ "more/*.png" --model runs/quickstart --output predictions.csv --pictures pictures
 fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jsonl
+fastvit predict photos/ --model runs/finetune --explain explained
 
 Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: where
 they were exported for), and otherwise on all cores.
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write into FILE.csv or FILE.jsonl")
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each image with what was predicted")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="of segmentation: images whose pixels are classes")
+    parser.add_argument("--explain", type=Path, metavar="FOLDER", help="draw where a classifier has looked")
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (5)")
     parser.add_argument("--score", type=float, default=0.5, help="that a detected object must have (0.5)")
@@ -41,7 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.prediction import draw, find_images, left_out, picture_names, predict_files, save_mask
+    from fastvit.prediction import (
+        draw,
+        draw_explained,
+        find_images,
+        left_out,
+        picture_names,
+        predict_files,
+        require_explainable,
+        save_mask,
+    )
     from fastvit.predictor import Shown
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
@@ -52,6 +63,8 @@ def run(arguments: argparse.Namespace) -> None:
     trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
     predictor = trained.predictor_on(best_device())
     keep_freed_memory(predictor.device)
+    if arguments.explain:
+        require_explainable(predictor, arguments.model)
     names = picture_names(paths)
     if others := left_out(arguments.images):
         what = "files that are not taken for images, by their names"
@@ -62,6 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
             draw(predicted, arguments.pictures / names[predicted.path], shown)
         if arguments.masks:
             save_mask(predicted, arguments.masks / names[predicted.path])
+        if arguments.explain:
+            draw_explained(predictor, predicted, arguments.explain / names[predicted.path], shown)
 
     tell(predict_files(predictor, paths, batch=arguments.batch, then=pictures), len(paths), predictor, arguments, shown)
 
@@ -73,10 +88,15 @@ def require_sound(arguments: argparse.Namespace) -> None:
             raise RunError(f"--{name} is {getattr(arguments, name)}, and has to be at least 1")
     if arguments.output and arguments.output.suffix not in TABLES:
         raise RunError(f"--output {arguments.output} has to end in {' or '.join(TABLES)}")
-    for path in (arguments.output, arguments.pictures, arguments.masks):
-        taken = path and path.exists() and (not path.is_dir() or any(path.iterdir()))
+    for path in targets(arguments):
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if taken and not arguments.overwrite:
             raise RunError(f"{path} exists already: name another, or say --overwrite")
+
+
+def targets(arguments: argparse.Namespace) -> list[Path]:
+    """The file and the folders to write."""
+    return [path for path in (arguments.output, arguments.pictures, arguments.masks, arguments.explain) if path]
 
 
 def tell(
@@ -102,7 +122,7 @@ def tell(
     print(f"{read} images in {seconds:.1f} s, {read / seconds:.0f} a second", file=sys.stderr)
     if skipped:
         print(f"{len(skipped)} skipped, which cannot be read: {some(skipped)}", file=sys.stderr)
-    if written := [str(path) for path in (arguments.output, arguments.pictures, arguments.masks) if path]:
-        print(f"written: {', '.join(written)}")
+    if written := targets(arguments):
+        print(f"written: {', '.join(map(str, written))}")
     if not read:
         raise DataError("none of the images can be read")

@@ -1,8 +1,9 @@
-"""List the recipes and suites that come with the package, or copy one to edit it.
+"""List the recipes and suites that come with the package, copy one to edit it, or show what a recipe can say.
 
 fastvit recipes
 fastvit recipes copy classification/finetune
 fastvit recipes copy classification/finetune my_recipe.yaml
+fastvit recipes keys classification
 """
 
 import argparse
@@ -15,14 +16,18 @@ from fastvit.errors import RecipeError, nearest
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(light=True)
-    parser.add_argument("action", nargs="?", choices=("list", "copy"), default="list", help="list (default) or copy")
-    parser.add_argument("name", nargs="?", help="of the recipe to copy, as the list shows it")
+    parser.add_argument(
+        "action", nargs="?", choices=("list", "copy", "keys"), default="list", help="list (default), copy or keys"
+    )
+    parser.add_argument("name", nargs="?", help="of the recipe to copy, as the list shows it; keys: a task")
     parser.add_argument("to", nargs="?", type=Path, help="the new file (default: of the same name, in this folder)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.action == "list":
         print(table())
+    elif arguments.action == "keys":
+        print(keys(arguments.name))
     else:
         print(f"written: {copy(arguments.name, arguments.to)}")
 
@@ -32,6 +37,17 @@ def table() -> str:
     names = list(shipped.names())
     width = max(map(len, names))
     return "\n".join(f"{name:<{width}}  {shipped.title(name)}" for name in names)
+
+
+def keys(task: str | None) -> str:
+    """The keys of a task's recipes, each with its values, its default and its meaning. Raises RecipeError."""
+    from fastvit.recipe_keys import recipe_keys
+
+    lines = []
+    for path, kind, default, meaning in recipe_keys(task or ""):
+        values = f"{kind}; {'required' if default is None else default}" if kind else default
+        lines.append(f"{path}{f'  ({values})' if values else ''}\n    {meaning}")
+    return "\n".join(lines)
 
 
 def copy(name: str | None, to: Path | None) -> Path:

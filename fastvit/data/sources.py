@@ -23,7 +23,7 @@ def open_source(
     split: str,
     *,
     training: bool,
-    num_classes: int,
+    num_classes: int | None,
     image_size: int,
     batch_size: int,
     upright: bool = True,
@@ -35,7 +35,7 @@ def open_source(
         root: folder of the data; not needed for the digits and what is downloaded.
         split: the name of the part: for a folder that of the folder in it; the digits have train and validation.
         training: whether it is to train on.
-        num_classes: what the recipe says; checked where the dataset knows its classes.
+        num_classes: what the recipe says; checked where the dataset knows its classes. None: any number.
         image_size: the digits are made in this size.
         batch_size: timm's streams make their epochs of whole batches.
         upright: of image files, as `read_image` has it; timm reads streams by itself.
@@ -94,9 +94,9 @@ def _open_with_timm(
     return dataset
 
 
-def _require_num_classes(source: Any, num_classes: int, where: str) -> None:
+def _require_num_classes(source: Any, num_classes: int | None, where: str) -> None:
     classes = getattr(source, "classes", None)
-    if classes is not None and len(classes) != num_classes:
+    if None not in (classes, num_classes) and len(classes) != num_classes:
         raise DataError(
             f"data.num_classes is {num_classes}, but there are {len(classes)} classes in {where}; "
             f"set data.num_classes to {len(classes)}"

@@ -20,8 +20,6 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import ExportError
 
-IMAGE_NAME = "image"
-
 INT64, DOUBLE, FLOAT32 = onnx.TensorProto.INT64, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT
 ONE = float(1 << 22)  # Pillow's PRECISION_BITS
 UPPER = float(1 << 11)  # what one of the upper bits is worth in lower ones

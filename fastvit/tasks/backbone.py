@@ -16,7 +16,7 @@ class BackboneConfig(NetworkConfig):
     # leaves a backbone that does not ask for it. frozen: statistics and weights stay as loaded.
     batch_norm: Literal["train", "local", "frozen"] = "train"
     output_norm: bool = True  # a new batch norm on the output of each stage, as in the published code
-    fpn_channels: PositiveInt = 256
+    fpn_channels: PositiveInt = 256  # width of the feature pyramid
 
     @model_validator(mode="after")
     def _frozen_is_of_something(self) -> "BackboneConfig":

@@ -75,7 +75,7 @@ class NetworkConfig(Section):
     """A network of timm's, ours among them, and the weights that it starts from (random ones by default)."""
 
     registered_in: ModelsFile | None = None  # a Python file of yours that registers `name` with timm
-    name: KnownModel
+    name: KnownModel  # as timm calls it; a tag chooses among its pretrained weights
     drop_path_rate: float = Field(0.0, ge=0, lt=1)  # stochastic depth of the last block
     pretrained: bool = False  # start from the hub's weights
     checkpoint: UserPath | None = None  # start from a file that `fastvit.load_checkpoint` reads
@@ -90,7 +90,7 @@ class NetworkConfig(Section):
 class NamedNetwork(Section):
     """A trained network by any of the names that the commands know: see `fastvit.trained`."""
 
-    name: str
+    name: str  # a run, a recipe, a network of timm's, an exported file
     pretrained: bool = False  # of a recipe, or of a name of timm's without a tag: with the hub's weights
     checkpoint: UserPath | None = None  # of these: with the weights of a file
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fastvit.trained.name import Kind, Options, kind_of
 from fastvit.trained.network import Trained
+from fastvit.trained.of_clip import of_clip
 from fastvit.trained.of_file import of_file
 from fastvit.trained.of_run import of_recipe, of_run
 from fastvit.trained.of_timm import of_hub, of_timm
@@ -19,7 +20,14 @@ def find_trained(source: str, options: Options = NO_OPTIONS) -> Trained:
     """
     kind = kind_of(source)
     options.require_only(kind, source)
-    find = {Kind.RUN: of_run, Kind.RECIPE: of_recipe, Kind.TIMM: of_timm, Kind.HUB: of_hub, Kind.FILE: of_file}
+    find = {
+        Kind.RUN: of_run,
+        Kind.RECIPE: of_recipe,
+        Kind.TIMM: of_timm,
+        Kind.HUB: of_hub,
+        Kind.CLIP: of_clip,
+        Kind.FILE: of_file,
+    }
     return find[kind](source, options)
 
 

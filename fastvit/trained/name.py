@@ -12,6 +12,8 @@ from fastvit.errors import RunError, nearest
 from fastvit.pretrained import SCHEMES
 from fastvit.variants import VARIANTS
 
+CLIP_SCHEME = "open_clip:"
+
 
 class Kind(Enum):
     """What a name stands for; the value goes on "..., which ..." in messages."""
@@ -20,6 +22,7 @@ class Kind(Enum):
     RECIPE = "a recipe, which says itself what its network is"
     TIMM = "a network of timm's, which has no recipe"
     HUB = "a network with its weights"
+    CLIP = "a network of open_clip's, which has no recipe"
     FILE = "an exported file, in which everything is decided"
 
 
@@ -32,6 +35,8 @@ def kind_of(source: str) -> Kind:
     path = Path(source)
     if source.startswith(SCHEMES):
         return Kind.HUB
+    if source.startswith(CLIP_SCHEME):
+        return Kind.CLIP
     if any(path.name.endswith(each.suffix) for each in FORMATS.values()):
         return Kind.FILE
     if path.suffix in (".yaml", ".yml") or (not path.exists() and shipped.find(source).is_file()):
@@ -104,5 +109,6 @@ _TAKES = {
     Kind.RECIPE: (*_WEIGHTS, "image_size", "overrides"),
     Kind.TIMM: (*_WEIGHTS, "num_classes", "image_size", "features_only"),
     Kind.HUB: ("image_size", "features_only"),
+    Kind.CLIP: _WEIGHTS,
     Kind.FILE: (),
 }

@@ -84,3 +84,10 @@ class Trained:
     def __call__(self, image: Image.Image) -> Prediction:
         (prediction,) = self.predictor.predict([self.predictor.prepare(image.convert("RGB"))])
         return prediction
+
+    def explain(self, image: Image.Image) -> Image.Image:
+        """The part of an image that a classifier sees, colored where it speaks for the most probable class.
+
+        Raises RunError where there is no such picture: see `fastvit.explain`.
+        """
+        return self.predictor.explain(image.convert("RGB"))

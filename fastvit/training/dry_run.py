@@ -5,8 +5,9 @@ from pathlib import Path
 import torch
 import yaml
 from matplotlib.figure import Figure
-from torchvision.utils import make_grid, save_image
 
+from fastvit.data.grid import captioned_grid
+from fastvit.data.lettering import legible
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.training.loaders import loader_of
 from fastvit.training.log import say
@@ -15,7 +16,7 @@ from fastvit.training.recipe import Recipe
 from fastvit.training.schedule import lr_schedule, weight_decay_schedule
 from fastvit.training.task import Task
 
-PICTURED_IMAGES = 32
+PICTURED_IMAGES = 30
 
 
 def dry_run(task: Task, recipe: Recipe) -> Path:
@@ -27,14 +28,16 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()
     groups = describe_groups(model, build_optimizer(model, recipe))
-    loader = loader_of(task, task.open_data("train"))
+    data = task.open_data("train")
+    loader = loader_of(task, data)
     batch = next(loader.batches(epoch=0))
     seed_everything(recipe.seed, Purpose.STEP, 0, 0)  # the mixing of the first step
-    images = task.inputs(batch)[:PICTURED_IMAGES]
+    images, captions = task.labelled(batch, data.class_names)
 
     folder = recipe.output.with_name(f"{recipe.output.name}-dry-run")
     folder.mkdir(parents=True, exist_ok=True)
-    save_image(make_grid(images), folder / "batch.png")
+    picture = captioned_grid(images[:PICTURED_IMAGES], captions[:PICTURED_IMAGES], font=legible(captions)[1])
+    picture.savefig(folder / "batch.png", dpi=120)
     _schedule_picture(recipe, loader.steps_per_epoch).savefig(folder / "schedule.png", dpi=120)
     say(yaml.safe_dump(recipe.to_dict(), sort_keys=False))
     say(groups)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from fastvit.config import differences
 from fastvit.errors import RunError, RunStopped
 from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import best_device, cuda_kernels
@@ -17,6 +16,7 @@ from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.runtime.signals import StopSignals
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.evaluation import evaluate
+from fastvit.training.finished import closing_lines, require_resumable
 from fastvit.training.learner import Learner
 from fastvit.training.loaders import eval_loader, loader_of
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
@@ -41,10 +41,12 @@ def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, proces
     folder = RunFolder(recipe.output)
     if resume_from:
         checkpoint = read_resumable(resume_from)
-        require_same_recipe(checkpoint["recipe"], recipe, resume_from)
+        longer = require_resumable(checkpoint, recipe, resume_from)
         trainer = Trainer(task, recipe, folder, processes, initial_weights=False)
         trainer.restore(checkpoint)
         processes.on_main(lambda: folder.describe(recipe))
+        if longer:
+            trainer.lengthen(longer)
         trainer.fit()
         return trainer
     processes.on_main(folder.require_unused)
@@ -57,12 +59,6 @@ def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, proces
             folder.remove_unless_saved()  # an unreadable image in the first epoch, say: it is free to try again
         raise
     return trainer
-
-
-def require_same_recipe(saved: Mapping[str, Any], recipe: Recipe, checkpoint: Path) -> None:
-    """Refuse to go on with a run by another recipe, unless only keys differ that cannot change the result."""
-    if changed := differences(saved, recipe.to_dict(), type(recipe)):
-        raise RunError(f"{checkpoint} is of another recipe; these keys differ: {'; '.join(changed)}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class Trainer:
         progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size, shown=self.processes.is_main)
         try:
             if log and self.history:
-                log.write_files(self.history)  # a kill may have come between checkpoint and log
+                log.write_files(self.history, self.best.epoch)  # a kill may have come between checkpoint and log
             loop = self.recipe.loop
             with StopSignals() as signals, cuda_kernels(tf32=loop.tf32, benchmark=loop.cudnn_benchmark):
                 while len(self.history) < self.recipe.total_epochs:
@@ -130,6 +126,9 @@ class Trainer:
             progress.close()
             if log:
                 log.close()
+        metric = self.task.best_metric
+        for line in closing_lines(self.folder, self.recipe, self.history, metric, self.best.epoch):
+            self._say(line)
 
     def _fit_epoch(self, progress: Progress, signals: StopSignals, log: RunLog | None) -> None:
         self._train_epoch(progress, signals)
@@ -141,7 +140,7 @@ class Trainer:
         for line in (describe(self.history[-1], self.recipe.total_epochs, self.task.headline), *self._notices()):
             self._say(line)
         if log:
-            log.write(self.history)
+            log.write(self.history, self.best.epoch)
         self._stop_if_asked(*self.processes.largest(signals.received))  # a scheduler may tell only one of them
 
     def _train_epoch(self, progress: Progress, signals: StopSignals) -> None:
@@ -290,6 +289,12 @@ class Trainer:
         self.losses = LossMeter.restored(checkpoint["losses"], self.device)
         self.best = Best(**checkpoint["best"]) if checkpoint["best"] else None
         self.history = checkpoint["history"]
+
+    def lengthen(self, how: str) -> None:
+        """Say and save that a finished run, which stands at its former end, is from now on one of more epochs."""
+        before, after = self.history[-1]["lr"], self.learner.lr_at(self.step)
+        self._say(f"{how}; the learning rate was {before:.3g} in the last step, and is {after:.3g} in the next")
+        self._save()
 
     def announcement(self) -> str:
         """What is going to be trained, on what, in how many steps, at which rate."""

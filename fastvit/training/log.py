@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from tqdm import tqdm
 from fastvit.errors import RecipeError
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = dict[str, float]  # an epoch: its number, steps so far, learning rate, losses, speed, metrics
 
@@ -146,45 +149,48 @@ class RunLog:
         self.tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
         self.wandb = _start_wandb(folder, recipe) if recipe.log.wandb_project else None
 
-    def write(self, history: Sequence[Row]) -> None:
+    def write(self, history: Sequence[Row], best_epoch: int) -> None:
         """Write the history, whose last epoch is new."""
         row = history[-1]
-        self.write_files(history)
+        self.write_files(history, best_epoch)
         for name, value in row.items():
             self.tensorboard.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
         if self.wandb:
             self.wandb.log(row, step=int(row["step"]))
 
-    def write_files(self, history: Sequence[Row]) -> None:
+    def write_files(self, history: Sequence[Row], best_epoch: int) -> None:
         """log.csv and curve.png."""
         row = history[-1]
         with self.folder.log.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
             writer.writeheader()
             writer.writerows(history)
-        self._draw_curves(history)
+        curves(history, self.best_metric, best_epoch).savefig(self.folder.curve, dpi=120)
 
     def close(self) -> None:
         self.tensorboard.close()
         if self.wandb:
             self.wandb.finish()
 
-    def _draw_curves(self, history: Sequence[Row]) -> None:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
 
-        epochs = [row["epoch"] for row in history]
-        metric = f"val_{self.best_metric}"
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        for axes, names in zip(figure.subplots(1, 2), (("train_loss", "val_loss"), (metric,)), strict=True):
-            for name in names:
-                if name in history[-1]:
-                    axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axes.grid(alpha=0.3)
-            axes.legend()
-        figure.savefig(self.folder.curve, dpi=120)
+def curves(history: Sequence[Row], metric: str, best_epoch: int) -> "Figure":
+    """Losses and the metric over the epochs, with the best epoch marked."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, names in zip(figure.subplots(1, 2), (("train_loss", "val_loss"), (f"val_{metric}",)), strict=True):
+        for name in names:
+            if name in history[-1]:
+                axes.plot(epochs, [row[name] for row in history], marker=".", label=name.replace("_", " "))
+        value = history[best_epoch - 1][f"val_{metric}"]
+        axes.axvline(best_epoch, color="black", linestyle=":", label=f"best: epoch {best_epoch}, {metric} {value:.4g}")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
 
 
 def _start_wandb(folder: RunFolder, recipe: Recipe) -> Any:

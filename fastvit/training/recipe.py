@@ -51,10 +51,10 @@ def _known_optimizer(name: str) -> str:
 class OptimizerConfig(Section):
     """One of timm's optimizers. Biases and other 1-d parameters are not decayed, unless the recipe says so."""
 
-    name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw"
+    name: Annotated[str, AfterValidator(_known_optimizer)] = "adamw"  # as timm calls it
     lr: PositiveFloat  # peak, for batches of `lr_batch_size`
     lr_batch_size: PositiveInt | None = None  # the peak grows in proportion to loop.batch_size; null: it is fixed
-    weight_decay: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.0  # at the beginning
     decay_layer_scale: bool = True  # as in the published recipe, where layer scales are not 1-d
     decay_all: bool = False  # biases and norms too, as a plain AdamW does: MMDetection's and MMSegmentation's
     layer_decay: float | None = Field(None, gt=0, le=1)  # factor of the learning rate from each layer to the one before
@@ -71,11 +71,11 @@ class OptimizerConfig(Section):
 class ScheduleConfig(Section):
     """Warm-up, then down in some shape; both move with every step."""
 
-    epochs: PositiveInt
+    epochs: PositiveInt  # passes through the training data until the rate has come down
     cooldown_epochs: NonNegativeInt = 0  # more epochs, at the final rate
-    warmup_epochs: NonNegativeFloat = 0.0
+    warmup_epochs: NonNegativeFloat = 0.0  # of them, in which the rate rises; also parts of one
     warmup_lr: NonNegativeFloat = 1e-6  # where the warm-up starts
-    shape: Literal["cosine", "polynomial", "step"] = "cosine"
+    shape: Literal["cosine", "polynomial", "step"] = "cosine"  # of the way down
     min_lr: NonNegativeFloat = 1e-5  # where cosine and polynomial end
     power: PositiveFloat = 0.9  # of polynomial
     milestones: tuple[PositiveFloat, ...] = ()  # of step: epochs from which on the rate is a tenth of what it was
@@ -95,7 +95,7 @@ class ScheduleConfig(Section):
 class EmaConfig(Section):
     """Moving average of the weights, which is then what is evaluated and kept as best."""
 
-    decay: float = Field(gt=0, lt=1)
+    decay: float = Field(gt=0, lt=1)  # share of the former average in the next
     warmup: bool = False  # start from a low decay: for runs of few steps
 
 
@@ -104,10 +104,10 @@ class LoopConfig(Section):
 
     batch_size: PositiveInt  # samples of an optimizer step, over all processes and accumulated batches
     accumulation: PositiveInt = 1  # batches one after the other whose gradients make one step: for little memory
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the forward pass
     tf32: bool = True  # on NVIDIA's GPUs from Ampere on, float32 is computed in TF32: timm's choice; false: in float32
     cudnn_benchmark: bool = True  # cuDNN tries its algorithms, and takes the fastest: timm's and Apple's choice
-    channels_last: bool = False
+    channels_last: bool = False  # order in memory in which convolutions are often faster
     compile: bool = False  # torch.compile; validation is never compiled
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, slower
     sync_batch_norm: bool = False  # statistics over all processes; else each its own, averaged after every epoch

@@ -126,8 +126,13 @@ class Task(ABC):
         """The named terms of the loss of a training batch; the engine minimises their sum, and logs each."""
 
     @abstractmethod
-    def inputs(self, batch: Any) -> Tensor:
-        """(B, 3, H, W): the images of a training batch as the network sees them, their colors from 0 to 1."""
+    def labelled(self, batch: Any, class_names: Sequence[str] | None) -> tuple[Tensor, list[str]]:
+        """A training batch, to look at before a run.
+
+        Returns:
+            (B, 3, H, W): the images as the network sees them, colors from 0 to 1, with what is to be learned drawn into
+            them where that has a place; and a few words about each, or no words at all.
+        """
 
     def predict(self, model: Network, batch: Any) -> Any:
         """What the model, in eval mode, says about a validation batch."""
@@ -149,6 +154,15 @@ class Task(ABC):
     @abstractmethod
     def draw(self, model: Network, samples: list[Any], class_names: Sequence[str] | None) -> "Figure":
         """A picture of the model's predictions on validation samples. The model is in eval mode, on the CPU."""
+
+    def draw_mistakes(self, metrics: Metrics, data: Part, *, explain_with: nn.Module | None) -> "Figure | None":
+        """A picture of the samples on which predictions were most surely wrong; None where there is nothing to show.
+
+        Args:
+            metrics: of all validation data.
+            explain_with: the network, to show where it has looked; None where that is not asked for.
+        """
+        return None
 
     def write_details(self, metrics: Metrics, data: Part, folder: Path) -> list[Path]:
         """Write what there is to know beyond the report, such as single predictions, over all validation data.

@@ -23,7 +23,6 @@ from fastvit.deploy.runtimes.run import Run, Settings, make_settings
 from fastvit.errors import ExportError
 
 IMAGE_NAME, PROBABILITIES = "image", "probabilities"
-TOLERANCE = 1e-3  # of a probability
 
 ImageRun = Callable[[np.ndarray], np.ndarray]  # RGB, uint8 (H, W, 3), of any size -> probabilities (classes,)
 
@@ -36,6 +35,7 @@ class ImageInput(Format):
 
     axes = ()
     inside = None
+    tolerance = 1e-3  # of a probability
 
     @abstractmethod
     def run_on_images(self, source: bytes | Path, settings: Settings) -> ImageRun:
@@ -69,14 +69,14 @@ class ImageInput(Format):
         graph = preprocessing_graph(preprocessing).SerializeToString()
         results = compare_pixels(self.run_on_images(graph, settings), preprocessing, request)
         differences = compare_probabilities(self.run_on_images(path, settings), request)
-        if not max(differences) <= TOLERANCE:
+        if not max(differences) <= self.tolerance:
             raise ExportError(
                 f"a probability that {self.runtime} computes differs from Python's by {max(differences):.1e}, more "
-                f"than {TOLERANCE:g}: nothing was written"
+                f"than {self.tolerance:g}: nothing was written"
             )
         pairs = zip(results, differences, strict=True)
         pictures = [result | {PROBABILITIES: difference} for result, difference in pairs]
-        return {"runtime": self.runtime, "tolerance": TOLERANCE, "pictures": pictures}
+        return {"runtime": self.runtime, "tolerance": self.tolerance, "pictures": pictures}
 
 
 class OnnxImage(ImageInput, Onnx):
@@ -100,11 +100,13 @@ class OnnxImage(ImageInput, Onnx):
 class OpenVinoImage(ImageInput, OpenVino):
     """An .xml file and the weights in a .bin file beside it.
 
-    OpenVINO computes in float32 what Pillow computes in integers: one color in thousands is off by one of 255 levels.
-    In lower precision (INFERENCE_PRECISION_HINT) the preprocessing is wrong.
+    OpenVINO computes in float32 what Pillow computes in integers: one color in thousands is off by one of 255 levels,
+    which moves a probability by up to 1e-3 in images of 32 pixels. In lower precision (INFERENCE_PRECISION_HINT) the
+    preprocessing is wrong.
     """
 
     name = "openvino_image"
+    tolerance = 5e-3
 
     def convert(self, request: Request, path: Path) -> None:
         import openvino

@@ -1,12 +1,15 @@
 """LiteRT (TensorFlow Lite), for Android: its CPUs, and its GPUs by LiteRT's delegates."""
 
+from collections.abc import Collection
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastvit.deploy.formats.format import Format
+from fastvit.deploy.network import Network, flat
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
 
@@ -27,26 +30,32 @@ class LiteRt(Format):
     sets_threads = True
 
     def convert(self, request: Request, path: Path) -> None:
-        network = ChannelsLast(request.network).eval()
-        images = request.example.permute(0, 2, 3, 1).contiguous()
         import litert_torch
 
+        network = ChannelsLast(request.network, request.outputs).eval()
+        images = request.example.permute(0, 2, 3, 1).contiguous()
         litert_torch.config.show_progress = False
         litert_torch.convert(network, sample_kwargs={INPUT_NAME: images}).export(str(path))
+
+    def interface(self, request: Request) -> dict[str, Any]:
+        taken = super().interface(request)
+        batch, channels, height, width = taken["example"]
+        taken["input"]["layout"] = "NHWC"
+        return taken | {"example": [batch, height, width, channels]}
 
     def load(self, path: Path, settings: Settings) -> Run:
         return litert_run(path, settings)
 
 
 class ChannelsLast(nn.Module):
-    """A network on images (B, H, W, C)."""
+    """A network on images (B, H, W, C), whose outputs have names in the file."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Network, names: Collection[str]):
         super().__init__()
-        self.network = network
+        self.network, self.names = network, tuple(names)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        return self.network(images.permute(0, 3, 1, 2))
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.names, flat(self.network(images.permute(0, 3, 1, 2))), strict=True))
 
 
 def litert_run(path: Path, settings: Settings) -> Run:
@@ -56,11 +65,12 @@ def litert_run(path: Path, settings: Settings) -> Run:
     interpreter = Interpreter(str(path), num_threads=settings.threads)
     signature = interpreter.get_signature_runner()
     (image_name,) = signature.get_input_details()
+    names = sorted(signature.get_output_details())  # a network has fewer than ten
     busy = Lock()
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
         with busy:
             outputs = signature(**{image_name: as_float32(images.permute(0, 2, 3, 1))})
-            return tuple(torch.from_numpy(outputs[f"output_{i}"].copy()) for i in range(len(outputs)))
+            return tuple(torch.from_numpy(outputs[name].copy()) for name in names)
 
     return run

@@ -35,7 +35,8 @@ class AiEdge(Quantizer):
             for pattern, operation in stays_float:
                 tool.update_quantization_recipe(pattern, operation, algorithm_key="no_quantize")
             result = tool.quantize(ranges(source, images), enable_progress_bar=False, enable_progress_report=False)
-        result.export_model(path, overwrite=True)
+        path.unlink(missing_ok=True)  # of the try before
+        result.export_model(path)
 
 
 def ranges(source: Path, images: Tensor) -> dict:

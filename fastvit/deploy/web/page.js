@@ -182,6 +182,7 @@ const guarded = (action) => async (...values) => {
 const openFile = (file) => file && open(file, file.name || "what was pasted");
 
 function listen() {
+  $("hint").addEventListener("click", () => $("file").click());
   $("file").addEventListener("change", ({ target }) => { openFile(target.files[0]); target.value = ""; });
   addEventListener("paste", ({ clipboardData }) => openFile(clipboardData.files[0]));
   addEventListener("dragover", (event) => { event.preventDefault(); $("stage").classList.add("over"); });

@@ -141,8 +141,7 @@ class AnswersFile:
         end = self.size_with(self.epochs)
         try:
             with self.path.open("r+b") as file:
-                file.truncate(end)  # of what an earlier kill left of an epoch
-                file.seek(end)
+                file.seek(end)  # over what an earlier kill left of an epoch
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())

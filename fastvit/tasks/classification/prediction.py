@@ -8,9 +8,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from fastvit.data.lettering import legible, pillow_font, shortened
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.errors import RunError
+from fastvit.explain import grad_cam, heated
 from fastvit.predictor import Prediction, Predictor, Shown
 
 PICTURE_HEIGHT, BARS_WIDTH, LINE = 256, 320, 36  # pixels of the picture of a prediction
@@ -86,12 +89,20 @@ class Classifier(Predictor):
         probabilities = logits.float().softmax(dim=1).cpu()
         return [Classes(self.labels, each) for each in probabilities]
 
+    def explain(self, image: Image.Image) -> Image.Image:
+        crop = self.prepare(image)
+        (heat,) = grad_cam(self.network, self.preprocessing.normalize(crop[None].to(self.device)))
+        return to_pil_image(heated(crop / 255, heat.cpu()))
+
 
 class ImageClassifier(Classifier):
     """The same by an exported file with its preprocessing inside."""
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         return np.asarray(image)
+
+    def explain(self, image: Image.Image) -> Image.Image:
+        raise RunError("an exported file has no gradients: name the run that it is from")
 
     def predict(self, prepared: Sequence[np.ndarray]) -> list[Classes]:
         return [Classes(self.labels, self.network(image)) for image in prepared]

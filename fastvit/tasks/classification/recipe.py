@@ -46,9 +46,8 @@ class ModelConfig(NetworkConfig):
 
     drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
     reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
-    frozen_stages: int = Field(
-        0, ge=0, le=4
-    )  # keep the stem and so many stages as they are; 0 keeps nothing, not even the stem
+    # Keep the stem and so many stages as they are; 0 keeps nothing, not even the stem.
+    frozen_stages: int = Field(0, ge=0, le=4)
 
     @model_validator(mode="after")
     def _head_of_a_checkpoint(self) -> "ModelConfig":
@@ -63,13 +62,13 @@ class ImageDataConfig(DataConfig):
     dataset: Annotated[str, AfterValidator(_known_dataset)]  # digits, folder, or timm's: torch/cifar10, wds/..., ...
     root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
     train_split: str = "train"  # of a folder: the folder in it; of timm's datasets: its name there
-    val_split: str = "validation"
-    num_classes: PositiveInt
+    val_split: str = "validation"  # likewise
+    num_classes: PositiveInt  # that the data have
     image_size: int = Field(ge=32)  # pixels on a side
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
-    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None
+    interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None  # of resizing
     mean: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None  # of the colors, from 0 to 1
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None  # standard deviation of the same
     on_bad_image: Literal["error", "skip"] = "error"  # not for streams (wds/, ...): timm leaves bad images out there
     exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
 
@@ -85,8 +84,8 @@ class AugmentationConfig(Section):
 
     scale: Bounds = (0.08, 1.0)  # area of the random crop over that of the image
     ratio: Bounds = (3 / 4, 4 / 3)  # width over height of the random crop
-    hflip: Probability = 0.5
-    vflip: Probability = 0.0
+    hflip: Probability = 0.5  # of mirroring left and right
+    vflip: Probability = 0.0  # of mirroring top and bottom
     color_jitter: NonNegativeFloat = 0.4  # strength; has no effect beside auto_augment
     auto_augment: Annotated[str, AfterValidator(_known_policy)] | None = None  # such as rand-m9-mstd0.5-inc1
     reprob: Probability = 0.0  # of random erasing
@@ -126,7 +125,7 @@ class DistillationConfig(Section):
 class ClassificationRecipe(Recipe):
     """A run of image classification."""
 
-    task: Literal["classification"]
+    task: Literal["classification"]  # what to learn
     model: ModelConfig
     data: ImageDataConfig
     augmentation: AugmentationConfig

@@ -25,7 +25,8 @@ from fastvit.tasks.classification.distillation import (
     stored_targets,
 )
 from fastvit.tasks.classification.metrics import ClassificationMetrics
-from fastvit.tasks.classification.picture import prediction_grid
+from fastvit.tasks.classification.mistakes import draw_mistakes
+from fastvit.tasks.classification.picture import label_words, prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
 from fastvit.tasks.classification.stored import StoredAnswers
 from fastvit.tasks.network import build_network, freeze_stages
@@ -136,9 +137,10 @@ class Classification(Task):
         hint = distillation_loss(distillation, logits, targets)
         return {"cross_entropy": (1 - distillation.alpha) * loss, "distillation": distillation.alpha * hint}
 
-    def inputs(self, batch: tuple[Any, ...]) -> Tensor:
+    def labelled(self, batch: tuple[Any, ...], class_names: Sequence[str]) -> tuple[Tensor, list[str]]:
         images, labels, *_ = batch
-        return self.normalization.undo(self.augment(images, labels)[0])
+        images, labels = self.augment(images, labels)
+        return self.normalization.undo(images), label_words(labels, class_names)
 
     def new_metrics(self) -> ClassificationMetrics:
         return ClassificationMetrics()
@@ -150,6 +152,11 @@ class Classification(Task):
             predicted = model(images).argmax(1).tolist()
         true = [label for _, label in samples]
         return prediction_grid(self.normalization.undo(images), predicted, true, class_names)
+
+    def draw_mistakes(
+        self, metrics: ClassificationMetrics, data: Part, *, explain_with: nn.Module | None
+    ) -> "Figure | None":
+        return draw_mistakes(metrics, data, self.normalization, explain_with=explain_with)
 
     def write_details(self, metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)

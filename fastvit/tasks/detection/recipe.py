@@ -15,10 +15,11 @@ OF_MASK_RCNN = ("box_channels", "mask_channels", "proposals", "rois")
 class DetectorConfig(BackboneConfig):
     """The detector. `pretrained` and `checkpoint` are about the classification network in it."""
 
-    detector: Literal["mask_rcnn", "retinanet"]
+    detector: Literal["mask_rcnn", "retinanet"]  # boxes and masks, or boxes
+    # Pixels on a side of the anchors on each of the five levels of the pyramid.
     anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (32, 64, 128, 256, 512)
-    box_channels: PositiveInt = 1024
-    mask_channels: PositiveInt = 256
+    box_channels: PositiveInt = 1024  # width of the box head
+    mask_channels: PositiveInt = 256  # width of the mask head
     proposals: PositiveInt = 1000  # regions to look at in validation; twice as many are proposed in training
     rois: PositiveInt = 512  # regions of each image that the heads learn from
 
@@ -37,13 +38,13 @@ class DetectionDataConfig(DataConfig):
     dataset: Literal["coco", "digits"]  # coco: anything in its layout and format
     root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
     train_images: str = "train2017"  # folder under root
-    val_images: str = "val2017"
+    val_images: str = "val2017"  # likewise
     train_annotations: str = "annotations/instances_train2017.json"  # file under root
-    val_annotations: str = "annotations/instances_val2017.json"
+    val_annotations: str = "annotations/instances_val2017.json"  # likewise
     num_classes: PositiveInt  # without the background
     check_images: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # read each image's header before training
     train_scenes: PositiveInt = 1000  # of digits: in an epoch
-    val_scenes: PositiveInt = 200
+    val_scenes: PositiveInt = 200  # of digits: to validate on
     # Pixels of the shorter side: in training one of them by chance, in validation the last.
     short_sides: tuple[PositiveInt, ...] = Field((800,), min_length=1)
     long_side: PositiveInt = 1333  # pixels, at most
@@ -60,7 +61,7 @@ class DetectionDataConfig(DataConfig):
 class DetectionAugmentationConfig(Section):
     """Of training images."""
 
-    hflip: float = Field(0.5, ge=0, le=1)
+    hflip: float = Field(0.5, ge=0, le=1)  # probability of mirroring left and right
 
 
 class DetectionEvaluationConfig(Section):
@@ -78,7 +79,7 @@ class DetectionEvaluationConfig(Section):
 class DetectionRecipe(Recipe):
     """A run of detection, with instance masks if the detector is Mask R-CNN."""
 
-    task: Literal["detection"]
+    task: Literal["detection"]  # what to learn
     model: DetectorConfig
     data: DetectionDataConfig
     augmentation: DetectionAugmentationConfig = DetectionAugmentationConfig()

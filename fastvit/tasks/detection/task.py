@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
+from torchvision.utils import draw_bounding_boxes
 
 from fastvit.errors import DataError
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
@@ -104,12 +105,16 @@ class Detection(Task):
         images, targets = batch
         return model(images, targets)
 
-    def inputs(self, batch: Batch) -> Tensor:
-        height, width = (max(image.shape[side] for image in batch[0]) for side in (1, 2))
-        images = torch.zeros(len(batch[0]), 3, height, width)
-        for padded, image in zip(images, batch[0], strict=True):
-            padded[:, : image.shape[1], : image.shape[2]] = image
-        return images
+    def labelled(self, batch: Batch, class_names: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """With the boxes to be learned."""
+        images, targets = batch
+        height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+        canvas = torch.zeros(len(images), 3, height, width)
+        for padded, image, target in zip(canvas, images, targets, strict=True):
+            names = [class_names[label - 1] for label in target["labels"].tolist()]
+            drawn = draw_bounding_boxes(image, target["boxes"], names, "yellow", width=2) if names else image
+            padded[:, : image.shape[1], : image.shape[2]] = drawn
+        return canvas, []
 
     def new_metrics(self) -> DetectionMetrics:
         kinds = ("bbox", "segm") if self.masks else ("bbox",)

@@ -21,7 +21,7 @@ class HandNetworkConfig(NetworkConfig):
 class HandDataConfig(DataConfig):
     """Which images, and their size for the network."""
 
-    dataset: Literal["freihand", "synthetic"]
+    dataset: Literal["freihand", "synthetic"]  # synthetic: hands that are drawn, to try things out
     root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of FreiHAND
     versions: tuple[Literal[VERSIONS], ...] = VERSIONS  # of FreiHAND's training images: their backgrounds
     image_size: int = Field(224, ge=32)  # pixels on a side
@@ -51,7 +51,7 @@ class HandLossConfig(Section):
 class HandMeshRecipe(Recipe):
     """One training run of a hand mesh network."""
 
-    task: Literal["hand_mesh"]
+    task: Literal["hand_mesh"]  # what to learn
     model: HandNetworkConfig
     data: HandDataConfig
     augmentation: HandAugmentationConfig = HandAugmentationConfig()

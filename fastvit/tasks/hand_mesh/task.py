@@ -84,8 +84,8 @@ class HandMeshRecovery(Task):
     def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return hand_losses(self.recipe.losses, model(batch["image"]), batch)
 
-    def inputs(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.normalization.undo(batch["image"])
+    def labelled(self, batch: dict[str, Tensor], class_names: Sequence[str] | None) -> tuple[Tensor, list[str]]:
+        return self.normalization.undo(batch["image"]), []
 
     def predict(self, model: Network, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return model(batch["image"])

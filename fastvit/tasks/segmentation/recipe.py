@@ -12,21 +12,21 @@ from fastvit.training.recipe import DataConfig, Recipe
 class SegmenterConfig(BackboneConfig):
     """Semantic FPN. `pretrained` and `checkpoint` are about the classification network in it."""
 
-    head_channels: PositiveInt = 128
+    head_channels: PositiveInt = 128  # width of the head
     dropout: float = Field(0.1, ge=0, lt=1)  # of whole channels, before the last convolution
 
 
 class SegmentationDataConfig(DataConfig):
     """Which images and masks, and their size for the network."""
 
-    dataset: Literal["ade20k", "folder", "digits"]
+    dataset: Literal["ade20k", "folder", "digits"]  # folder: images and masks of your own
     root: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # folder of the data, which may have moved
-    num_classes: int = Field(ge=2, le=255)
+    num_classes: int = Field(ge=2, le=255)  # that the masks have
     class_names: tuple[str, ...] | None = None  # for pictures; null: ADE20K's own, or numbers
     zero_is_unlabelled: bool = False  # of a folder: 0 in a mask means "no label", and classes begin with 1
     check_masks: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # read every mask before training
     train_scenes: PositiveInt = 1000  # of digits: in an epoch
-    val_scenes: PositiveInt = 200
+    val_scenes: PositiveInt = 200  # of digits: to validate on
     crop_size: int = Field(ge=32)  # pixels on a side of a training image
     short_side: PositiveInt | None = None  # pixels, before random scaling; null: images keep their own size
     long_side: PositiveInt = 2048  # pixels, at most; has no effect without short_side
@@ -47,7 +47,7 @@ class SegmentationAugmentationConfig(Section):
     """Of training images; the defaults are MMSegmentation's for ADE20K."""
 
     scale: tuple[PositiveFloat, PositiveFloat] = (0.5, 2.0)  # smallest and largest factor of the size
-    hflip: float = Field(0.5, ge=0, le=1)
+    hflip: float = Field(0.5, ge=0, le=1)  # probability of mirroring left and right
     photometric: bool = True  # random brightness, contrast, saturation, hue
     max_class_share: float = Field(0.75, gt=0, le=1)  # try again where one class fills more of a crop; 1: any crop
 
@@ -76,7 +76,7 @@ class SegmentationEvaluationConfig(Section):
 class SegmentationRecipe(Recipe):
     """A run of semantic segmentation."""
 
-    task: Literal["segmentation"]
+    task: Literal["segmentation"]  # what to learn
     model: SegmenterConfig
     data: SegmentationDataConfig
     augmentation: SegmentationAugmentationConfig = SegmentationAugmentationConfig()

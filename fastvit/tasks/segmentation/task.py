@@ -24,7 +24,7 @@ from fastvit.tasks.segmentation.digits import DigitLabelMaps
 from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.masks import UNLABELLED, MaskedImages, ade20k_class_names, open_ade20k, open_mask_folder
 from fastvit.tasks.segmentation.metrics import Batch, SegmentationMetrics, same_sizes
-from fastvit.tasks.segmentation.picture import overlay_grid
+from fastvit.tasks.segmentation.picture import class_colors, overlay, overlay_grid
 from fastvit.tasks.segmentation.recipe import SegmentationRecipe
 from fastvit.tasks.segmentation.transforms import TrainTransform, TransformedMaskedImages, ValTransform
 from fastvit.training.task import Network, Part, Task
@@ -118,8 +118,11 @@ class Segmentation(Task):
         total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
         return {"cross_entropy": total / (labels != UNLABELLED).sum().clamp(min=1)}  # a batch may have no label at all
 
-    def inputs(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return self.normalization.undo(batch[0])
+    def labelled(self, batch: tuple[Tensor, Tensor], class_names: Sequence[str]) -> tuple[Tensor, list[str]]:
+        images, labels = batch
+        colors = class_colors(len(class_names))
+        pairs = zip(self.normalization.undo(images), labels, strict=True)
+        return torch.stack([overlay(image, label, colors).permute(2, 0, 1) for image, label in pairs]), []
 
     def predict(self, model: Network, batch: Batch) -> list[Tensor]:
         """Label maps (B, H, W) in the size of the labels, of the samples that are of one size."""

@@ -1,0 +1,66 @@
+"""A run that has come to its end: what it says then, and how it goes on for more epochs."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastvit.config import differences, merge
+from fastvit.errors import RunError
+from fastvit.training.log import Row
+from fastvit.training.recipe import Recipe
+from fastvit.training.run_folder import RunFolder
+
+LENGTH = ("epochs", "cooldown_epochs")  # keys of the schedule that may grow when a run is finished
+
+
+def closing_lines(folder: RunFolder, recipe: Recipe, history: Sequence[Row], metric: str, best: int) -> list[str]:
+    """What came out, where it is, and what to type next.
+
+    Args:
+        metric: that chooses the best epoch.
+        best: that epoch, counted from 1.
+    """
+    value, last = (row[f"val_{metric}"] for row in (history[best - 1], history[-1]))
+    epochs, run = recipe.schedule.epochs, shlex.quote(str(folder.path))
+    next_commands = {
+        f"fastvit evaluate {run}": "all measures, as trained and fused",
+        f"fastvit predict photo.jpg --model {run}": "on your own pictures",
+        f"fastvit export {run} --format onnx": "for other runtimes",
+        f"fastvit train --resume {run} schedule.epochs={2 * epochs}": f"{epochs} more epochs",
+    }
+    width = max(map(len, next_commands))
+    return [
+        f"finished: {metric} {value:.4g} in epoch {best}, the best of {len(history)} ({last:.4g} in the last)",
+        f"in {folder.path}: {', '.join(path.name for path in (folder.best, folder.last, folder.log, folder.curve))}",
+        "next:",
+        *(f"  {command:<{width}}  # {why}" for command, why in next_commands.items()),
+    ]
+
+
+def require_resumable(checkpoint: Mapping[str, Any], recipe: Recipe, path: Path) -> str:
+    """Refuse to go on by another recipe, unless only keys differ that cannot change the result, or it is longer.
+
+    Returns:
+        How a finished run goes on for more epochs; "" where the run goes on as it was planned.
+
+    Raises:
+        RunError: other keys differ, the run is not finished, or its schedule would become shorter.
+    """
+    saved = checkpoint["recipe"]
+    before = {key: saved["schedule"].get(key, 0) for key in LENGTH}
+    after = {key: getattr(recipe.schedule, key) for key in LENGTH}
+    if changed := differences(merge(saved, {"schedule": after}), recipe.to_dict(), type(recipe)):
+        raise RunError(f"{path} is of another recipe; these keys differ: {'; '.join(changed)}")
+    if after == before:
+        return ""
+    asked = ", ".join(f"schedule.{key}={after[key]}" for key in LENGTH if after[key] != before[key])
+    done, planned = len(checkpoint["history"]), sum(before.values())
+    if done < planned:
+        raise RunError(
+            f"{asked}: {path} has had {done} of its {planned} epochs: resume it without that to its end first"
+        )
+    if any(after[key] < before[key] for key in LENGTH):
+        had = f"{before['epochs']} epochs and {before['cooldown_epochs']} of cooldown"
+        raise RunError(f"{asked}: {path} has had {had}: neither can become less")
+    return f"finished after {done} epochs, it goes on to {recipe.total_epochs}"

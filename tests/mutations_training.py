@@ -1,0 +1,223 @@
+"""Mistakes in a training loop, and the tests that see them: a table of `mutations.py`."""
+
+TRAINING = {
+    "training/loaders.py": {
+        "test_training_loaders.py::test_every_epoch_and_every_seed_has_a_permutation_of_its_own": [
+            ("derive_seed(self.seed, Purpose.ORDER", "derive_seed(0, Purpose.ORDER"),
+            ("Purpose.ORDER, self.epoch)", "Purpose.ORDER)"),
+        ],
+        "test_training_loaders.py::test_an_epoch_resumed_in_the_middle_gives_the_rest": [
+            ("start * self.step_size", "start * self.batch_size"),
+        ],
+        "test_training_loaders.py::test_the_steps_of_several_processes_are_those_of_one": [
+            ("self.batch_size * self.processes.rank", "self.processes.rank"),
+        ],
+        "test_training_loaders.py::test_augmentation_does_not_depend_on_the_number_of_workers": [
+            ("seed_cpu(self.seed, Purpose.SAMPLE, epoch, index)", "seed_cpu(self.seed, Purpose.SAMPLE, index)"),
+        ],
+        "test_training_loaders.py::test_augmentation_differs_between_samples_epochs_and_seeds": [
+            ("seeded(self.seed, Purpose.SAMPLE, epoch, index)", "seeded(0, Purpose.SAMPLE, epoch, index)"),
+        ],
+    },
+    "training/engine.py": {
+        "test_tasks_classification_teach.py::test_training_from_stored_answers_is_training_with_the_teacher": [
+            ("(self.batches, epoch, start)", "(self.batches, 0, start)"),
+        ],
+        "test_training_engine.py::test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit": [
+            ("(self.batches, epoch, start)", "(self.batches, epoch, 0)"),
+            ('self.losses = LossMeter.restored(checkpoint["losses"], self.device)', "pass"),
+        ],
+        "test_training_engine.py::test_the_losses_of_an_epoch_are_its_own": [
+            ("        self.losses = LossMeter()\n        self._save_if_best()", "        self._save_if_best()"),
+        ],
+        "test_training_engine.py::test_kernels_are_chosen_by_the_recipe_while_it_trains": [
+            ("cuda_kernels(tf32=loop.tf32, benchmark=loop.cudnn_benchmark)", "cuda_kernels(tf32=True, benchmark=True)"),
+        ],
+        "test_training_engine.py::test_one_message_for_each_step_tells_the_processes_of_a_signal": [
+            ("self._stop_if_asked(done.signal)", "self._stop_if_asked(signals.received)"),
+        ],
+        "test_training_engine.py::test_the_moving_average_counts_and_the_network_itself_is_evaluated_too": [
+            (
+                "[learner.eval_model, learner.model] if learner.ema",
+                "[learner.model, learner.eval_model] if learner.ema",
+            ),
+        ],
+    },
+    "training/learner.py": {
+        "test_training_learner.py::test_a_step_is_by_the_book": [
+            ("step=step + 1)", "step=step)"),
+            ("self.lr_at(step)", "self.lr_at(step + 1)"),
+            ("self.weight_decay_at(step)", "self.weight_decay_at(step + 1)"),
+        ],
+        "test_training_engine.py::test_accumulated_batches_make_the_step_of_the_whole_batch": [
+            ("sum(losses.values()) / loop.accumulation", "sum(losses.values())"),
+            ("loss.detach() / loop.accumulation", "loss.detach()"),
+        ],
+        "test_training_learner.py::test_what_is_random_depends_on_the_step_and_the_part": [
+            ("Purpose.STEP, step, self", "Purpose.STEP, self"),
+            ("self.processes.part(index))\n", "index)\n"),
+            ("seed_everything(self.recipe.seed", "seed_everything(0"),
+        ],
+        "test_training_learner.py::test_all_comes_back": [
+            ('self.scaler.load_state_dict(state["scaler"])', "pass"),
+            ('self.ema.module.load_state_dict(state["state_dict_ema"])', "pass"),
+            ('self.optimizer.load_state_dict(state["optimizer"])', "pass"),
+            ("buffer.copy_(value)", "pass"),
+        ],
+        "test_training_engine.py::test_a_step_whose_loss_is_not_finite_leaves_no_trace": [
+            ("self.buffers.restore()", "pass"),
+        ],
+        "test_training_learner.py::test_clipped_is_the_gradient_not_its_scaled_copy": [
+            ("self.scaler.unscale_(self.optimizer)", "pass"),
+        ],
+    },
+    "training/schedule.py": {
+        "test_training_schedule.py::test_ends": [("* step / self.warmup_steps", "* (step + 1) / self.warmup_steps")],
+        "test_training_schedule.py::test_cosine_equals_timm": [("(step - self.warmup_steps) /", "step /")],
+        "test_training_schedule.py::test_other_shapes_equal_torch": [
+            ("step >= milestone", "step > milestone"),
+            ("steps_per_epoch,\n        start", "steps_per_epoch - 1,\n        start"),
+        ],
+    },
+    "training/optimizer.py": {
+        "test_training_optimizer.py::test_layer_decay_is_timm_s": [
+            ('lr * group.get("lr_scale", 1.0)\n        if', "lr\n        if"),
+        ],
+        "test_training_optimizer.py::test_layer_scales_are_exempt_where_the_recipe_says_so": [
+            ("config.weight_decay, no_weight_decay_list=exempt)", "config.weight_decay)"),
+        ],
+        "test_training_optimizer.py::test_rates_of_a_step_respect_the_groups": [
+            ('if group["initial_weight_decay"]:', "if True:"),
+        ],
+        "test_training_optimizer.py::test_all_parameters_decay_where_the_recipe_says_so": [
+            ("if config.decay_all:", "if False:"),
+        ],
+    },
+    "training/log.py": {
+        "test_training_log.py::test_losses_are_means_over_the_steps_and_add_up": [
+            ("total / self.steps for", "total for"),
+        ],
+        "test_training_log.py::test_a_meter_goes_on_where_it_was": [
+            ('meter.steps = state["steps"]', "pass"),
+        ],
+    },
+    "training/snapshot.py": {
+        "test_training_snapshot.py::test_values_come_back_whatever_happened_since": [
+            ("torch._foreach_copy_(kept, tensors)", "pass"),
+        ],
+        "test_training_snapshot.py::test_one_call_for_each_dtype": [
+            ("groups[tensor.dtype]", "groups[tensor]"),
+        ],
+    },
+    "training/evaluation.py": {
+        "test_training_distributed.py::test_every_validation_sample_counts_once": [
+            ("own.merge(theirs)", "pass"),
+        ],
+    },
+    "runtime/data_workers.py": {
+        "test_data_workers.py::test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers[exception]": [
+            ("worker.kill()", "worker.terminate()"),
+        ],
+        "test_training_interruption.py::test_sigterm_to_all_with_data_workers": [
+            ('"worker_init_fn": ignore_stop_signals,', ""),
+        ],
+    },
+    "runtime/device.py": {
+        "test_training_device.py::test_a_gpu_s_copies_are_asked_of_a_stream_of_their_own": [
+            ("current.wait_stream(self.stream)", "pass"),
+            ("tensor.record_stream(current)", "pass"),
+        ],
+    },
+    "runtime/processes.py": {
+        "test_training_distributed.py::test_a_process_of_slurm_that_sees_one_gpu_takes_that": [
+            ("0 if torch.cuda.device_count() == 1 else local", "local"),
+        ],
+        "test_training_distributed.py::test_the_batches_of_a_step_have_numbers_of_their_own": [
+            ("index * self.count + self.rank", "index + self.rank"),
+        ],
+    },
+    "data/normalization.py": {
+        "test_data_normalization.py::test_what_was_normalized_in_inference_mode_does_not_spoil_training": [
+            ("@torch.inference_mode(False)", "@torch.inference_mode(True)"),
+        ],
+        "test_data_normalization.py::test_it_is_torchvision_s_bit_for_bit": [
+            (".div_(255)", ".div_(256)"),
+        ],
+    },
+    "tasks/classification/metrics.py": {
+        "test_tasks_classification.py::test_metrics_over_uneven_batches_count_every_labelled_image_once": [
+            ("counts = labels != NO_LABEL", "counts = labels == labels"),
+        ],
+    },
+    "tasks/classification/augmentation.py": {
+        "test_tasks_classification.py::test_a_batch_is_normalized_mixed_and_then_erased_as_timm_does": [
+            ("        if self.mixup:\n", "        images = self._eraser(images)(images)\n        if self.mixup:\n"),
+            ("max_count=config.recount, ", ""),
+        ],
+    },
+    "tasks/classification/task.py": {
+        "test_tasks_classification.py::test_the_loss_is_of_the_mixed_images_and_labels": [
+            ("if labels.ndim == 1 else 0.0", ""),
+        ],
+        "test_tasks_classification.py::test_images_to_train_on_come_as_pixels_and_make_a_batch_in_their_own_layout": [
+            ("use_prefetcher=True, ", "use_prefetcher=False, "),
+        ],
+    },
+    "tasks/classification/distillation.py": {
+        "test_tasks_classification.py::test_distillation_is_deit_s[soft]": [
+            ("* config.temperature**2", ""),
+        ],
+        "test_tasks_classification_teach.py::test_what_is_not_stored_is_spread_evenly": [
+            ("rest = (1 - probabilities", "rest = (0 * probabilities"),
+        ],
+    },
+    "tasks/classification/teach.py": {
+        "test_tasks_classification_teach.py::test_training_from_stored_answers_is_training_with_the_teacher": [
+            ("step += epoch * self.loader.steps_per_epoch", "pass"),
+            ("within // self.loader.batch_size)", "0)"),
+            ("images, _ = self.task.augment(images, labels)", "images = self.task.normalization(images)"),
+            ("record[name][first : first + len(of_batch)]", "record[name][: len(of_batch)]"),
+        ],
+        "test_tasks_classification_teach.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
+            ("require_room(path.parent, len(header", "max(0, len(header"),
+        ],
+        "test_tasks_classification_teach.py::test_a_stream_cannot_be_repeated": [
+            ("    require_repeatable(recipe, loader)\n", ""),
+        ],
+    },
+    "tasks/classification/stored.py": {
+        "test_tasks_classification_teach.py::test_training_from_stored_answers_is_training_with_the_teacher": [
+            ("stored.answers[first : first + len(images)]", "stored.answers[: len(images)]"),
+            ("self.file.read(epoch)", "self.file.read(0)"),
+        ],
+        "test_tasks_classification_teach.py::test_a_changed_library_is_noticed_by_the_images": [
+            ("if digest(image) != stored", "if digest(image) is stored"),
+        ],
+        "test_tasks_classification_teach.py::test_answers_of_fewer_epochs": [
+            ("if self.file.epochs < epochs:", "if False:"),
+        ],
+    },
+    "tasks/classification/fingerprint.py": {
+        "test_tasks_classification_teach.py::test_answers_for_another_recipe_name_what_differs": [
+            ('"seed": recipe["seed"],', ""),
+            ("if task.augment.is_random:", "if False:"),
+        ],
+        "test_tasks_classification_teach.py::test_accumulation_may_differ_where_nothing_is_mixed_or_erased": [
+            ("if task.augment.is_random:", "if True:"),
+        ],
+        "test_tasks_classification_teach.py::test_changed_mixing_or_erasing_is_noticed": [
+            ("_test_digest(task, device)", "0"),
+        ],
+    },
+    "tasks/classification/answers.py": {
+        "test_tasks_classification_teach.py::test_a_truncated_a_damaged_and_a_foreign_file": [
+            ("if zlib.crc32(content[:-CRC_BYTES]) != int", "if zlib.crc32(content[:-CRC_BYTES]) is int"),
+        ],
+        "test_tasks_classification_teach.py::test_a_recording_goes_on_after_the_last_whole_epoch": [
+            ("file.seek(end)", "file.seek(0, 2)"),
+        ],
+        "test_tasks_classification_teach.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
+            ("if free < size:", "if False:"),
+        ],
+    },
+}
