@@ -1,8 +1,8 @@
 """Where a classifier looks: Grad-CAM (Selvaraju et al., ICCV 2017, arXiv 1610.02391, equations 1 and 2).
 
 The map of a class is the sum of the channels of the last features, each weighted by how much the score of the class
-grows with it on average, without what is negative. It is as coarse as these
-features: of FastViT, a cell for 32 x 32 pixels.
+grows with it on average, without what is negative. It is as coarse as these features: of FastViT, a cell for 32 x 32
+pixels.
 """
 
 from collections.abc import Sequence

@@ -93,8 +93,7 @@ def _meanings(section: type[BaseModel]) -> dict[str, str]:
 
 def _comments(source: str) -> dict[str, str]:
     lines = source.splitlines()
-    (body,) = ast.parse(source).body
-    fields = [each for each in body.body if isinstance(each, ast.AnnAssign)]
+    fields = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.AnnAssign)]
     return {field.target.id: _comment(lines, field.lineno - 1, field.end_lineno) for field in fields}
 
 

@@ -19,9 +19,9 @@ from fastvit.deploy import Card, export
 from fastvit.deploy.sidecar import sha256, write_sidecar
 from fastvit.errors import DataError
 from fastvit.features import writing
-from fastvit.features.embedder import Embedder
+from fastvit.features.embedder import Embedder, licence_of
 from fastvit.features.files import read_embeddings
-from fastvit.trained import load_trained
+from fastvit.trained import Options, find_trained, load_trained
 from launch import complaint, finish, script, start_script, two_ranks, wait_for
 
 SLOW = pytest.mark.slow
@@ -203,6 +203,14 @@ def test_an_encoder_that_sees_whole_images_gets_them_in_a_square(monkeypatch):
     assert not square[:, -15:].any()
     assert square[:, 20:44, 0].tolist() == [[255] * 24, [0] * 24, [0] * 24]
     assert square[:, 20:44, 20:].min() > 250
+
+
+def test_the_licence_of_apples_encoders_is_stated():
+    trained = find_trained("fastvit_mci0", Options(random_weights=True))
+    assert licence_of(trained) == ""
+    published = replace(trained, weights="timm's hub, fastvit_mci0.apple_mclip")
+    assert licence_of(published).startswith("apple-amlr, for research only")
+    assert licence_of(replace(published, architecture={"name": TINY, "options": {}})) == ""
 
 
 @SLOW

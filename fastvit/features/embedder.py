@@ -17,6 +17,8 @@ from fastvit.errors import RunError
 from fastvit.reparam import reparameterize_model
 from fastvit.trained import Kind, Trained
 
+RESEARCH_ONLY = {"apple-amlr", "apple-ascl"}
+
 
 class Embedder:
     """A frozen network. Of a classifier the features before its last layer are taken; of an encoder, its outputs.
@@ -41,12 +43,11 @@ class Embedder:
         pads = _pads(trained)
         self.prepare = partial(_crop_of_square, self.preprocessing) if pads else self.preprocessing.crop
         self.is_classifier = trained.does == "classification"
-        self.licence = _licence(network) if trained.weights != "random" else ""
+        self.licence = licence_of(trained)
+        digest = sha256(Path(trained.source)) if trained.kind is Kind.FILE else weights_sha256(network)
         self.model = {
             "features": "before the classifier" if self.is_classifier else "outputs",
-            "weights_sha256": weights_sha256(network)
-            if trained.kind is not Kind.FILE
-            else sha256(Path(trained.source)),
+            "weights_sha256": digest,
             **self.preprocessing.to_dict(),
             "padded": pads,
         }
@@ -97,9 +98,13 @@ def require_features(trained: Trained) -> None:
 
 def _pads(trained: Trained) -> bool:
     """Whether an encoder sees whole images, by its configuration: FastVLM's does."""
-    if trained.does is not None or trained.architecture is None:
-        return False
-    return timm.get_pretrained_cfg(trained.architecture["name"]).crop_mode == "border"
+    return trained.does is None and _config(trained).get("crop_mode") == "border"
+
+
+def _config(trained: Trained) -> dict[str, Any]:
+    """timm's, of the architecture; {} if there is none."""
+    config = timm.get_pretrained_cfg(trained.architecture["name"]) if trained.architecture else None
+    return config.to_dict() if config else {}
 
 
 def _crop_of_square(preprocessing: Preprocessing, image: Image.Image) -> Tensor:
@@ -117,11 +122,12 @@ def _of_whole_images(outputs: Any) -> Tensor:
     return outputs
 
 
-def _licence(network: Any) -> str:
-    """What the configurations of timm's networks in it say of Apple's encoders, which are for research only."""
-    modules = network.modules() if isinstance(network, nn.Module) else ()
-    for module in modules:
-        config = getattr(module, "pretrained_cfg", None) or {}
-        if str(config.get("license")) in ("apple-amlr", "apple-ascl"):
-            return f"{config['license']}, for research only: so are embeddings made with Apple's published weights"
-    return ""
+def licence_of(trained: Trained) -> str:
+    """What timm's configuration says of the published weights, where they are for research only: Apple's encoders."""
+    if trained.weights == "random":
+        return ""
+    configs = [_config(trained)]
+    if trained.kind is Kind.CLIP:  # whose image tower may be timm's
+        configs = [getattr(module, "pretrained_cfg", None) or {} for module in trained.module.modules()]
+    found = {config.get("license") for config in configs} & RESEARCH_ONLY
+    return f"{found.pop()}, for research only: so are embeddings made with Apple's published weights" if found else ""
