@@ -1,4 +1,4 @@
-"""The documentation site: `sphinx-build --fail-on-warning docs site`."""
+"""The documentation site: `sphinx-build -W -n -b html docs site`."""
 
 import re
 import sys
@@ -7,6 +7,8 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.transforms import SphinxTransform
 
 import fastvit
@@ -27,39 +29,87 @@ exclude_patterns = ["measurements"]
 html_theme = "furo"
 html_title = f"fastvit {release}"
 html_show_sphinx = False
+html_static_path = ["static"]
+html_css_files = ["width.css"]
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
-suppress_warnings = ["myst.xref_missing"] if False else []  # broken links are errors
+copybutton_exclude = ".linenos, .gp, .go"
 
+default_role = "code"  # `name` in a docstring
+highlight_language = "text"  # of literal blocks in docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_inherit_docstrings = False  # torch's text about forward and hooks says nothing about a layer of ours
 napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # their types stand in the signature
 
-# The modules with public names. What stands in a module's `__all__` has an entry in the reference.
-PUBLIC_MODULES = ("fastvit", "fastvit.models", "fastvit.deploy")
-PUBLIC_NAMES = {
-    name: f"{module}.{name}" for module in reversed(PUBLIC_MODULES) for name in import_module(module).__all__
-}
+# The reference: each name in `__all__` of these has an entry, under the module that stands first.
+PUBLIC_MODULES = (
+    "fastvit",
+    "fastvit.models",
+    "fastvit.deploy",
+    "fastvit.explain",
+    "fastvit.trained",
+    "fastvit.predictor",
+    "fastvit.errors",
+)
+
+
+def public_names() -> dict[str, str]:
+    """The full name, in the reference, of each public class and function."""
+    names: dict[str, str] = {}
+    for module_name in PUBLIC_MODULES:
+        module = import_module(module_name)
+        own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
+        for name in getattr(module, "__all__", [name for name in own if not name.startswith("_")]):
+            names.setdefault(name, f"{module_name}.{name}")
+    return names
+
+
+PUBLIC_NAMES = public_names()
+
+# The pages are built without a network, so types of other libraries, and what of ours is not public, have no link.
+nitpick_ignore_regex = [
+    (r"py:.*", rf"(?!({'|'.join(map(re.escape, PUBLIC_NAMES.values()))})$)[\w.]+"),
+]
 
 
 class LinkPublicNames(SphinxTransform):
-    """Wherever the text names something public as code, it becomes a link to the reference."""
+    """Where the text names something public as code, it becomes a link to the reference.
+
+    A plain lower-case word such as `export` may mean anything: it is linked with its module only.
+    """
 
     default_priority = 400
+    pattern = re.compile(r"(fastvit\.(?:\w+\.)*)?(\w+)(?:\(.*\))?$")
 
     def apply(self, **_: object) -> None:
-        if self.env.docname.startswith("api/"):
-            return
         for literal in list(self.document.findall(nodes.literal)):
-            if isinstance(literal.parent, pending_xref | nodes.reference):
+            found = self.pattern.match(literal.astext())
+            if not found or isinstance(literal.parent, pending_xref | nodes.reference):
                 continue
-            name = re.match(r"(?:fastvit\.(?:models\.|deploy\.)?)?(\w+)(?:\(.*\))?$", literal.astext())
-            if name and name[1] in PUBLIC_NAMES:
-                target = PUBLIC_NAMES[name[1]]
-                link = pending_xref("", refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refwarn=True)
-                literal.replace_self(link)
-                link += literal
+            module, name = found.groups()
+            if name in PUBLIC_NAMES and (module or "_" in name or name[0].isupper()):
+                literal.replace_self(reference_to(name, literal))
 
 
-def setup(app: object) -> None:
+def reference_to(name: str, shown: nodes.Node) -> pending_xref:
+    target = PUBLIC_NAMES[name]
+    return pending_xref(
+        "", shown.deepcopy(), refdomain="py", reftype="obj", reftarget=target, refexplicit=True, refwarn=True
+    )
+
+
+def resolve_public_name(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Node
+) -> nodes.Node | None:
+    """A public name by where it is defined (`fastvit.reparam.Affine`), or bare (`UserError`), as docstrings have it."""
+    target = PUBLIC_NAMES.get(node["reftarget"].rpartition(".")[2])
+    if node.get("refdomain") != "py" or target is None or target == node["reftarget"]:
+        return None
+    python = env.get_domain("py")
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", target, node, content)
+
+
+def setup(app: Sphinx) -> None:
     app.add_transform(LinkPublicNames)
+    app.connect("missing-reference", resolve_public_name)

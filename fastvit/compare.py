@@ -19,7 +19,7 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
         input_size: (channels, height, width) of the images.
 
     Returns:
-        |fused(x) - model(x)| / |model(x)|, computed in float64. Both models run in exact float32.
+        ``|fused(x) - model(x)| / |model(x)|``, computed in float64. Both models run in exact float32.
     """
     parameter = next(model.parameters())
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)

@@ -78,7 +78,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _read_mapping(path: Path, named_by: Path | None = None) -> dict[str, Any]:
     where = f"{named_by}: include: " if named_by else ""
     if not path.is_file():
-        raise RecipeError(f"{where}there is no file {path}")
+        known = "" if named_by else f"{nearest(str(path), shipped.names())}; fastvit recipes lists those of the package"
+        raise RecipeError(f"{where}there is no file {path}{known}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

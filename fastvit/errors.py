@@ -99,6 +99,6 @@ def exit_on_user_error() -> Iterator[None]:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        sentence = str(MissingPackage("this", module, extra=EXTRAS[module]))
+        sentence = str(MissingPackage("this command", module, extra=EXTRAS[module]))
     print(sentence, file=sys.stderr)
     sys.exit(2)

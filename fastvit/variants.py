@@ -29,6 +29,7 @@ class Variant:
             None for `PatchEmbed` everywhere.
         stem_kernel_sizes: of the branches of the strided convolutions in the stem.
         norm: what makes the norm before each self-attention from its channels.
+        encoder: whether it ends in CLIP's projection, whose outputs are no classes.
         cfg: in which timm's configuration of that name is changed or, if there is none, added to.
     """
 
@@ -41,11 +42,12 @@ class Variant:
     patch_embeds: PatchEmbeds | None = None
     stem_kernel_sizes: tuple[int, ...] = (3, 1)
     norm: Callable[[int], nn.Module] = nn.BatchNorm2d
+    encoder: bool = False
     cfg: Mapping[str, Any] = field(default_factory=dict)
 
     def arguments(self) -> dict[str, Any]:
         """For the constructor of `FastViT`."""
-        return {name: value for name, value in vars(self).items() if name not in ("size", "cfg")}
+        return {name: value for name, value in vars(self).items() if name not in ("size", "encoder", "cfg")}
 
 
 _NONE, _LAST = (False, False, False, False), (False, False, False, True)
@@ -67,7 +69,9 @@ _FASTVLM = {
     "license": "apple-amlr",
 }
 
-_mci = partial(Variant, expansion=3, attention=_LAST, patch_embeds=(_GELU, _SE_GELU, _SE_GELU), cfg=_MOBILECLIP)
+_mci = partial(
+    Variant, expansion=3, attention=_LAST, patch_embeds=(_GELU, _SE_GELU, _SE_GELU), encoder=True, cfg=_MOBILECLIP
+)
 _mci_5 = partial(
     Variant,
     expansion=4,
@@ -75,6 +79,7 @@ _mci_5 = partial(
     patch_embeds=(_GELU,) * 4,
     stem_kernel_sizes=(3,),
     norm=partial(LayerNorm2d, eps=1e-5),
+    encoder=True,
     cfg=_MOBILECLIP,
 )
 

@@ -20,9 +20,10 @@ from fastvit.deploy.formats import coreml
 from fastvit.deploy.formats.onnx import OPSETS
 from fastvit.deploy.request import make_request
 from fastvit.errors import ExportError, UserError
-from reference import randomize, relative_error
+from reference import randomize, relative_error, small
 
 SLOW = pytest.mark.slow
+FLOATING = ("onnx", "torch_export", "openvino", "aot_inductor", "executorch")
 RUNNABLE = [
     "onnx",
     "torch_export",
@@ -244,6 +245,39 @@ def test_core_ml_of_a_network_with_equal_constants(tmp_path):
     model = timm.create_model("fastvit_t8", num_classes=len(LABELS))
     path, _ = exported(model, tmp_path, "coreml")
     assert path.is_dir()
+
+
+@SLOW
+@pytest.mark.parametrize("name", [*FLOATING, "coreml"])
+@pytest.mark.parametrize("variant", ["fastvit_mci0", "fastvit_mci3"])
+def test_encoders(variant, name, tmp_path):
+    """Without projection: squeeze-and-excitation inside, or layer norms and a stage of stride 64."""
+    torch.manual_seed(0)
+    model = randomize(timm.create_model(variant, num_classes=0, **small(variant))).eval()
+    example = (1, 3, 128, 128)
+    path, sidecar = exported(model, tmp_path, name, example, dynamic=FORMATS[name].axes, card=Card(PREPROCESSING))
+    assert sidecar["outputs"] == {"output": [1, model.num_features]}
+    if name != "coreml":
+        images = torch.randn(2, 3, 160, 128)
+        assert relative_error(load(path)(images), expected(model, images)) < 1e-5
+
+
+def test_an_open_size_begins_where_the_smallest_map_has_two_pixels():
+    """torch.export takes an axis of one pixel for a constant."""
+    model = timm.create_model("fastvit_mci3", features_only=True, **small("fastvit_mci3"))
+    with pytest.raises(ExportError, match="with an open size, images are 128 to 1024 pixels on a side, not 64x64"):
+        make_request(model, torch.zeros(1, 3, 64, 64), dynamic=("size",))
+    assert make_request(model, torch.zeros(1, 3, 160, 128), dynamic=("size",)).ranges()["height"] == (128, 1024)
+
+
+@SLOW
+def test_the_stage_of_stride_64_is_exported(tmp_path):
+    model = randomize(timm.create_model("fastvit_mci3", features_only=True, **small("fastvit_mci3")))
+    path, _ = exported(model, tmp_path, "torch_export", (1, 3, 160, 128), card=Card(), dynamic=("size",))
+    images = torch.randn(1, 3, 128, 192)
+    features = load(path)(images)
+    assert features[-1].shape == (1, 512, 2, 3)
+    assert relative_error(features[-1], expected(model, images)[-1]) < 1e-5
 
 
 def test_the_pixel_network_normalizes_as_the_preprocessing_does():

@@ -93,7 +93,7 @@ def shapes(monkeypatch):
 
 
 def test_batches_share_programs_and_sizes_do_not(network, shapes):
-    compiled = Compiled(network, 1e-5)
+    compiled = Compiled(network, torch.float32, 1e-5)
     for batch, side in ((1, 32), (2, 32), (7, 32), (1, 32), (16, 32), (1, 64), (3, 64), (40, 64)):
         some = torch.randn(batch, 3, 32, side)
         torch.testing.assert_close(compiled(some), (network(some),))
@@ -101,7 +101,7 @@ def test_batches_share_programs_and_sizes_do_not(network, shapes):
 
 
 def test_each_program_is_compared_with_the_network(network, shapes, monkeypatch):
-    compiled = Compiled(network, 1e-5)
+    compiled = Compiled(network, torch.float32, 1e-5)
     compiled(torch.randn(1, 3, 32, 32))
     monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: lambda x: 1.001 * graph(x))
     compiled(torch.randn(1, 3, 32, 32))
@@ -120,5 +120,5 @@ def test_with_tf32_what_runs_is_compiled_with_it_and_verified_without(network, m
     monkeypatch.setattr(inductor, "computes_in_tf32", lambda images: torch.backends.cudnn.conv.fp32_precision == "tf32")
     assert torch.backends.cudnn.conv.fp32_precision == "tf32"  # torch's default
     some = images(2)
-    (output,) = Compiled(network, 1e-4)(some)
+    (output,) = Compiled(network, torch.float32, 1e-4)(some)
     torch.testing.assert_close(output, (1 + 4.7e-4) * network(some))

@@ -91,9 +91,11 @@ def test_open_clip(folder, images):
     model = open_clip.create_model("MobileCLIP2-S0").eval()
     assert isinstance(model.visual.trunk, fastvit.FastViT)
     model.load_state_dict(saved["state_dict"], strict=True)
+    fused = reparameterize_model(model)
     with torch.no_grad():
-        for each in (model, reparameterize_model(model)):
+        for each in (model, fused):
             assert relative_error(each.encode_image(images), saved["embeddings"][: len(images)]) < 1e-5
+    assert_untouched(model, fused, but="visual.")
     fastvit.load_checkpoint(model.visual.trunk, folder / "clip.pt")  # finds the tower in the file
 
 
@@ -107,15 +109,38 @@ def test_transformers_fastvlm(folder, images):
         with torch.no_grad():
             logits = each(input_ids=tokens, pixel_values=images).logits
         assert relative_error(logits, torch.load(folder / "answer.pt")) < 1e-5
-    rest = {name: p for name, p in model.state_dict().items() if "vision_tower" not in name}
-    assert all(torch.equal(fused.state_dict()[name], tensor) for name, tensor in rest.items())
+    assert_untouched(model, fused, but="model.vision_tower.")
+    tower = model.model.vision_tower
+    encoder = timm.create_model("fastvit_mci0", num_classes=0, fused=True).eval()
+    fastvit.load_checkpoint(encoder, folder / "vlm" / "model.safetensors")
+    with torch.no_grad():
+        assert relative_error(encoder.forward_features(images), tower(images).last_hidden_state) < 1e-5
 
 
-def test_the_page_s_code_runs():
-    page = (Path(__file__).parents[1] / "docs" / "mobileclip.md").read_text()
+def assert_untouched(model, fused, *, but):
+    """Text tower, projector and language model are the same bit for bit."""
+    rest = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(but)}
+    assert rest
+    after = fused.state_dict()
+    assert rest.keys() == {name for name in after if not name.startswith(but)}
+    assert all(torch.equal(after[name], tensor) for name, tensor in rest.items())
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "mobileclip.md").read_text()
+
+
+@pytest.mark.parametrize("part", ["use", pytest.param("recipes", marks=pytest.mark.slow)])
+def test_the_page_s_code_runs(part, tmp_path, monkeypatch):
+    use, *recipes = PAGE.split("\n## Recipe")
+    monkeypatch.chdir(tmp_path)
     names: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+    for code in re.findall(r"```python\n(.*?)```", PAGE if part == "recipes" else use, re.DOTALL):
         exec(compile(code, "docs/mobileclip.md", "exec"), names)
+    assert recipes
+    if part == "recipes":
+        assert names["embedding"].shape == (1, 512)
+        assert names["tokens"].shape == (1, 16, 3072)
+        return
     assert names["embedding"].shape == (2, 512)
     assert names["stages"].feature_info.reduction() == [4, 8, 16, 32]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in names["clip"].modules())

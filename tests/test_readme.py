@@ -1,4 +1,5 @@
-"""Every code block of the README runs. Those that install or train at length are run by .ci/run, word for word."""
+"""Every code block of the README, and of docs/start.md, runs. Those that install or train at length are run by .ci/run,
+word for word. The README is short, and its figures are measured ones."""
 
 import re
 import shlex
@@ -6,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import timm.models.fastvit as builtin
+import torch
 from PIL import Image
+from torch import nn
 
 from fastvit.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README, re.DOTALL)
+START = (ROOT / "docs" / "start.md").read_text()
+BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README + START, re.DOTALL)
 PYTHON = [code for _, language, code in BLOCKS if language == "python"]
 SHELL = {mark: code for mark, language, code in BLOCKS if language == "bash"}
 
@@ -87,6 +93,48 @@ def test_every_path_in_the_tree_exists():
             assert folder.is_dir(), line
 
 
-@pytest.mark.parametrize("name", sorted(set(re.findall(r"(?:configs|scripts|docs)/[\w/.]+\.\w+", README))))
-def test_every_file_named_exists(name):
-    assert (ROOT / name).is_file()
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/start.md"])
+def test_every_file_named_exists(page):
+    """In links and in code; the site's build follows the links of docs/ itself."""
+    text = (ROOT / page).read_text()
+    links = re.findall(r"\]\(([\w/.]+)[)#]", text) + re.findall(r'src="([^"]+)"', text)
+    named = re.findall(r"`((?:configs|docs|fastvit|scripts|tests)/[\w/.]*)`", text)
+    missing = [name for name in links if not (ROOT / page).parent.joinpath(name).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize(
+    ("page", "section", "least"),
+    [("README.md", "Beside timm's own FastViT", 9), ("docs/how_it_works.md", "Where the time goes", 6)],
+)
+def test_figures_are_those_of_the_benchmarks(page, section, least):
+    (table,) = re.findall(rf"## {section}\n(.*?)\nMeasured ", (ROOT / page).read_text(), re.DOTALL)
+    figures = set(re.findall(r"\b\d\.\d\d\b", table))
+    assert len(figures) >= least
+    measured = re.findall(
+        r"^\| (?:times as fast|ours|timm)\b.*", (ROOT / "docs/benchmarks.md").read_text(), re.MULTILINE
+    )
+    assert figures <= set(re.findall(r"\d+\.\d+", "".join(measured)))
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("fastvit_t8", 10),
+        pytest.param("fastvit_sa12", 14, marks=pytest.mark.slow),
+        pytest.param("fastvit_ma36", 42, marks=pytest.mark.slow),
+    ],
+)
+def test_as_many_batch_norms_are_left_as_it_says(name, left):
+    """By timm's own pass on timm's own network."""
+    (row,) = re.findall(r"batch norms left after fusing.*", README)
+    assert str(left) in row
+    with torch.device("meta"):
+        theirs = timm.utils.reparameterize_model(getattr(builtin, name)())
+        fused = timm.create_model(name, fused=True)
+    assert [sum(isinstance(each, nn.BatchNorm2d) for each in form.modules()) for form in (theirs, fused)] == [left, 0]

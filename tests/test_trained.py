@@ -224,3 +224,14 @@ def test_the_quick_crop_is_timm_s_to_two_levels(interpolation, size):
         levels = (quick - preprocessing.transform()(image)).abs() * torch.tensor(std).view(3, 1, 1) * 255
         assert levels.max() < 2.01
         assert levels.mean() < 0.02
+
+
+def test_an_encoder_has_no_classes():
+    """Of MobileCLIP's and FastVLM's; one that was fine-tuned to a classifier has."""
+    for name in ("fastvit_mci0", "fastvithd"):
+        encoder = find_trained(name, Options(random_weights=True))
+        assert (encoder.does, encoder.labels) == (None, None)
+        with pytest.raises(UserError, match=f"^{name} gives features, which say nothing about an image by themselves$"):
+            _ = encoder.predictor
+        assert find_trained(name, Options(random_weights=True, num_classes=3)).labels == ("0", "1", "2")
+    assert find_trained("fastvit_t8", Options(random_weights=True)).does == "classification"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit import shipped
-from fastvit.errors import RunError
+from fastvit.errors import RunError, require_packages
 
 if TYPE_CHECKING:
     from fastvit.benchmark.result import Result
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    require_packages("measuring", "pydantic", "matplotlib", extra="benchmark")
     if arguments.minutes is not None and arguments.minutes <= 0:
         raise RunError(f"--minutes must be more than 0, not {arguments.minutes:g}")
     if arguments.everything and arguments.quick:

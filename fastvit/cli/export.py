@@ -11,6 +11,7 @@ weights come from, and how far it is from the eager network. docs/deploy.md says
 """
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ from fastvit.cli.source import SOURCE, add_weights, image_size, options
 from fastvit.errors import ExportError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fastvit.deploy.formats import Format
     from fastvit.deploy.formats.web import Overlay
     from fastvit.deploy.sidecar import Sidecar
@@ -37,6 +40,17 @@ FORMATS = (
     "web",
 )
 
+MOST_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the arguments say about a network: names of classes, images to verify on, layers that stay in float32."""
+
+    labels: tuple[str, ...] | None
+    images: "Tensor | None"
+    float32: tuple[str, ...]
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=SOURCE)
@@ -51,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dynamic", nargs="+", default=[], choices=("batch", "size"), help="left open: batch, size, both"
     )
     parser.add_argument("--opset", type=int, help="of onnx and openvino")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="real images to verify on, too")
+    parser.add_argument(
+        "--float32", nargs="+", default=[], metavar="LAYER", help="of coreml: layers that stay so; auto: what overflows"
+    )
     parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, one in each line")
     parser.add_argument("--features", action="store_true", help="the outputs of the stages of a classifier")
     parser.add_argument(
@@ -74,10 +92,13 @@ def run(arguments: argparse.Namespace) -> None:
     trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
     labels = labels_of(trained, arguments.labels)
     require_known_to_safetensors(trained, arguments.format)
+    images = read_images(trained, arguments.images)
+    float32 = layers_in_float32(trained, arguments, images)
     with TemporaryDirectory() as folder:
         kinds = [find_format(name, trained, arguments, Path(folder)) for name in arguments.format]
         paths = targets(kinds, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
-        write_each(paths, lambda kind, path: export_one(kind, path, trained, labels, arguments))
+        given = Given(labels, images, float32)
+        write_each(paths, lambda kind, path: export_one(kind, path, trained, given, arguments))
 
 
 def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, folder: Path) -> "Format":
@@ -104,6 +125,33 @@ def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, fo
     if inside is None:
         raise ExportError(f"--preprocessing inside is for onnx, openvino and coreml; {name} cannot have it")
     return get_format(inside)
+
+
+def read_images(trained: "Trained", folder: Path | None) -> "Tensor | None":
+    """Some images of a folder as the network takes them. Raises UserError if one of them cannot be read."""
+    if folder is None:
+        return None
+    import torch
+
+    from fastvit.data.reading import read_image
+    from fastvit.prediction import find_images
+
+    transform = trained.preprocessing.transform()
+    return torch.stack([transform(read_image(path)) for path in find_images([str(folder)])[:MOST_IMAGES]])
+
+
+def layers_in_float32(trained: "Trained", arguments: argparse.Namespace, images: "Tensor | None") -> tuple[str, ...]:
+    """Those named or, of `auto`, those that overflow in float16 on the images. Raises ExportError."""
+    from fastvit.deploy import FORMATS as KINDS
+    from fastvit.deploy import overflowing_layers
+
+    if arguments.float32 and not any(KINDS[name].float16 for name in arguments.format):
+        raise ExportError("--float32 is for coreml, the one format of float16: leave it out")
+    if arguments.float32 != ["auto"]:
+        return tuple(arguments.float32)
+    if images is None:
+        raise ExportError("--float32 auto looks at what overflows on real images: give some with --images FOLDER")
+    return overflowing_layers(trained.module, images)
 
 
 def overlay_of(trained: "Trained") -> "Overlay | None":
@@ -154,9 +202,7 @@ def require_known_to_safetensors(trained: "Trained", formats: list[str]) -> None
         raise ExportError(f"safetensors holds the weights of a fused FastViT, and {trained.name} is none: leave it out")
 
 
-def export_one(
-    kind: "Format", path: Path, trained: "Trained", labels: tuple[str, ...] | None, arguments: argparse.Namespace
-) -> str:
+def export_one(kind: "Format", path: Path, trained: "Trained", given: "Given", arguments: argparse.Namespace) -> str:
     import torch
 
     from fastvit.deploy import Card, export
@@ -168,8 +214,10 @@ def export_one(
         torch.zeros(arguments.batch, 3, size.height, size.width),
         format=kind,
         dynamic=arguments.dynamic,
-        card=Card(trained.preprocessing, labels, trained.weights, trained.architecture, trained.does),
+        card=Card(trained.preprocessing, given.labels, trained.weights, trained.architecture, trained.does),
         opset=arguments.opset if "onnx" in kind.converters else None,
+        float32=given.float32 if kind.float16 else (),
+        images=given.images,
         overwrite=arguments.overwrite,
     )
     return summary(path, sidecar)
@@ -198,6 +246,9 @@ def summary(path: Path, sidecar: "Sidecar") -> str:
             f"{name} differ by {each[name]:.1e}" for name in ("pixels", "probabilities") if name in each
         )
         lines.append(f"  picture {size:<8} {apart}")
+    if "float16_error" in verification:
+        kept = f", with {', '.join(verification['float32'])} in float32" if verification["float32"] else ""
+        lines.append(f"  computed in float16 here: relative error {verification['float16_error']:.1e}{kept}")
     if "checked" in verification:
         lines.append(f"  checked: {verification['checked']}")
     return "\n".join(lines)

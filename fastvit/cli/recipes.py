@@ -59,7 +59,8 @@ def copy(name: str | None, to: Path | None) -> Path:
     if name is None:
         raise RecipeError("copy what? fastvit recipes copy NAME [TO]; fastvit recipes lists the names")
     if name.removesuffix(".yaml") not in shipped.names():
-        raise RecipeError(f"no recipe of the package is called {name}{nearest(name, shipped.names())}")
+        known = f"{nearest(name, shipped.names())}; fastvit recipes lists them"
+        raise RecipeError(f"no recipe of the package is called {name}{known}")
     source = shipped.find(name)
     target = to or Path(source.name)
     if target.is_dir():

@@ -49,7 +49,7 @@ def class_folders(folder: Path) -> list[Path]:
 
 def _split_folder(root: Path, split: str) -> Path:
     if not root.is_dir():
-        raise DataError(f"data.root {root} is not a folder; {LAYOUT}")
+        raise DataError(f"data.root {root} is not a folder; {LAYOUT}; say where yours is: data.root=FOLDER")
     names = VALIDATION if split in VALIDATION else (split,)
     for name in names:
         if (root / name).is_dir():

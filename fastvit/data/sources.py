@@ -44,7 +44,7 @@ def open_source(
         DataError: the data is not there, or not what the recipe says.
     """
     if root is None and name.partition("/")[0] in ("folder", "torch", "wds"):
-        raise DataError(f"data.root is missing: the folder of dataset {name}")
+        raise DataError(f"data.root is missing: the folder of dataset {name}; say data.root=FOLDER")
     if name == "digits":
         if split not in DIGITS_SPLITS:
             raise DataError(f"the digits have no split {split}, but train and validation")

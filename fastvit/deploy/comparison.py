@@ -23,16 +23,19 @@ PICTURES = ((1.9, 1.0), (0.7, 3.1), (0.55, 0.4), (4.3, 5.1), (1.013, 1.117))
 
 @torch.no_grad()
 def compare(run: Run, request: Request) -> list[dict[str, Any]]:
-    """The relative L2 error of all outputs on random images, for each shape."""
+    """The relative L2 error of all outputs on random images, for each shape, and on those that were given."""
     reference = _reference(request)
     generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(shape, generator=generator) for shape in request.shapes()]
+    if request.images is not None:
+        size = len(request.example)
+        batches += [batch for batch in request.images.split(size) if len(batch) == size]
     errors = []
-    for shape in request.shapes():
-        images = torch.randn(shape, generator=generator)
+    for images in batches:
         with exact_float32():
             expected = reference(images)
         error = relative_error(computed(run, images, torch.float32), expected)
-        errors.append({"shape": list(shape), "relative_error": error})
+        errors.append({"shape": list(images.shape), "relative_error": error})
     return errors
 
 

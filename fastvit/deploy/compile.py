@@ -3,7 +3,7 @@
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from fastvit.compare import relative_error
 from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
+from fastvit.deploy.float16 import ADVICE, require_layers
 from fastvit.deploy.network import make_network, outputs_of
 from fastvit.deploy.runtimes.run import Run, computed, make_settings, plain_mode
 from fastvit.errors import EngineError, UserError, nearest
@@ -84,12 +85,14 @@ def compile_for_inference(
     *,
     threads: int | None = None,
     streams: int | None = None,
+    float32: Collection[str] = (),
 ) -> Inference:
     """The network fused, cast, and made ready by an engine, whose outputs are compared with the network's.
 
     Args:
         model: any network with one input, images; fused or not; it is left as it is. Its device is computed on.
-        example_input: (B, C, H, W): the batch to be fast for, and to compare and to time engines on.
+        example_input: (B, C, H, W): the batch to be fast for, and to compare and to time engines on. For float16, real
+            images: noise makes activations of another size.
         dtype: to compute in, and of the outputs; by default that of the model. Folding is done before casting.
         engine: `torch`, which needs a C++ compiler on a CPU, `openvino` or `onnxruntime`, each with its extra, or
             `tensorrt` on a GPU. `auto` makes all that are installed and able to do it ready, which takes a minute where
@@ -97,6 +100,8 @@ def compile_for_inference(
         threads: of the CPU; by default as many as torch has.
         streams: of openvino and onnxruntime: how many images or calls are computed at a time, with threads / streams
             threads each. By default one image gets all threads, and a batch is divided among them.
+        float32: names of layers, in the fused network, that stay in float32 in another dtype; of engine torch alone.
+            See `overflowing_layers`.
 
     Other sizes of images: torch compiles each when it first comes; openvino and onnxruntime take them as they are.
 
@@ -114,7 +119,8 @@ def compile_for_inference(
     if settings.dtype not in DTYPES:
         raise EngineError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {settings.dtype}")
     example = torch.as_tensor(example_input).detach().to(parameter)
-    subject = Subject(network, example, *outputs_of(network, example), settings)
+    require_layers(network.network, float32)
+    subject = Subject(network, example, *outputs_of(network, example), settings, tuple(float32))
     return _fastest(subject) if engine == "auto" else _make(_find(engine), subject)
 
 
@@ -138,11 +144,16 @@ def _make(engine: Engine, subject: Subject) -> Inference:
     if not error <= TOLERANCE[inference.precision]:
         raise RuntimeError(
             f"what {engine.name} computes differs from the network by {error:.1e} (relative L2), more than "
-            f"{TOLERANCE[inference.precision]:g} in {inference.precision}: choose another engine, or use the network "
-            "as reparameterize_model(model) gives it, and report this"
+            f"{TOLERANCE[inference.precision]:g} in {inference.precision}: {_advice(inference)}"
         )
     inference.report = (Measured(engine.name, error=error),)
     return inference
+
+
+def _advice(inference: Inference) -> str:
+    if inference.precision == "float16":
+        return ADVICE
+    return "choose another engine, or use the network as reparameterize_model(model) gives it, and report this"
 
 
 def _difference(inference: Inference, images: Tensor, expected: tuple[Tensor, ...]) -> float:

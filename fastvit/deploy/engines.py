@@ -12,6 +12,7 @@ from torch.utils._pytree import TreeSpec
 
 from fastvit.compare import relative_error
 from fastvit.deploy.depthwise import split_depthwise
+from fastvit.deploy.float16 import keep_in_float32
 from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
 from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
@@ -35,6 +36,7 @@ class Subject:
         expected: what the network returns for the example.
         structure: how the model nests it.
         settings: how to compute.
+        float32: names of the network's layers that stay in float32.
     """
 
     network: Network
@@ -42,6 +44,7 @@ class Subject:
     expected: tuple[Tensor, ...]
     structure: TreeSpec
     settings: Settings
+    float32: tuple[str, ...] = ()
 
     @cached_property
     def onnx(self) -> bytes:
@@ -126,8 +129,9 @@ class Torch(Engine):
         network = copy.deepcopy(subject.network)
         if subject.example.device.type == "cpu":
             split_depthwise(network)
+        keep_in_float32(network.network, subject.float32)
         dtype = subject.settings.dtype
-        return Compiled(network.to(dtype=dtype, memory_format=torch.channels_last), TOLERANCE[_name(dtype)])
+        return Compiled(network.to(dtype=dtype, memory_format=torch.channels_last), dtype, TOLERANCE[_name(dtype)])
 
     def precision(self, subject: Subject) -> str:
         return "tf32" if computes_in_tf32(subject.example.to(subject.settings.dtype)) else super().precision(subject)
@@ -135,6 +139,11 @@ class Torch(Engine):
 
 class _ByOnnx(Engine):
     """Engines that read ONNX."""
+
+    def require(self, subject: Subject) -> None:
+        super().require(subject)
+        if subject.float32:
+            raise EngineError(f"{self.name} cannot keep layers in float32: leave out float32, or take engine torch")
 
     def build(self, subject: Subject) -> Run:
         return self._of_any_size(subject) or _of_one_size(self.read(subject.onnx, subject), subject.example.shape)

@@ -23,6 +23,8 @@ def export(
     dynamic: Collection[str] = (),
     card: Card = Card(),  # noqa: B008 - frozen
     opset: int | None = None,
+    float32: Collection[str] = (),
+    images: Tensor | None = None,
     overwrite: bool = False,
 ) -> Sidecar:
     """Fuse a network, export it in float32, and verify the result against the eager network.
@@ -38,6 +40,9 @@ def export(
         dynamic: "batch" for any number of images from 1 to 128, "size" for 64 to 1024 pixels on each side; or both.
         card: what belongs to the network: preprocessing, labels, where its weights come from, its architecture.
         opset: of ONNX, 18 to 24.
+        float32: names of layers, in the fused network, that stay in float32 in a format of float16 (coreml): see
+            `overflowing_layers`.
+        images: (N, C, H, W) of the example's size, to verify on, too: real ones, for activations as they will be.
         overwrite: replace what is there.
 
     Returns:
@@ -53,6 +58,8 @@ def export(
         raise ExportError(f"{kind.name} cannot keep open: {', '.join(sorted(unsupported))}")
     if opset is not None and "onnx" not in kind.converters:
         raise ExportError(f"an opset is for onnx and openvino, not for {kind.name}")
+    if float32 and not kind.float16:
+        raise ExportError(f"{kind.name} files are in float32 all through: leave out float32")
     require_free(path, kind, overwrite=overwrite)
     with placed_when_done(path, kind) as draft:
         request = make_request(
@@ -63,10 +70,13 @@ def export(
             card=card,
             opset=opset,
             depthwise=kind.depthwise,
+            float32=float32,
+            images=None if images is None else images.detach().cpu().float(),
         )
         require_space(draft.parent, request)
+        found = kind.check_network(request)
         _convert(kind, request, draft)
-        sidecar = describe(kind, request, draft) | {"verification": kind.check(draft, request)}
+        sidecar = describe(kind, request, draft) | {"verification": kind.check(draft, request) | found}
         write_sidecar(sidecar, draft)
     return sidecar
 

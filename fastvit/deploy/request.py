@@ -1,16 +1,19 @@
 """What is exported: a network made ready for a format, the shapes that it must take, and what belongs to it."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 
 from fastvit.deploy.card import Card
 from fastvit.deploy.depthwise import split_depthwise
-from fastvit.deploy.network import Network, make_network, outputs_of
+from fastvit.deploy.float16 import require_layers
+from fastvit.deploy.network import Network, flat, make_network, outputs_of
 from fastvit.errors import ExportError
 
 INPUT_NAME = "images"
+PROBE = 256  # pixels on a side of an image that shows how much smaller the maps inside get
 AXES = ("batch", "size")  # what can stay open: the number of images, their height and width
 
 
@@ -19,7 +22,7 @@ class Limits:
     """How far an open axis reaches: (smallest, largest) batch, and side of the images in pixels."""
 
     batch: tuple[int, int] = (1, 128)
-    side: tuple[int, int] = (64, 1024)  # torch.export asks for more than 32
+    side: tuple[int, int] = (64, 1024)  # and no less than two pixels of the smallest map inside
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Request:
         outputs: names and shapes of the tensors that the example gives.
         card: what belongs to the network.
         opset: of ONNX; None for the format's own.
+        float32: names of layers in the fused network that stay in float32 where numbers are float16.
+        images: (N, C, H, W) like the example, to verify on besides made ones; None if none were given.
     """
 
     original: nn.Module
@@ -45,6 +50,8 @@ class Request:
     outputs: dict[str, tuple[int, ...]]
     card: Card
     opset: int | None
+    float32: tuple[str, ...] = ()
+    images: Tensor | None = None
 
     def ranges(self) -> dict[str, tuple[int, int]]:
         """Smallest and largest batch, channels, height and width that the exported file takes."""
@@ -86,6 +93,8 @@ def make_request(
     card: Card = Card(),  # noqa: B008 - frozen
     opset: int | None = None,
     depthwise: bool = False,
+    float32: Collection[str] = (),
+    images: Tensor | None = None,
 ) -> Request:
     """Fuse the model and check that everything fits together.
 
@@ -96,8 +105,14 @@ def make_request(
         ExportError: something does not fit; the message says what.
     """
     _require_shapes(example, dynamic, limits)
+    if images is not None and (images.shape[1:] != example.shape[1:] or len(images) < len(example)):
+        given, asked = tuple(images.shape), tuple(example.shape)
+        raise ExportError(f"the images to verify on must be like the example, {asked}, and as many, not {given}")
     network = make_network(model, stacklevel=3).cpu().float()
     example = example.detach().cpu().float().contiguous()
+    if "size" in dynamic:
+        limits = replace(limits, side=_sides(network, example, limits))
+        _require_shapes(example, dynamic, limits)
     tensors, _ = outputs_of(network, example)
     shapes = [tuple(tensor.shape) for tensor in tensors]
     labels = card.labels
@@ -105,9 +120,31 @@ def make_request(
         raise ExportError(f"there are {len(labels)} labels for an output of shape {shapes[0]}")
     if depthwise:
         split_depthwise(network)
+    require_layers(network.network, float32)
     names = ("output",) if len(shapes) == 1 else tuple(f"output_{i}" for i in range(len(shapes)))
     outputs = dict(zip(names, shapes, strict=True))
-    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset)
+    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset, tuple(float32), images)
+
+
+def _sides(network: Network, example: Tensor, limits: Limits) -> tuple[int, int]:
+    """How far height and width reach: up from where the smallest map inside has two pixels on a side, since one is
+    what torch.export takes for a constant."""
+    low, high = limits.side
+    sides: list[int] = []
+    handles = [
+        module.register_forward_hook(lambda _, __, output: sides.extend(each.shape[2] for each in maps(output)))
+        for module in network.modules()
+    ]
+
+    def maps(output: Any) -> list[Tensor]:
+        return [each for each in flat(output) if isinstance(each, Tensor) and each.ndim == 4 and each.shape[2] > 1]
+
+    try:
+        outputs_of(network, example.new_zeros(1, example.shape[1], PROBE, PROBE))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(low, 2 * PROBE // min(sides, default=PROBE)), high
 
 
 def _require_shapes(example: Tensor, dynamic: Collection[str], limits: Limits) -> None:

@@ -37,11 +37,13 @@ class HandMesh(nn.Module):
             images: (B, 3, H, W).
 
         Returns:
-            vertices: (B, V, 3) and joints: (B, 21, 3), in metres, turned as the camera sees them, relative to the
-                joint `ROOT`.
-            camera: (B, 3), scale s and shift t: a point (x, y, z) is at s * (x, y) + t in the image, where (-1, -1) is
-                its upper left and (1, 1) its lower right corner.
-            rotations: (B, 16, 3, 3) and shape: (B, S), of the hand model.
+            A dict with these entries.
+
+            - vertices (B, V, 3) and joints (B, 21, 3), in metres, turned as the camera sees them, relative to the joint
+              `ROOT`.
+            - camera (B, 3), scale s and shift t: a point (x, y, z) is at s * (x, y) + t in the image, where (-1, -1) is
+              its upper left and (1, 1) its lower right corner.
+            - rotations (B, 16, 3, 3) and shape (B, S), of the hand model.
         """
         features = self.backbone(images)  # (B, num_features)
         device = "cpu" if images.is_meta else images.device.type  # the meta device has no autocast

@@ -111,7 +111,10 @@ def missing_sets(recipe: RobustnessRecipe) -> list[str]:
     """
     missing = [name for name, each in recipe.sets.items() if each.folder and not recipe.path(each).is_dir()]
     if missing and not (recipe.skip_missing and len(missing) < len(recipe.sets)):
-        raise DataError(f"{recipe.path(recipe.sets[missing[0]])} is not a folder: there are no images for {missing[0]}")
+        folder = recipe.path(recipe.sets[missing[0]])
+        raise DataError(
+            f"{folder} is not a folder: there are no images for {missing[0]}; say where the sets are: root=FOLDER"
+        )
     return missing
 
 

@@ -65,7 +65,7 @@ class RobustnessRecipe(Section):
         if not self.sets:
             raise ValueError("sets is empty: there is nothing to evaluate")
         if self.root is None and any(each.folder for each in self.sets.values()):
-            raise ValueError("root is missing: the folder of the sets")
+            raise ValueError("root is missing: the folder of the sets; say root=FOLDER")
         return self
 
     def path(self, config: SetConfig) -> Path:

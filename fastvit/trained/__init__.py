@@ -1,4 +1,4 @@
-"""The one way to name a trained network: for every command, for recipes that need one, and for notebooks.
+"""The one way to name a trained network: for every command, for recipes that need one, and for notebooks::
 
     runs/quickstart, runs/quickstart/last.pt     a run, or one of its checkpoints
     classification/finetune, my_recipe.yaml      a recipe, with weights

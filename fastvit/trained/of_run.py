@@ -35,7 +35,10 @@ def of_run(source: str, options: Options) -> Trained:
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise RunError(f"the weights in {path} do not fit the model that the overrides describe") from error
+            described = (
+                "the overrides describe" if options.overrides else "its recipe describes in this version of fastvit"
+            )
+            raise RunError(f"the weights in {path} do not fit the model that {described}") from error
         return model
 
     epoch = checkpoint.get("metrics", {}).get("epoch")

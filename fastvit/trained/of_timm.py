@@ -15,6 +15,7 @@ from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.trained.of_run import ADVICE, run_of, words_for_weights
+from fastvit.variants import VARIANTS
 from fastvit.weights import CheckpointError
 
 
@@ -33,6 +34,7 @@ def of_timm(source: str, options: Options) -> Trained:
         raise RunError(f"{source} has {classes} classes: --num-classes is for --checkpoint and --random-weights")
     run = _run_of_this_network(architecture, options)
     asked = _options(len(run.labels) if run else options.num_classes or classes, options)
+    features = options.features_only or (run is None and _is_encoder(architecture, config, asked["num_classes"]))
 
     def load() -> nn.Module:
         if start == "pretrained":
@@ -46,9 +48,9 @@ def of_timm(source: str, options: Options) -> Trained:
         source=source,
         name=architecture,
         kind=Kind.TIMM,
-        does=None if options.features_only else "classification",
+        does=None if features else "classification",
         preprocessing=_preprocessing(config, options),
-        labels=None if options.features_only else _labels(config, asked["num_classes"]),
+        labels=None if features else _labels(config, asked["num_classes"]),
         weights=words_for_weights(start, source, options.checkpoint),
         architecture={"name": architecture, "options": asked},
         task=None,
@@ -62,13 +64,14 @@ def of_hub(source: str, options: Options) -> Trained:
     config, architecture, own = read_config(source, advice="copy its files here, and name them as local-dir:FOLDER")
     asked = own | _options(config["num_classes"], options)
     place = Path(source.partition(":")[2].partition("@")[0])
+    features = options.features_only or _is_encoder(architecture, config, config["num_classes"])
     return Trained(
         source=source,
         name=place.resolve().name,
         kind=Kind.HUB,
-        does=None if options.features_only else "classification",
+        does=None if features else "classification",
         preprocessing=_preprocessing(config, options),
-        labels=None if options.features_only else _labels(config, config["num_classes"]),
+        labels=None if features else _labels(config, config["num_classes"]),
         weights=source,
         architecture={"name": architecture, "options": asked},
         task=None,
@@ -111,6 +114,15 @@ def _as_validated(trained: Trained, run: Trained, options: Options) -> Trained:
 
 def _options(num_classes: int, options: Options) -> dict[str, Any]:
     return {"features_only": True} if options.features_only else {"num_classes": num_classes}
+
+
+def _is_encoder(architecture: str, config: Mapping[str, Any], num_classes: int) -> bool:
+    """Whether it ends in CLIP's projection, as published, and not in a classifier that was trained in its place."""
+    row = VARIANTS.get(architecture)
+    published = (
+        row is not None and row.encoder and num_classes == timm.models.get_pretrained_cfg(architecture).num_classes
+    )
+    return published and not config.get("label_names")
 
 
 def _preprocessing(config: Mapping[str, Any], options: Options) -> Preprocessing:

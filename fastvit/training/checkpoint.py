@@ -43,7 +43,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunError: there is none, it is damaged, or `fastvit train` did not write it.
     """
     if not path.is_file():
-        raise RunError(f"there is no checkpoint {path}")
+        raise RunError(f"there is no checkpoint {path}; name a file, or a folder that fastvit train has written")
     try:
         _require_intact(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

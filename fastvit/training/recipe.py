@@ -3,13 +3,11 @@
 A task derives its own `Recipe` with the sections that only it has. A default is what leaving the key out means.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import timm.optim
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -17,22 +15,11 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
-from pydantic.functional_validators import AfterValidator
 
+from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.errors import nearest
 
-# On a field that cannot change the result: a run may be resumed with another value.
-FREE_ON_RESUME: dict[str, Any] = {"free_on_resume": True}
-
-
-class Section(BaseModel):
-    """Base of all sections: typed, immutable, and without room for unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
-UserPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the user's home
 
 
 class DataConfig(Section):

@@ -1,6 +1,7 @@
 """Core ML, for iPhones, iPads and Macs."""
 
 import logging
+from collections.abc import Collection
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -10,14 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torchvision.transforms.functional import pil_to_tensor
 
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.deploy.comparison import pictures
+from fastvit.deploy.float16 import ADVICE, float16_error, is_part_of
 from fastvit.deploy.formats.format import Format, size_axes
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError
+
+MARK = 32  # a "debug handle": no other is used here
 
 
 class CoreMl(Format):
@@ -35,43 +42,62 @@ class CoreMl(Format):
     extra = "coreml"
     axes = ("size",)
     tolerance = 0.01
+    float16 = True
     inside = "coreml"
 
-    def convert(self, request: Request, path: Path) -> None:
-        if request.card.preprocessing is None:
-            raise ExportError("coreml needs the preprocessing, for its input is an image: give mean, std and the rest")
-        batch, channels, height, width = request.example.shape
-        if (batch, channels) != (1, 3):
+    def check_network(self, request: Request) -> dict[str, Any]:
+        """Whether float16 is enough, step by step, on the given images or made pictures."""
+        self._require_image(request)
+        error = float16_error(pixel_network(request), pixels(request), in_pixel_network(request.float32))
+        if not error <= self.tolerance:
             raise ExportError(
-                f"coreml takes one RGB image at a time, not {batch} of {channels} channels: export batch 1"
+                f"in float16 the network differs from itself in float32 by {error:.1e} (relative L2) on pictures, more "
+                f"than {self.tolerance:g}: {ADVICE}"
             )
+        return {"float16_error": error, "float32": list(request.float32)}
+
+    def convert(self, request: Request, path: Path) -> None:
+        height, width = request.example.shape[2:]
         ct = _coremltools()
         axes = {}
         if "size" in request.dynamic:
             axes = size_axes(request)
             height, width = (ct.RangeDim(*request.limits.side, default=side) for side in (height, width))
         labels = _single_labels(request)
-        network = PixelNetwork(request.network, request.card.preprocessing, classifier=labels is not None).eval()
-        example = torch.zeros_like(request.example)
-        program = torch.export.export(network, (example,), dynamic_shapes={INPUT_NAME: axes} if axes else None)
+        dynamic = {INPUT_NAME: axes} if axes else None
+        program = torch.export.export(
+            pixel_network(request), (torch.zeros_like(request.example),), dynamic_shapes=dynamic
+        )
+        program = program.run_decompositions({})
+        mark(program, in_pixel_network(request.float32))
         image = ct.ImageType(INPUT_NAME, shape=(1, 3, height, width), color_layout=ct.colorlayout.RGB)
         with redirect_stderr(StringIO()):  # its progress bars
             model = ct.convert(
-                program.run_decompositions({}),
+                program,
                 inputs=[image],
                 outputs=[ct.TensorType(name) for name in request.outputs],
                 convert_to="mlprogram",
-                compute_precision=ct.precision.FLOAT16,
+                compute_precision=ct.transform.FP16ComputePrecision(op_selector=lambda op: not is_marked(op)),
                 minimum_deployment_target=ct.target.iOS16,
                 classifier_config=ct.ClassifierConfig(list(labels)) if labels else None,
                 skip_model_load=True,
             )
         model.save(str(path))
 
+    def _require_image(self, request: Request) -> None:
+        if request.card.preprocessing is None:
+            raise ExportError("coreml needs the preprocessing, for its input is an image: give mean, std and the rest")
+        batch, channels, *_ = request.example.shape
+        if (batch, channels) != (1, 3):
+            raise ExportError(
+                f"coreml takes one RGB image at a time, not {batch} of {channels} channels: export batch 1"
+            )
+
     def verify(self, path: Path, request: Request) -> None:
         """Check the input, the labels, and that each weight of the network is in the program, rounded to float16."""
         ct = _coremltools()
         from coremltools.converters.mil.frontend.milproto import load as milproto
+        from coremltools.converters.mil.mil import types
 
         spec = ct.models.MLModel(str(path), skip_model_load=True).get_spec()
         (image,) = spec.description.input
@@ -79,13 +105,19 @@ class CoreMl(Format):
         size = image.type.imageType
         _require((size.height, size.width) == tuple(request.example.shape[2:]), "its image has another size")
         _require(("imageSizeRange" in str(size)) == ("size" in request.dynamic), "its image has another range of sizes")
-        weights = path / "Data" / "com.apple.CoreML" / "weights"
-        program = milproto.load(spec, specification_version=spec.specificationVersion, file_weights_dir=str(weights))
+        folder = path / "Data" / "com.apple.CoreML" / "weights"
+        program = milproto.load(spec, specification_version=spec.specificationVersion, file_weights_dir=str(folder))
         operations = program.functions["main"].operations
         constants = {
             operation.name: operation.outputs[0].val for operation in operations if operation.op_type == "const"
         }
-        check_constants(constants, expected_weights(request.network, request.example))
+        weights = expected_weights(request.network, request.example)
+        layers = {f"network.{name}" for name in request.float32}
+        check_constants(constants, weights, {name for name in weights if is_part_of(name, layers)})
+        norms = [name for name, part in request.network.named_modules() if isinstance(part, nn.LayerNorm)]
+        found = [each for each in operations if each.op_type == "layer_norm" and each.outputs[0].dtype is types.fp32]
+        expected = sum(is_part_of(name, layers) for name in norms)
+        _require(len(found) >= expected, f"{len(found)} of its layer norms are in float32, and {expected} ought to be")
         if labels := _single_labels(request):
             (classify,) = (operation for operation in operations if operation.op_type == "classify")
             _require(tuple(classify.classes.val) == labels, "its labels are not the network's")
@@ -97,6 +129,40 @@ class CoreMl(Format):
 def _single_labels(request: Request) -> tuple[str, ...] | None:
     """The labels of which an image has one: Core ML's classifiers have no several."""
     return None if request.card.several_labels else request.card.labels
+
+
+def mark(program: ExportedProgram, names: Collection[str]) -> None:
+    """Leave a sign, which coremltools passes on to its operations, on all that these modules compute."""
+    for node in program.graph.nodes:
+        stack = node.meta.get("nn_module_stack") or {}
+        if any(is_part_of(path, names) for path, _ in stack.values()):
+            node.meta["debug_handle"] = MARK
+
+
+def is_marked(operation: Any) -> bool:
+    from coremltools.converters.mil.mil.scope import ScopeSource
+
+    return MARK in operation.scopes.get(ScopeSource.EXIR_DEBUG_HANDLE, ())
+
+
+def pixel_network(request: Request) -> "PixelNetwork":
+    card = request.card
+    return PixelNetwork(request.network, card.preprocessing, classifier=_single_labels(request) is not None).eval()
+
+
+def in_pixel_network(layers: Collection[str]) -> set[str]:
+    """The names there of layers of the fused network."""
+    return {f"network.network.{layer}" for layer in layers}
+
+
+def pixels(request: Request) -> Tensor:
+    """What to verify on, from 0 to 255: the images that were given, or else made pictures."""
+    stated = request.card.preprocessing
+    if request.images is not None:
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (stated.mean, stated.std))
+        return (255 * (request.images * std + mean)).round()
+    size = (request.example.shape[3], request.example.shape[2])
+    return torch.stack([pil_to_tensor(picture.resize(size)) for picture in pictures(request)]).float()
 
 
 class PixelNetwork(nn.Module):
@@ -140,14 +206,20 @@ def expected_weights(network: nn.Module, example: Tensor) -> dict[str, np.ndarra
     return {name: weight.numpy() for name, weight in weights.items()}
 
 
-def check_constants(constants: dict[str, Any], weights: dict[str, np.ndarray]) -> None:
-    """Raise ExportError unless each of the weights is among a program's constants, rounded to float16."""
-    arrays = [value for value in constants.values() if isinstance(value, np.ndarray) and value.dtype == np.float16]
+def check_constants(constants: dict[str, Any], weights: dict[str, np.ndarray], exact: Collection[str]) -> None:
+    """Raise ExportError unless each of the weights is among a program's constants: rounded to float16, or `exact`."""
+    arrays = [value for value in constants.values() if isinstance(value, np.ndarray)]
     for name, weight in weights.items():
+        is_same, dtype, suffix = (_is_equal, np.float32, "") if name in exact else (_is_rounded, np.float16, "_to_fp16")
         # What is folded gets another name. And of equal constants, coremltools keeps one, under its own name.
-        constant = constants.get(f"p_network_{name.replace('.', '_')}_to_fp16")
+        constant = constants.get(f"p_network_{name.replace('.', '_')}{suffix}")
         among = [each for each in arrays if each.size == weight.size] if constant is None else [constant]
-        _require(any(_is_rounded(each, weight) for each in among), f"the weights {name} are missing or others")
+        found = any(each.dtype == dtype and is_same(each, weight) for each in among)
+        _require(found, f"the weights {name} are missing or others")
+
+
+def _is_equal(constant: np.ndarray, weight: np.ndarray) -> bool:
+    return np.array_equal(constant.ravel(), weight.ravel())
 
 
 def _is_rounded(constant: np.ndarray, weight: np.ndarray) -> bool:

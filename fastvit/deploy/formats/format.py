@@ -31,6 +31,7 @@ class Format(ABC):
         limits: how far.
         tolerance: largest relative L2 difference of the outputs from the eager network's.
         depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
+        float16: whether its numbers are, but for layers that are named.
         sets_threads: whether its runtime can be told how many threads and streams to take.
         inside: the name of the format whose files have the preprocessing inside; None if there is none.
     """
@@ -46,6 +47,7 @@ class Format(ABC):
     limits: Limits = Limits()
     tolerance: float = 1e-4
     depthwise: bool = False
+    float16: bool = False
     sets_threads: bool = False
     inside: str | None = None
 
@@ -63,6 +65,10 @@ class Format(ABC):
         Raises ExportError if the file is not as it should be.
         """
         return self.load(path, make_settings())
+
+    def check_network(self, request: Request) -> dict[str, Any]:
+        """What is found out before the long work of converting. Raises ExportError if the result could not be right."""
+        return {}
 
     def check(self, path: Path, request: Request) -> dict[str, Any]:
         """Compare with the network that was given, on each shape that `request` lists. Returns what was found.

@@ -12,6 +12,7 @@ from torch._inductor.codecache import PyCodeCache
 from torch.export import Dim
 
 from fastvit.compare import relative_error
+from fastvit.deploy.float16 import ADVICE
 from fastvit.deploy.network import flat
 from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
 from fastvit.deploy.runtimes.run import Run, plain_mode
@@ -41,17 +42,19 @@ class Compiled:
 
     Args:
         network: images -> a tensor or a tuple of tensors; in eval mode, in channels_last, in the dtype to compute in.
+        dtype: of the images that it takes.
         tolerance: largest relative L2 difference of each program's outputs from the network's own. Both are computed
             without TF32; where the process allows that, what runs is the same program compiled again with it.
     """
 
-    def __init__(self, network: nn.Module, tolerance: float):
-        self._network, self._tolerance = network, tolerance
+    def __init__(self, network: nn.Module, dtype: torch.dtype, tolerance: float):
+        self._network, self._dtype, self._tolerance = network, dtype, tolerance
         self._programs: dict[Any, Run] = {}
         self._lock = Lock()
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        images = images.to(next(self._network.parameters())).contiguous(memory_format=torch.channels_last)
+        images = images.to(next(self._network.parameters()).device, self._dtype)
+        images = images.contiguous(memory_format=torch.channels_last)
         key = (images.shape[1:], len(images) > 1)
         with self._lock:
             if key not in self._programs:
@@ -60,7 +63,9 @@ class Compiled:
 
     def _compile(self, images: Tensor) -> Run:
         with exact_float32():
-            expected = self._network(images)  # first: where it does not take them, it says so
+            expected = flat(self._network(images))  # first: where it does not take them, it says so
+            if self._dtype == torch.float16 and not all(each.isfinite().all() for each in expected):
+                raise RuntimeError(f"the network's numbers become too large in float16: {ADVICE}")
             program = self._program(images)
             error = relative_error(program(images), expected)
         if not error <= self._tolerance:

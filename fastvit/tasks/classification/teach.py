@@ -41,7 +41,9 @@ def teach(task: Classification, path: Path, *, processes: Processes = ALONE) -> 
     """
     recipe = task.recipe
     if not recipe.distillation or not recipe.distillation.teacher:
-        raise RecipeError("distillation.teacher is missing: whose answers are to be written?")
+        raise RecipeError(
+            "distillation.teacher is missing: take a recipe with one, as classification/fastvit_t8_distill"
+        )
     loader = loader_of(task, task.open_data("train"), processes)
     require_repeatable(recipe, loader)
     recording = Recording(task, loader, processes)

@@ -52,7 +52,7 @@ class DetectionDataConfig(DataConfig):
     @model_validator(mode="after")
     def _is_consistent(self) -> "DetectionDataConfig":
         if self.root is None and self.dataset == "coco":
-            raise ValueError("root is missing: the folder of dataset coco")
+            raise ValueError("root is missing: the folder of dataset coco; say data.root=FOLDER")
         if max(self.short_sides) > self.long_side:
             raise ValueError(f"short_sides {list(self.short_sides)} must be at most long_side ({self.long_side})")
         return self

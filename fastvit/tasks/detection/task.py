@@ -13,7 +13,7 @@ from torchvision.utils import draw_bounding_boxes
 from fastvit.errors import DataError
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
-from fastvit.tasks.detection.coco import CocoImages, require_pycocotools
+from fastvit.tasks.detection.coco import LAYOUT, CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
@@ -87,7 +87,7 @@ class Detection(Task):
             count = data.train_scenes if train else data.val_scenes
             return DigitObjects(train=train, count=count, size=data.short_sides[-1])
         if not data.root.is_dir():
-            raise DataError(f"data.root {data.root} is not a folder")
+            raise DataError(f"data.root {data.root} is not a folder; {LAYOUT}; say where yours is: data.root=FOLDER")
         folder, file = getattr(data, f"{split}_images"), getattr(data, f"{split}_annotations")
         images = CocoImages(data.root / folder, data.root / file, masks=self.masks)
         if data.check_images:

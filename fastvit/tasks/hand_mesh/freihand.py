@@ -49,7 +49,7 @@ class FreiHand(Dataset):
         self, root: Path, *, train: bool, versions: Sequence[str] = VERSIONS[:1], mean_pose: np.ndarray | None = None
     ):
         if not root.is_dir():
-            raise DataError(f"data.root {root} is not a folder; {DOWNLOAD}")
+            raise DataError(f"data.root {root} is not a folder; {DOWNLOAD}, or say where they are: data.root=FOLDER")
         part = "training" if train else "evaluation"
         self.folder = root / part / "rgb"
         self.intrinsics = _read(root / f"{part}_K.json", np.float64)  # (N, 3, 3)

@@ -118,8 +118,8 @@ def _pairs(root: Path, image_folder: Path, mask_folder: Path, layout: str) -> li
     """Images and masks of the same name, sorted."""
     for folder in (root, image_folder, mask_folder):
         if not folder.is_dir():
-            what = "data.root " if folder == root else ""
-            raise DataError(f"{what}{folder} is not a folder; {layout}")
+            what, where = ("data.root ", "; say where yours is: data.root=FOLDER") if folder == root else ("", "")
+            raise DataError(f"{what}{folder} is not a folder; {layout}{where}")
     images, masks = _by_name(image_folder), _by_name(mask_folder)
     for found, others, what, other in ((images, masks, "images", "mask"), (masks, images, "masks", "image")):
         alone = [found[name].name for name in sorted(found.keys() - others.keys())]

@@ -35,7 +35,7 @@ class SegmentationDataConfig(DataConfig):
     @model_validator(mode="after")
     def _is_consistent(self) -> "SegmentationDataConfig":
         if self.root is None and self.dataset != "digits":
-            raise ValueError(f"root is missing: the folder of dataset {self.dataset}")
+            raise ValueError(f"root is missing: the folder of dataset {self.dataset}; say data.root=FOLDER")
         if self.class_names is not None and len(self.class_names) != self.num_classes:
             raise ValueError(f"class_names are {len(self.class_names)}, but num_classes is {self.num_classes}")
         if self.dataset != "folder" and self.zero_is_unlabelled:
