@@ -2,6 +2,8 @@
 
 import copy
 import gc
+import subprocess
+import sys
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -311,3 +313,27 @@ def test_real_networks(variant):
     assert {each.problem for each in infer.report} == {None}
     assert relative_error(infer(images), expected(model, images)) < 1e-5
     assert np.isfinite([each.milliseconds for each in infer.report]).all()
+
+
+SIGNALLED = """
+import os, signal, torch
+from fastvit import FastViT
+from fastvit.deploy import compile_for_inference
+
+def ready():
+    model = FastViT((1,), (32,), 2, (False,), num_classes=3)
+    return compile_for_inference(model, torch.randn(1, 3, 32, 32), engine="openvino")
+
+signal.signal(signal.SIGCHLD, lambda *_: print("alive"))
+first = ready()
+second = ready()
+del first
+del second
+os.kill(os.getpid(), signal.SIGCHLD)
+"""
+
+
+def test_signals_arrive_after_openvino_is_gone():
+    """Each of its cores gave the process a stack for signals, and the end of a data worker was the end of the run."""
+    done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr

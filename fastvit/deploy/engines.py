@@ -17,7 +17,7 @@ from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
 from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
-from fastvit.deploy.runtimes.openvino import openvino_run, precisions
+from fastvit.deploy.runtimes.openvino import core, openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
 
@@ -189,9 +189,7 @@ class OpenVino(_ByOnnx):
         self._require_dtype(subject, *precisions())
 
     def read(self, model: bytes, subject: Subject) -> Run:
-        import openvino
-
-        return openvino_run(openvino.Core().read_model(io.BytesIO(model)), subject.settings)
+        return openvino_run(core().read_model(io.BytesIO(model)), subject.settings)
 
 
 class OnnxRuntime(_ByOnnx):

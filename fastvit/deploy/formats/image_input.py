@@ -19,6 +19,7 @@ from fastvit.deploy.formats.onnx import Onnx, onnx_of
 from fastvit.deploy.formats.openvino import OpenVino
 from fastvit.deploy.network import Network
 from fastvit.deploy.request import Request
+from fastvit.deploy.runtimes.openvino import core
 from fastvit.deploy.runtimes.run import Run, Settings, make_settings
 from fastvit.errors import ExportError
 
@@ -111,18 +112,15 @@ class OpenVinoImage(ImageInput, OpenVino):
     def convert(self, request: Request, path: Path) -> None:
         import openvino
 
-        model = openvino.Core().read_model(io.BytesIO(with_image_input(request)))
+        model = core().read_model(io.BytesIO(with_image_input(request)))
         for name, value in metadata(request).items():
             model.set_rt_info(value, name)
         openvino.save_model(model, path, compress_to_fp16=False)
 
     def run_on_images(self, source: bytes | Path, settings: Settings) -> ImageRun:
-        import openvino
-
-        core = openvino.Core()
-        model = core.read_model(io.BytesIO(source) if isinstance(source, bytes) else source)
+        model = core().read_model(io.BytesIO(source) if isinstance(source, bytes) else source)
         config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": settings.threads}
-        compiled, busy = core.compile_model(model, "CPU", config), Lock()
+        compiled, busy = core().compile_model(model, "CPU", config), Lock()
 
         def run(image: np.ndarray) -> np.ndarray:
             with busy:

@@ -9,7 +9,7 @@ import torch
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.onnx import PACKAGES, onnx_of
 from fastvit.deploy.request import Request
-from fastvit.deploy.runtimes.openvino import openvino_run, precisions
+from fastvit.deploy.runtimes.openvino import core, openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
 
 
@@ -30,13 +30,11 @@ class OpenVino(Format):
     def convert(self, request: Request, path: Path) -> None:
         import openvino
 
-        model = openvino.Core().read_model(io.BytesIO(onnx_of(request)))
+        model = core().read_model(io.BytesIO(onnx_of(request)))
         openvino.save_model(model, path, compress_to_fp16=False)  # by default it would halve the weights
 
     def load(self, path: Path, settings: Settings) -> Run:
-        import openvino
-
-        return openvino_run(openvino.Core().read_model(path), settings)
+        return openvino_run(core().read_model(path), settings)
 
     def dtypes(self) -> Collection[torch.dtype]:
         return precisions()

@@ -17,6 +17,7 @@ from fastvit.deploy.formats.executorch import write_pte
 from fastvit.deploy.formats.format import export_program
 from fastvit.deploy.formats.onnx import onnx_of
 from fastvit.deploy.request import INPUT_NAME, Request
+from fastvit.deploy.runtimes.openvino import core
 from fastvit.errors import require_packages
 
 
@@ -64,7 +65,7 @@ class Nncf(Quantizer):
 
         nncf.set_log_level(logging.ERROR)
         content = onnx_of(request)
-        model = openvino.Core().read_model(io.BytesIO(content))
+        model = core().read_model(io.BytesIO(content))
         nodes = {name: node for node, name in weighted_nodes(content).items()}
         ignored = nncf.IgnoredScope(names=_openvino_names(model, {nodes[name]: name for name in in_float}))
         batches = [batch.numpy() for batch in images.split(len(request.example))]

@@ -1,8 +1,9 @@
 """OpenVINO, on the CPU."""
 
+from functools import cache
 from queue import SimpleQueue
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -10,15 +11,28 @@ from torch import Tensor
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
 from fastvit.deploy.runtimes.streams import Streams
 
+if TYPE_CHECKING:
+    import openvino
+
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 MOST_SHAPES = 4
 
 
-def precisions() -> set[torch.dtype]:
-    """What OpenVINO computes in on this CPU."""
+@cache
+def core() -> "openvino.Core":
+    """The only one of the process, which is never destroyed.
+
+    Each core gives the calling thread a stack for signals; destroyed, it gives back the one before (OpenVINO 2026.4).
+    If that one is gone by then, the next signal, such as the end of a child process, ends this process with SIGSEGV.
+    """
     import openvino
 
-    known = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
+
+
+def precisions() -> set[torch.dtype]:
+    """What OpenVINO computes in on this CPU."""
+    known = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     names = {torch.float32: "FP32", torch.bfloat16: "BF16", torch.float16: "FP16"}
     return {dtype for dtype, name in names.items() if name in known}
 
@@ -70,13 +84,11 @@ class Requests:
             return self._idle[key]
 
     def _compile(self, shape: tuple[int, ...] | None) -> SimpleQueue:
-        import openvino
-
         model = self._model
         if shape and model.is_dynamic():
             model = model.clone()
             model.reshape(list(shape))
-        compiled = openvino.Core().compile_model(model, "CPU", self._config)
+        compiled = core().compile_model(model, "CPU", self._config)
         idle = SimpleQueue()
         for _ in range(self._streams):
             idle.put(compiled.create_infer_request())
