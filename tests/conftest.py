@@ -1,4 +1,10 @@
+import os
+
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: threads of one would wait for those of another
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import torch
 
 from fastvit.recipes import load_recipe, make_task

@@ -47,6 +47,7 @@ def test_work_is_the_paper_s(name: str, paper_gmacs: float):
     assert round(macs(fused(name), (3, 256, 256)) / 1e9, 1) == paper_gmacs
 
 
+@pytest.mark.slow
 def test_steps_add_what_they_say():
     """Fused, the steps of table 1 differ in nothing but the kernels that grow."""
     count = {name: parameters(fused(name)) for name in (*NAMES, "fastvit_s12", "fastvit_sa12")}

@@ -27,6 +27,7 @@ for kind in ("meta", "cpu"):  # the first changes nothing
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+@pytest.mark.slow
 def test_memory_that_was_freed_is_not_cleared_again():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -333,6 +333,7 @@ os.kill(os.getpid(), signal.SIGCHLD)
 """
 
 
+@pytest.mark.slow
 def test_signals_arrive_after_openvino_is_gone():
     """Each of its cores gave the process a stack for signals, and the end of a data worker was the end of the run."""
     done = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)

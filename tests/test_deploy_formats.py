@@ -149,7 +149,7 @@ def test_onnx_has_the_opset_that_was_asked_for(model, tmp_path, opset):
 
 
 @pytest.mark.parametrize(
-    "name", ["torch_export", pytest.param("onnx", marks=SLOW), pytest.param("executorch", marks=SLOW)]
+    "name", [pytest.param(name, marks=SLOW) for name in ("torch_export", "onnx", "executorch")]
 )
 def test_backbones_and_networks_around_them_export(tmp_path, name):
     class Segmenter(nn.Module):

@@ -178,6 +178,7 @@ def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_pat
     assert (network(image) - expected).norm() < 0.1 * expected.norm()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)  # of LiteRT's error most is between the layers, where it computes in int8 too
 def test_layers_left_in_float_reduce_the_error(model, samples, tmp_path, name, monkeypatch):
     module = sys.modules[quantize.__module__]

@@ -50,12 +50,14 @@ def test_two_processes_have_the_losses_of_one_that_accumulates_the_same_halves(t
     assert losses(two[0]) == pytest.approx(losses(tmp_path / "run"), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_only_the_main_process_prints(two):
     main, other = two[1]
     assert "batch 96 = 2 processes x 1 accumulated x 48" in main
     assert other == ""
 
 
+@pytest.mark.slow
 def test_every_validation_sample_counts_once(two):
     with (two[0] / "log.csv").open() as file:
         assert {row["val_samples"] for row in csv.DictReader(file)} == {"540"}
