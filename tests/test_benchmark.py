@@ -319,6 +319,7 @@ def measurement(name: str = "fastvit_t8", **form) -> Measurement:
     return Measurement(name, "form", Network(name=name, image_size=64), Form(**form), 2)
 
 
+@pytest.mark.slow
 def test_a_worker_measures_and_goes_on_after_a_failure(worker: Worker):
     asked = measurement()
     facts = worker.build(asked)

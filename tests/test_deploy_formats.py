@@ -148,9 +148,7 @@ def test_onnx_has_the_opset_that_was_asked_for(model, tmp_path, opset):
     assert [each.name for each in tmp_path.iterdir() if "data" in each.name] == []  # the weights are inside
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=SLOW) for name in ("torch_export", "onnx", "executorch")]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in ("torch_export", "onnx", "executorch")])
 def test_backbones_and_networks_around_them_export(tmp_path, name):
     class Segmenter(nn.Module):
         """A dict of outputs, one of them as large as the image."""

@@ -19,6 +19,7 @@ FREIHAND = str(ROOT / "configs" / "hand_mesh" / "freihand_ma36.yaml")
 train, evaluate = script("train"), script("evaluate")
 
 
+@pytest.mark.slow
 def test_freihand_and_mano_from_their_files_to_the_challenge_s(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     np.savez(tmp_path / "MANO_RIGHT.npz", **mano_like())
     write_freihand(tmp_path / "FreiHAND", read_mano(tmp_path / "MANO_RIGHT.npz"))

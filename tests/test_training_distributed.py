@@ -63,6 +63,7 @@ def test_every_validation_sample_counts_once(two):
         assert {row["val_samples"] for row in csv.DictReader(file)} == {"540"}
 
 
+@pytest.mark.slow
 def test_statistics_are_averaged_after_the_epoch(two):
     first, second = read_checkpoint(two[0] / "last.pt")["statistics"]
     torch.testing.assert_close(first, second, rtol=0, atol=0)
