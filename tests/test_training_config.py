@@ -185,3 +185,14 @@ def test_what_cannot_be_included(text: str, message: str, tmp_path: Path):
     with pytest.raises(RecipeError) as caught:
         read_file(write(tmp_path / "own.yaml", text))
     assert message in str(caught.value)
+
+
+def test_a_network_of_one_s_own_says_what_its_images_are(tmp_path: Path):
+    file = tmp_path / "without_a_word.py"
+    file.write_text(
+        "from timm.models import register_model\nfrom torch import nn\n\n\n"
+        "@register_model\ndef without_a_word(pretrained=False, **options):\n    return nn.Identity()\n"
+    )
+    (problem,) = problems(f"model.registered_in={file}", "model.name=without_a_word")
+    assert "without_a_word states no mean, std and size of its images: add default_cfgs = timm" in problem
+    assert str(file) in problem

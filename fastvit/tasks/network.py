@@ -86,6 +86,15 @@ class NetworkConfig(Section):
             raise ValueError("pretrained and checkpoint exclude each other: a model starts from one set of weights")
         return self
 
+    @model_validator(mode="after")
+    def _states_its_images(self) -> "NetworkConfig":
+        if get_pretrained_cfg(self.name) is None:
+            raise ValueError(
+                f"{self.name} states no mean, std and size of its images: add default_cfgs = "
+                f"timm.models.generate_default_cfgs(...) to {self.registered_in or 'the file that registers it'}"
+            )
+        return self
+
 
 class NamedNetwork(Section):
     """A trained network by any of the names that the commands know: see `fastvit.trained`."""
