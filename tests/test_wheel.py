@@ -31,7 +31,8 @@ def test_it_holds_the_package_only(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     tops = {"fastvit", "fastvit_cli.py", f"{wheel.name.split('-py3')[0]}.dist-info"}
     assert {name.split("/")[0] for name in names} == tops
-    modules = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*.py")}
+    kinds = ("py", "html", "css", "js")
+    modules = {str(path.relative_to(ROOT)) for kind in kinds for path in PACKAGE.rglob(f"*.{kind}")}
     recipes = {f"fastvit/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.*") if path.suffix != ".pyc"}
     assert {name for name in names if name.startswith("fastvit/")} == modules | recipes | {"fastvit/py.typed"}
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -204,7 +204,11 @@ async function takePicture() {
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  const bitmap = dialog.returnValue === "take" ? await createImageBitmap(video) : null;
+  const takes = dialog.returnValue === "take";
+  if (takes && video.readyState < video.HAVE_CURRENT_DATA) {
+    await new Promise((shown) => video.addEventListener("loadeddata", shown, { once: true }));
+  }
+  const bitmap = takes ? await createImageBitmap(video) : null;
   stream.getTracks().forEach((track) => track.stop());
   if (bitmap) {
     current = { bitmap, name: "from the camera" };
