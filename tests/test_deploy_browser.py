@@ -181,7 +181,7 @@ def test_the_camera_is_shown_and_let_go(page):
     dialog.get_by_role("button", name="Cancel").click()
     assert page.locator("#picture").is_hidden()
     page.get_by_role("button", name="Use the camera").click()
-    dialog.get_by_role("button", name="Take the picture").click()  # also before the camera has shown one
+    dialog.get_by_role("button", name="Take the picture").click()
     assert len(answer(page)) == 5
     tracks = page.evaluate("document.querySelector('video').srcObject.getTracks().map((track) => track.readyState)")
     assert set(tracks) == {"ended"}

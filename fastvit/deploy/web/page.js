@@ -198,17 +198,15 @@ function listen() {
 }
 
 async function takePicture() {
-  const dialog = $("viewfinder"), video = dialog.querySelector("video");
+  const dialog = $("viewfinder"), video = dialog.querySelector("video"), take = dialog.querySelector("button");
   const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  take.disabled = true; // until there is something to take
+  video.addEventListener("loadeddata", () => (take.disabled = false), { once: true });
   video.srcObject = stream;
   dialog.returnValue = "";
   dialog.showModal();
   await new Promise((closed) => dialog.addEventListener("close", closed, { once: true }));
-  const takes = dialog.returnValue === "take";
-  if (takes && video.readyState < video.HAVE_CURRENT_DATA) {
-    await new Promise((shown) => video.addEventListener("loadeddata", shown, { once: true }));
-  }
-  const bitmap = takes ? await createImageBitmap(video) : null;
+  const bitmap = dialog.returnValue === "take" ? await createImageBitmap(video) : null;
   stream.getTracks().forEach((track) => track.stop());
   if (bitmap) {
     current = { bitmap, name: "from the camera" };
