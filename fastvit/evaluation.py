@@ -109,10 +109,13 @@ def evaluate_forms(
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     picture = task.draw(_on(model, torch.device("cpu")), some_samples(data.samples), data.class_names)
     picture.savefig(written[1], dpi=120)
+    notices = [*data.notices()]
     if mistakes := task.draw_mistakes(metrics[form], data, explain_with=model if explain else None):
         written.append(folder / "mistakes.png")
         mistakes.savefig(written[-1], dpi=120)
-    return result, [*written, *task.write_details(metrics[form], data, folder)], data.notices()
+    elif explain:
+        notices.append("--explain: there is no mistakes.png, for no image is wrong, or the images are a stream")
+    return result, [*written, *task.write_details(metrics[form], data, folder)], notices
 
 
 def _forms(trained: Trained, forms: Sequence[str]) -> dict[str, Network]:

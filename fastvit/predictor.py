@@ -115,7 +115,7 @@ def find_predictor(
 ) -> type[Predictor]:
     """The predictor of a task. Raises RunError, whose subject is the network, if there is none, or it needs more."""
     if task is None:
-        raise RunError("gives features, which say nothing about an image by themselves")
+        raise RunError("gives features, which say nothing about an image by themselves: fastvit embed writes them")
     if task not in PREDICTORS:
         raise RunError(f"is for {task}, for which single images cannot be predicted: use fastvit evaluate")
     needed = {"preprocessing": preprocessing, "labels": labels}

@@ -115,6 +115,8 @@ class Affine:
 
     def _after(self, inner: "Affine") -> "Affine":
         """self(inner(x)), where one of the two treats each channel of each pixel by itself."""
+        if len(inner.kernel) != self.kernel.shape[1] * self.groups:
+            raise CannotFuse(f"a layer of {self.kernel.shape[1] * self.groups} channels follows {len(inner.kernel)}")
         if self._is_per_channel:
             kernel, bias = inner.kernel * self.kernel, inner.bias * self.kernel.flatten() + self.bias
             return replace(inner, kernel=kernel, bias=bias, tail=self.tail)

@@ -172,6 +172,6 @@ def test_zero_shot_refuses_in_a_sentence(clip_name, photos, tmp_path, capsys, mo
     assert "--classes needs two names at least" in said(clip_name, random, classes=("cat",))
     assert "these are embeddings of different models: the images' are of x, and the texts'" in said(clip_name, random)
     said_of_labels = complaint(predict, [str(photos), "--model", clip_name, random], capsys)
-    assert said_of_labels == f"{clip_name} gives features, which say nothing about an image by themselves"
+    assert said_of_labels.startswith(f"{clip_name} gives features, which say nothing about an image by themselves:")
     monkeypatch.setattr("fastvit.errors.find_spec", lambda name: None)
     assert said(clip_name, random).endswith('needs open_clip: pip install "fastvit[features]"')

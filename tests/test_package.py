@@ -1,13 +1,17 @@
 """The package as a whole: what imports what, what importing costs, what each command needs."""
 
 import ast
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from fastvit.cli.main import ends_quietly
 from fastvit.errors import EXTRAS
 
 ROOT = Path(__file__).parents[1]
@@ -167,3 +171,20 @@ def test_a_reader_that_stops_is_no_error():
         )
         assert len(done.stdout.splitlines()) == heard
         assert done.stderr.strip() in ("0", "141")  # a shell's word for SIGPIPE, and no traceback
+
+
+def test_a_command_that_is_asked_to_end_cleans_up():
+    before, cleaned = signal.getsignal(signal.SIGTERM), []
+
+    def command():
+        with ends_quietly():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(10)
+            finally:
+                cleaned.append(True)
+
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert (end.value.code, cleaned) == (143, [True])
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -83,6 +83,31 @@ def test_batches_and_threads_change_nothing(predictor, images, batch, threads):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow  # OpenVINO has to compile
+def test_many_images_are_predicted_by_openvino_with_the_same_answers(random_run, images, tmp_path, monkeypatch, capsys):
+    need("openvino")
+    usual, fast, said = tmp_path / "usual.csv", tmp_path / "fast.csv", "making the network ready for OpenVINO"
+    predict([str(images), "--model", str(random_run), "--output", str(usual)])
+    assert said not in capsys.readouterr().err
+    monkeypatch.setattr("fastvit.cli.predict.MANY", 9)
+    predict([str(images), "--model", str(random_run), "--output", str(fast)])
+    assert said in capsys.readouterr().err
+    rows = [list(csv.DictReader(path.open(encoding="utf-8"))) for path in (usual, fast)]
+    assert len(rows[0]) == 9
+    for one, other in zip(*rows, strict=True):
+        assert (one["image"], one["label"]) == (other["image"], other["label"])
+        assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-4)
+    predict([str(images), "--model", str(random_run), "--output", str(tmp_path / "eager.csv"), "--engine", "eager"])
+    assert said not in capsys.readouterr().err
+    with monkeypatch.context() as broken:
+        broken.setattr("fastvit.deploy.compile._find", lambda name: 1 / 0)
+        with pytest.raises(ZeroDivisionError):  # a bug is no reason to compute otherwise
+            predict([str(images), "--model", str(random_run)])
+    monkeypatch.setattr("fastvit.deploy.compile._difference", lambda *_: 1.0)
+    predict([str(images), "--model", str(random_run)])
+    assert "OpenVINO cannot compute it, so PyTorch does: what openvino computes differs" in capsys.readouterr().err
+
+
 def image_of(path):
     with Image.open(path) as image:
         return image.convert("RGB")
@@ -201,6 +226,8 @@ def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predicto
         (".", ["--top", "0"], "--top is 0, and has to be at least 1"),
         (".", ["--top", "-1"], "--top is -1, and has to be at least 1"),
         (".", ["--batch", "0"], "--batch is 0, and has to be at least 1"),
+        (".", ["--engine", "openvin"], "there is no engine 'openvin'"),
+        (".", ["--engine", "openvino", "--explain", "seen"], "--explain needs gradients, which only PyTorch has"),
         (".", ["--output", "p.txt"], "has to end in .csv or .jsonl"),
         (".", ["--output", "there.csv"], "there.csv exists already: name another, or say --overwrite"),
         (".", ["--output", "/proc/x.csv"], "/proc/x.csv cannot be written"),
@@ -269,4 +296,4 @@ def test_what_is_no_classifier(images, tmp_path, capsys):
     arguments = ["--random-weights", "--features", "--image-size", "64", "--output", str(tmp_path)]
     export(["fastvit_t8", *arguments, "--format", "safetensors"])
     said = complaint(predict, [str(images), "--model", str(tmp_path / "fastvit_t8.safetensors")], capsys)
-    assert said.endswith("gives features, which say nothing about an image by themselves")
+    assert said.endswith("gives features, which say nothing about an image by themselves: fastvit embed writes them")

@@ -20,6 +20,7 @@ from fastvit import (
     fusion_error,
     reparameterize_model,
 )
+from fastvit.reparam import collapse
 from reference import randomize
 
 
@@ -200,6 +201,12 @@ def test_replaced_parts_that_still_fit_fuse():
             warnings.simplefilter("error")
             fused = reparameterize_model(module)
         assert fusion_error(module, fused, (8, 8, 8)) < 1e-5
+
+
+def test_layers_of_other_channels_do_not_follow_each_other():
+    """A scale of one channel works on any number of them, and is then no convolution of those."""
+    with pytest.raises(CannotFuse, match="a layer of 4 channels follows 1"):
+        collapse(LayerScale(1), nn.Conv2d(4, 4, 1))
 
 
 def test_a_bug_in_an_equivalent_is_not_hidden():

@@ -20,6 +20,7 @@ from fastvit.recipes import load_recipe, make_task
 from fastvit.tasks.multi_label.details import write_details
 from fastvit.tasks.multi_label.digits import LabelledScenes
 from fastvit.tasks.multi_label.metrics import MultiLabelMetrics, average_precisions
+from fastvit.tasks.multi_label.mistakes import surest_mistakes
 from fastvit.tasks.multi_label.task import MultiLabel
 from fastvit.trained import load_trained
 from fastvit.training.engine import train
@@ -99,6 +100,18 @@ def test_the_tables_of_images_and_of_labels(tmp_path: Path):
         ["sun", "1", "100.00", "100.00", "100.00", "100.00"],
         ["moon", "0", "", "", "", ""],
     ]
+
+
+def test_the_surest_mistakes_are_labels_that_are_not_there_or_that_were_missed():
+    logits = torch.tensor([[2.0, -1, -1], [1, 1, -1], [-1, 3, -1], [9, 9, 9]])
+    labels = torch.tensor([[1.0, 0, 0], [0, 1, 0], [1, 0, 0], [NO_LABEL] * 3])
+    metrics = measured(logits[:1], labels[:1])
+    metrics.merge(measured(logits[1:], labels[1:]))
+    data = Part([(torch.rand(3, 8, 8), each) for each in labels], ("sea", "sun", "moon"))
+    figure = task().draw_mistakes(metrics, data, explain_with=None)
+    said = [axes.get_title() for axes in figure.axes]
+    assert said == ["sun 95%\nis not there", "sea 73%\nis not there", "sea 27%\nis there"]
+    assert [each.index for each in surest_mistakes(metrics, 2)] == [2, 1]
 
 
 # ---- what it learns --------------------------------------------------------------------------------------------------

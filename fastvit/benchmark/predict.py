@@ -2,13 +2,15 @@
 
 Everything from the file to the answer is measured: read, decoded, resized, computed. One after the other is what a
 script does that calls timm's transform and the network for each file, as trained and fused. The ways take turns, a
-whole folder each.
+whole folder each. The time until the first image, which an engine takes to be made ready, is apart.
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -49,6 +51,7 @@ class PredictSuite(Section):
 SUITE = PredictSuite
 Way = Callable[[Sequence[Path]], list[Tensor]]  # from files to the probabilities of each
 _way: Way  # of this process
+_until_ready: float  # seconds, also of this process
 
 
 def measure(suite: PredictSuite) -> Iterator[dict[str, Any]]:
@@ -56,16 +59,17 @@ def measure(suite: PredictSuite) -> Iterator[dict[str, Any]]:
 
     (`fastvit predict` has its process keep the memory that it frees, which would make the others faster, too.)
     """
-    rates: dict[str, list[float]] = {name: [] for name in WAYS}
+    rates: dict[str, list[float]] = {name: [] for name in ways()}
     with _files(suite) as paths, ExitStack() as stack:
-        processes = {name: stack.enter_context(_process(suite, name)) for name in WAYS}
+        processes = {name: stack.enter_context(_process(suite, name)) for name in rates}
+        ready = {name: process.submit(_seconds_until_ready).result() for name, process in processes.items()}
         for process in processes.values():
             process.submit(_seconds, paths[: suite.batch]).result()
         for _ in range(suite.rounds):
             for name, process in processes.items():
                 rates[name].append(len(paths) / process.submit(_seconds, paths).result())
             about = {"suite": suite.model_dump(mode="json"), "environment": environment(), "images": len(paths)}
-            yield about | {"images_per_second": rates}
+            yield about | {"images_per_second": rates, "seconds_until_ready": ready}
 
 
 def _process(suite: PredictSuite, name: str) -> ProcessPoolExecutor:
@@ -74,10 +78,17 @@ def _process(suite: PredictSuite, name: str) -> ProcessPoolExecutor:
 
 def _begin(name: str, network: str, batch: int) -> None:
     """Of a process: make its way to predict ready."""
-    global _way
-    if name == COMMAND:
+    global _way, _until_ready
+    if name in (COMMAND, BY_OPENVINO):
         keep_freed_memory(torch.device("cpu"))
-    _way = WAYS[name](find_trained(network, Options(random_weights=True)), batch)
+    trained = find_trained(network, Options(random_weights=True))
+    start = time.perf_counter()
+    _way = ways()[name](trained, batch)
+    _until_ready = time.perf_counter() - start
+
+
+def _seconds_until_ready() -> float:
+    return _until_ready
 
 
 def _seconds(paths: Sequence[Path]) -> float:
@@ -96,14 +107,20 @@ def fused(trained: Trained, batch: int) -> Way:
     return _one_by_one(reparameterize_model(trained.module), trained)
 
 
-def command(trained: Trained, batch: int) -> Way:
+def command(trained: Trained, batch: int, engine: str | None = None) -> Way:
     """What `fastvit predict` does on a CPU."""
-    predictor = trained.predictor
+    predictor = trained.predictor_on(torch.device("cpu"), engine)
     return lambda paths: [each.prediction.probabilities for each in predict_files(predictor, paths, batch=batch)]
 
 
 BASELINE, COMMAND = "one after the other, fused", "fastvit predict"
-WAYS = {"one after the other, as trained": as_trained, BASELINE: fused, COMMAND: command}
+BY_OPENVINO = "fastvit predict --engine openvino"
+
+
+def ways() -> dict[str, Callable[[Trained, int], Way]]:
+    """All that are compared, by name."""
+    known = {"one after the other, as trained": as_trained, BASELINE: fused, COMMAND: command}
+    return known | ({BY_OPENVINO: partial(command, engine="openvino")} if find_spec("openvino") else {})
 
 
 def _one_by_one(network: nn.Module, trained: Trained) -> Way:
@@ -118,11 +135,12 @@ def _one_by_one(network: nn.Module, trained: Trained) -> Way:
 
 def table(result: dict[str, Any]) -> str:
     """A row for each way."""
-    rows: list[tuple[str, ...]] = [("way", "images/s", "from", "to", f"x {BASELINE}")]
-    rates = result["images_per_second"]
+    rows: list[tuple[str, ...]] = [("way", "images/s", "from", "to", f"x {BASELINE}", "s until ready")]
+    rates, ready = result["images_per_second"], result["seconds_until_ready"]
     for name, each in rates.items():
         ratio = paired_ratio(rates, name, BASELINE)
-        rows.append((name, f"{median(each):.1f}", f"{min(each):.1f}", f"{max(each):.1f}", f"{ratio:.2f}"))
+        figures = (median(each), min(each), max(each))
+        rows.append((name, *(f"{rate:.1f}" for rate in figures), f"{ratio:.2f}", f"{ready[name]:.1f}"))
     machine, suite = result["environment"], result["suite"]
     what = f"{suite['network']}, {result['images']} images, {suite['rounds']} rounds"
     return f"{markdown(rows)}\n\n{what}; {machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']}"

@@ -7,6 +7,7 @@ the default `light`.
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def ends_quietly() -> Iterator[None]:
-    """No traceback, and a shell's status, after Ctrl-C, and where a reader such as `head` has heard enough."""
+    """No traceback, and a shell's status, after Ctrl-C, and where a reader such as `head` has heard enough.
+
+    Asked to end (SIGTERM), the command removes its unfinished files first, unless it has a way of its own to stop.
+    """
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
         sys.stdout.flush()  # else it fails when Python ends
@@ -50,6 +55,8 @@ def ends_quietly() -> Iterator[None]:
         sys.exit(141)  # 128 and the number of SIGPIPE
     except KeyboardInterrupt:
         sys.exit(130)  # 128 and the number of SIGINT
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -6,7 +6,8 @@ fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jso
 fastvit predict photos/ --model runs/finetune --explain explained
 
 Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: where
-they were exported for), and otherwise on all cores.
+they were exported for), and otherwise on all cores; a classifier by OpenVINO where that is installed and there are so
+many images that making it ready pays.
 """
 
 import argparse
@@ -14,17 +15,21 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit.cli.source import SOURCE, add_weights, image_size, options
-from fastvit.errors import DataError, RunError, some
+from fastvit.errors import DataError, RunError, UserError, some
 
 if TYPE_CHECKING:
     from fastvit.prediction import Predicted
     from fastvit.predictor import Predictor, Shown
+    from fastvit.trained import Trained
 
 TABLES = (".csv", ".jsonl")
+EAGER = "eager"  # PyTorch, without being made ready
+MANY = 1000  # images for which another engine pays
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (5)")
     parser.add_argument("--score", type=float, default=0.5, help="that an object or a label must have (0.5)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time (16)")
+    parser.add_argument("--engine", metavar="NAME", help="eager, openvino, onnxruntime, torch, or auto: the fastest")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="a side, or height and width")
     add_weights(parser)
 
@@ -55,13 +61,12 @@ def run(arguments: argparse.Namespace) -> None:
     )
     from fastvit.predictor import Shown
     from fastvit.runtime.allocator import keep_freed_memory
-    from fastvit.runtime.device import best_device
     from fastvit.trained import find_trained
 
     require_sound(arguments)
     paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
     trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
-    predictor = trained.predictor_on(best_device())
+    predictor = make_predictor(trained, len(paths), arguments)
     keep_freed_memory(predictor.device)
     if arguments.explain:
         require_explainable(predictor, arguments.model)
@@ -81,8 +86,34 @@ def run(arguments: argparse.Namespace) -> None:
     tell(predict_files(predictor, paths, batch=arguments.batch, then=pictures), len(paths), predictor, arguments, shown)
 
 
+def make_predictor(trained: "Trained", count: int, arguments: argparse.Namespace) -> "Predictor":
+    """By the engine that is asked for; or by OpenVINO where that pays, and by PyTorch where it cannot."""
+    from fastvit.runtime.device import best_device
+
+    device, engine = best_device(), arguments.engine
+    if engine or not pays(trained, device.type, count, arguments):
+        return trained.predictor_on(device, None if engine == EAGER else engine)
+    print("making the network ready for OpenVINO (or say --engine eager)", file=sys.stderr)
+    try:
+        return trained.predictor_on(device, "openvino")
+    except (UserError, RuntimeError) as error:
+        print(f"OpenVINO cannot compute it, so PyTorch does: {error}", file=sys.stderr)
+        return trained.predictor_on(device)
+
+
+def pays(trained: "Trained", device: str, count: int, arguments: argparse.Namespace) -> bool:
+    """Whether OpenVINO is faster, with the time that it takes to be made ready. It has no gradients to explain with."""
+    from fastvit.predictor import CLASSIFIERS
+    from fastvit.trained import Kind
+
+    can = device == "cpu" and trained.does in CLASSIFIERS and trained.kind is not Kind.FILE and not arguments.explain
+    return can and count >= MANY and all(map(find_spec, ("openvino", "onnx", "onnxscript")))
+
+
 def require_sound(arguments: argparse.Namespace) -> None:
     """Raise RunError for numbers that mean nothing, and files that must not be replaced."""
+    if arguments.explain and arguments.engine not in (None, EAGER):
+        raise RunError("--explain needs gradients, which only PyTorch has: leave out --engine")
     for name in ("top", "batch"):
         if getattr(arguments, name) < 1:
             raise RunError(f"--{name} is {getattr(arguments, name)}, and has to be at least 1")

@@ -11,10 +11,12 @@ from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import ExportError, RunError
-from fastvit.predictor import Prediction, Predictor, find_predictor
+from fastvit.predictor import CLASSIFIERS, Prediction, Predictor, find_predictor
 from fastvit.reparam import reparameterize_model
 from fastvit.trained.name import Kind
 from fastvit.training.task import Network, Task
+
+EXAMPLE_BATCH = 16  # images, on which an engine is compared with the network
 
 
 @dataclass(frozen=True)
@@ -64,22 +66,37 @@ class Trained:
         """What says something about images, on the CPU."""
         return self.predictor_on(torch.device("cpu"))
 
-    def predictor_on(self, device: torch.device) -> Predictor:
+    def predictor_on(self, device: torch.device, engine: str | None = None) -> Predictor:
         """As `predictor`, on a device; exported files are at home on the CPU.
 
+        Args:
+            engine: of `compile_for_inference`, for a classifier that is no exported file. It makes the network ready
+                for images of the validated size, which takes seconds to minutes. None: PyTorch, at once.
+
         Raises:
-            UserError: its task has none, or an exported file does not say what it needs.
+            UserError: its task has none, an exported file does not say what it needs, or the engine cannot be used.
         """
         try:
             make = find_predictor(self.does, self.preprocessing, self.labels, self.task)
         except RunError as error:
             raise RunError(f"{self.source} {error}") from error
         network = self.network
-        if isinstance(network, nn.Module):
+        if engine:
+            network = self._made_ready(device, engine)
+        elif isinstance(network, nn.Module):
             network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
         else:
             device = torch.device("cpu")
         return make(network, device=device, preprocessing=self.preprocessing, labels=self.labels, task=self.task)
+
+    def _made_ready(self, device: torch.device, engine: str) -> Network:
+        from fastvit.deploy.compile import compile_for_inference
+
+        if self.does not in CLASSIFIERS or self.preprocessing is None:
+            raise RunError(f"{self.source} is no classifier, whose images have one size: leave out the engine")
+        shape = (EXAMPLE_BATCH, 3, self.preprocessing.height, self.preprocessing.width)
+        example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return compile_for_inference(self.module.to(device), example, engine=engine)
 
     def __call__(self, image: Image.Image) -> Prediction:
         (prediction,) = self.predictor.predict([self.predictor.prepare(image.convert("RGB"))])

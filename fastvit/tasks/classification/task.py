@@ -26,7 +26,7 @@ from fastvit.tasks.classification.distillation import (
     stored_targets,
 )
 from fastvit.tasks.classification.metrics import ClassificationMetrics
-from fastvit.tasks.classification.mistakes import draw_mistakes
+from fastvit.tasks.classification.mistakes import draw_mistakes, surest_mistakes
 from fastvit.tasks.classification.picture import label_words, prediction_grid
 from fastvit.tasks.classification.recipe import ClassificationRecipe
 from fastvit.tasks.classification.stored import StoredAnswers
@@ -186,7 +186,8 @@ class Classification(Task):
     def draw_mistakes(
         self, metrics: ClassificationMetrics, data: Part, *, explain_with: nn.Module | None
     ) -> "Figure | None":
-        return draw_mistakes(metrics, data, self.normalization, explain_with=explain_with)
+        mistakes = surest_mistakes(metrics)
+        return draw_mistakes(mistakes, data.class_names, data, self.normalization, explain_with=explain_with)
 
     def write_details(self, metrics: ClassificationMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)

@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit.data.images import NO_LABEL
+from fastvit.tasks.classification.mistakes import draw_mistakes
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.task import Classification
 from fastvit.tasks.multi_label.augmentation import SeveralLabelsAugmentation
 from fastvit.tasks.multi_label.details import joined, write_details
 from fastvit.tasks.multi_label.metrics import MultiLabelMetrics
+from fastvit.tasks.multi_label.mistakes import TRUTHS, surest_mistakes
 from fastvit.tasks.multi_label.recipe import MultiLabelRecipe
 from fastvit.training.task import Network, Part
 
@@ -66,8 +68,11 @@ class MultiLabel(Classification):
         said, is_true = ([sets.index(each) for each in labels] for labels in (predicted, true))
         return prediction_grid(self.normalization.undo(images), said, is_true, sets)
 
-    def draw_mistakes(self, metrics: MultiLabelMetrics, data: Part, *, explain_with: nn.Module | None) -> None:
-        """None: an image has no one answer to be wrong about; predictions.csv has the probability of each label."""
+    def draw_mistakes(
+        self, metrics: MultiLabelMetrics, data: Part, *, explain_with: nn.Module | None
+    ) -> "Figure | None":
+        names = (*data.class_names, *TRUTHS)
+        return draw_mistakes(surest_mistakes(metrics), names, data, self.normalization, explain_with=explain_with)
 
     def write_details(self, metrics: MultiLabelMetrics, data: Part, folder: Path) -> list[Path]:
         return write_details(metrics, data, folder)
