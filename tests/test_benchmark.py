@@ -1,30 +1,21 @@
-"""Suites are read strictly; what is compared takes turns; what is interrupted goes on; what fails is reported."""
+"""What is compared takes turns; what is interrupted goes on; what fails is reported."""
 
 import json
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
-from fastvit.benchmark import bench, limits, machine
 from fastvit.benchmark import measure as measuring
-from fastvit.benchmark.bench import Bench
-from fastvit.benchmark.everything import PARTS, Part, everything
+from fastvit.benchmark.everything import Part, everything
 from fastvit.benchmark.measure import groups, measure
 from fastvit.benchmark.measurement import Failure, Measurement
-from fastvit.benchmark.networks import input_size
 from fastvit.benchmark.result import Result, load
-from fastvit.benchmark.special import special_suite
-from fastvit.benchmark.suite import MIN_SAMPLES, Form, Network, Suite, load_suite
-from fastvit.benchmark.workers import Worker, WorkerDied
-from fastvit.deploy import ENGINES
+from fastvit.benchmark.suite import MIN_SAMPLES, Suite
+from fastvit.benchmark.workers import WorkerDied
 from fastvit.errors import RecipeError, RunError
-from launch import ROOT, complaint, script
+from launch import ROOT, script
 
-SUITES = sorted(path for path in (ROOT / "configs" / "benchmark").glob("*.yaml") if special_suite(path) is None)
-DEPLOY = next(path for path in SUITES if path.stem == "deploy")
 benchmark = script("benchmark")
 
 
@@ -39,67 +30,6 @@ def small_suite(**changes) -> Suite:
         "rounds": 5,
     }
     return Suite.model_validate_json(json.dumps(parts | changes))
-
-
-# ---- suites ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
-def test_every_suite_loads_and_its_quick_part_has_enough_samples(path: Path):
-    suite = load_suite(path)
-    short = suite.shortened()
-    assert set(short.networks) <= set(suite.networks)
-    assert short.rounds * short.calls >= MIN_SAMPLES
-    for device in ("cpu", "cuda"):
-        if any(device in form.on for form in short.forms.values()):
-            assert list(groups(short, device))
-    for network in suite.networks.values():
-        assert suite.image_sizes or input_size(network)[1] >= 32
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("networks.T8.nam=x", "unknown key networks.T8.nam; did you mean name?"),
-        ("networks.T8.name=fastvit_t9", "did you mean fastvit_t8?"),
-        ("networks.T8.registered_in=nowhere.py", "there is no file nowhere.py"),
-        ("networks.T8.top1={plain: 76.2}", "top1 and source go together"),
-        ("networks.T8={name: fastvit_t8, top1: {plain: 76.2}, source: tim}", "networks.T8.source: there is no 'tim'"),
-        ("forms.eager={engine: tensorrt}", "forms.eager.engine: should be 'eager', 'compiled', 'onnxruntime'"),
-        ("forms.x={engine: onnxruntime, dtype: float16}", "onnxruntime runs in float32"),
-        ("forms.x={engine: openvino}", "openvino is measured on the CPU: add on: [cpu]"),
-        ("forms.x={dtype: int8}", "int8 is timed with engine openvino"),
-        ("forms.x={train: true}", "train needs fuse: false"),
-        ("forms.x={cuda_graph: true}", "cuda_graph is about eager inference on a GPU: add on: [cuda]"),
-        ("rounds=2", "at least 10 samples are needed"),
-        ("baseline=timmm", "there is no 'timmm'; did you mean timm?"),
-        ("baseline=T8", "baseline must be one of the forms, which take turns, not 'T8'"),
-        ("take_turns=networks", "baseline must be one of the networks, which take turns, not 'timm'"),
-        ("claims=[{where: t, fast: T8, slow: B5, published: {iPhone: [1, 2]}}]", "claims: t: there is no 'B5'"),
-        ("claims=[{where: t, text: x, published: {iPhone: [1, 2]}}]", "give fast and slow, or not_measured and text"),
-    ],
-)
-def test_a_mistake_is_a_sentence_and_writes_nothing(override: str, message: str, tmp_path: Path, capsys):
-    text = complaint(benchmark, [str(DEPLOY), override, f"output={tmp_path / 'out'}"], capsys)
-    assert message in text
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "name a suite, or --everything"),
-        (["x", "--device", "cuda"], "a suite takes device=<name>"),
-        (["x", "--minutes", "-1"], "--minutes must be more than 0, not -1"),
-        (["--everything", "--quick"], "--quick is about one suite"),
-        (["compare", "a"], "compare two results, the earlier one first, not 1"),
-        (["compare", "a", "b"], "a cannot be read"),
-        (["report"], "name the results to report"),
-        (["report", str(DEPLOY)], "is no result of `fastvit benchmark`"),
-    ],
-)
-def test_a_command_that_says_too_little(arguments: list[str], message: str, capsys):
-    assert message in complaint(benchmark, arguments, capsys)
 
 
 # ---- who takes turns with whom ---------------------------------------------------------------------------------------
@@ -268,127 +198,6 @@ def test_everything_goes_on_within_its_time(played: SimpleNamespace, tmp_path: P
     played.diary.clear()
     assert [result.complete for result in everything(**common)] == [True, True]
     assert played.diary == []
-
-
-@pytest.mark.parametrize("device", PARTS)
-def test_the_parts_of_everything_are_there(device: str):
-    for part in PARTS[device]:
-        suite = load_suite(next(path for path in SUITES if path.stem == part.suite), part.overrides)
-        kept = suite.only(part.networks, part.forms)
-        assert set(part.networks) <= kept.networks.keys()
-        measured = [m for group in groups(kept, device) for m in group]
-        assert {m.form_name for m in measured} >= set(part.forms)
-        assert {kept.baseline} <= {None, *(name for m in measured for name in (m.network_name, m.form_name))}
-
-
-def test_a_gpu_is_described_with_what_makes_it_slow(monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92301)
-    found = machine.environment_of("cuda", 2)
-    assert found["cudnn"] == "9.23.1"
-    assert {"driver", "cuda", "gpu", "threads"} <= found.keys()
-    assert "cuDNN 9.23.1 can be five times as slow" in machine.known_problems(found)[0]
-    assert not machine.known_problems({"cudnn": "9.24.0"})
-    assert not machine.known_problems(machine.environment_of("cpu", 2))
-
-
-# ---- the machine -----------------------------------------------------------------------------------------------------
-
-
-def test_limits_are_those_of_the_fastest_shape(monkeypatch):
-    monkeypatch.setitem(limits.SHAPES, "cpu", ((64, 64, 64), (256, 256, 256)))
-    monkeypatch.setattr(limits, "ENOUGH_SECONDS", 0.01)
-    found = limits.peak(torch.float32, torch.device("cpu"))
-    assert found["flops"] > 1e9
-    assert "256" in found["by"]
-    assert limits.bandwidth(torch.device("cpu"), 2**20) > 1e8
-    assert limits.least_seconds(1e9, 1e6, flops=1e9, bytes_per_second=1e9) == (1.0, "compute")
-    assert limits.least_seconds(1e6, 1e9, flops=1e9, bytes_per_second=1e9) == (1.0, "memory")
-
-
-# ---- processes -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def worker():
-    worker = Worker(1, "cpu")
-    yield worker
-    worker.close()
-
-
-def measurement(name: str = "fastvit_t8", **form) -> Measurement:
-    return Measurement(name, "form", Network(name=name, image_size=64), Form(**form), 2)
-
-
-@pytest.mark.slow
-def test_a_worker_measures_and_goes_on_after_a_failure(worker: Worker):
-    asked = measurement()
-    facts = worker.build(asked)
-    assert facts["image_size"] == 64
-    times = worker.call(asked, 3)
-    assert len(times) == 3
-    assert all(1e-4 < seconds < 10 for seconds in times)
-    failure = worker.build(measurement("resnet18", builtin=True))
-    assert isinstance(failure, Failure)
-    assert "resnet18 is none" in failure.reason
-    assert len(worker.call(asked, 1)) == 1
-    worker.keep([])
-    assert "KeyError" in worker.call(asked, 1).reason
-
-
-def test_a_waiting_worker_leaves_the_processor_to_others(worker: Worker):
-    worker.build(measurement())
-    worker.call(measurement(), 1)
-    stat = Path(f"/proc/{worker._process.pid}/stat")
-    if not stat.exists():
-        pytest.skip("no /proc")
-    time.sleep(0.1)
-    before = sum(int(ticks) for ticks in stat.read_text().split()[13:15])
-    time.sleep(0.5)
-    assert sum(int(ticks) for ticks in stat.read_text().split()[13:15]) - before <= 2  # of 50
-
-
-def test_a_dead_worker_is_a_sentence():
-    dying = Worker(1, "cpu")
-    with pytest.raises(RunError, match=r"not ready after 0 minutes"):
-        dying.build(measurement(), seconds=0)
-    with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in versions: if memory ran out"):
-        dying.versions()
-    dying.close()
-
-
-@pytest.mark.parametrize(
-    "form",
-    [
-        {},
-        {"dtype": "bfloat16"},
-        {"train": True, "fuse": False},
-        pytest.param({"engine": "onnxruntime", "on": ("cpu",)}, marks=pytest.mark.slow),
-        pytest.param({"engine": "openvino", "dtype": "int8", "on": ("cpu",)}, marks=pytest.mark.slow),
-        pytest.param({"engine": "fastest"}, marks=pytest.mark.slow),
-    ],
-)
-def test_every_form_is_built_and_called(form: dict, monkeypatch):
-    if form.get("engine") == "openvino":
-        pytest.importorskip("nncf")
-    monkeypatch.setattr(bench, "_taken_by", lambda call, device: 10**7)
-    process, asked = Bench(torch.device("cpu")), measurement("resnet18", **form)
-    facts = process.build(asked)
-    assert facts["parameters"] > 1e7
-    assert facts["macs"] == pytest.approx(1.82e9 * (64 / 224) ** 2, rel=0.02)
-    assert ("counted_memory" in facts) == bool(form.get("train"))
-    assert ("traffic" in facts) == (form.get("dtype") != "int8" and not form.get("train"))
-    if not form.get("engine"):
-        weights = 0 if form.get("train") else facts["parameters"] * (2 if form else 4)
-        assert facts["peak_memory"] == weights + 10**7
-    assert facts.get("engine") in (ENGINES if form.get("engine") == "fastest" else (None,))
-    assert len(process.call(asked, 2)) == 2
-    assert process.build(asked) is facts  # once
-
-
-def test_the_memory_of_a_call_is_what_it_takes_at_its_peak():
-    """32 MiB are written, then given back."""
-    taken = bench._taken_by(lambda: torch.ones(2**23).sum(), torch.device("cpu"))
-    assert taken is None or 30 * 2**20 < taken < 40 * 2**20
 
 
 @pytest.mark.slow
