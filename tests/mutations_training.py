@@ -64,7 +64,7 @@ TRAINING = {
             ('self.optimizer.load_state_dict(state["optimizer"])', "pass"),
             ("buffer.copy_(value)", "pass"),
         ],
-        "test_training_engine.py::test_a_step_whose_loss_is_not_finite_leaves_no_trace": [
+        "test_training_failures.py::test_a_step_whose_loss_is_not_finite_leaves_no_trace": [
             ("self.buffers.restore()", "pass"),
         ],
         "test_training_learner.py::test_clipped_is_the_gradient_not_its_scaled_copy": [

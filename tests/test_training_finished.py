@@ -15,7 +15,7 @@ from fastvit.training.engine import Trainer, train
 from fastvit.training.finished import closing_lines
 from fastvit.training.recipe import Recipe
 from fastvit.training.schedule import lr_schedule
-from test_training_engine import PLAN, SmallTask, assert_same_run, interrupt_after, results, small_recipe, small_run
+from small_task import PLAN, SmallTask, assert_same_run, interrupt_after, results, small_recipe, small_run
 
 
 @pytest.fixture(scope="module")

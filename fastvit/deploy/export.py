@@ -53,13 +53,7 @@ def export(
     """
     path = Path(path)
     kind = format if isinstance(format, Format) else get_format(format) if format else format_of(path)
-    kind.require()
-    if unsupported := set(dynamic) - set(kind.axes):
-        raise ExportError(f"{kind.name} cannot keep open: {', '.join(sorted(unsupported))}")
-    if opset is not None and "onnx" not in kind.converters:
-        raise ExportError(f"an opset is for onnx and openvino, not for {kind.name}")
-    if float32 and not kind.float16:
-        raise ExportError(f"{kind.name} files are in float32 all through: leave out float32")
+    _require_possible(kind, dynamic, opset, float32)
     require_free(path, kind, overwrite=overwrite)
     with placed_when_done(path, kind) as draft:
         request = make_request(
@@ -79,6 +73,16 @@ def export(
         sidecar = describe(kind, request, draft) | {"verification": kind.check(draft, request) | found}
         write_sidecar(sidecar, draft)
     return sidecar
+
+
+def _require_possible(kind: Format, dynamic: Collection[str], opset: int | None, float32: Collection[str]) -> None:
+    kind.require()
+    if unsupported := set(dynamic) - set(kind.axes):
+        raise ExportError(f"{kind.name} cannot keep open: {', '.join(sorted(unsupported))}")
+    if opset is not None and "onnx" not in kind.converters:
+        raise ExportError(f"an opset is for onnx and openvino, not for {kind.name}")
+    if float32 and not kind.float16:
+        raise ExportError(f"{kind.name} files are in float32 all through: leave out float32")
 
 
 def describe(kind: Format, request: Request, draft: Path) -> Sidecar:
