@@ -1,16 +1,21 @@
-"""Suites that measure the data workers and the teacher: small, but all that they do."""
+"""Suites that measure something else than networks: small, but all that they do."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from timm.data.loader import fast_collate
 
-from fastvit.benchmark import distillation, loader, predict, serving
+from deployment import need
+from fastvit.benchmark import distillation, loader, predict
 from fastvit.benchmark.special import SPECIAL, run_special, special_suite
+from fastvit.benchmark.work import macs
 from fastvit.errors import RecipeError, RunError
+from fastvit.reparam import reparameterize_model
 from fastvit.tasks import load_recipe, make_task
 from fastvit.trained import Options, find_trained
 from reference import randomize
@@ -85,17 +90,32 @@ def test_the_timed_ways_to_predict_say_the_same(tmp_path: Path):
         torch.testing.assert_close(each, answers[0], rtol=0, atol=0.02)
 
 
+@pytest.mark.slow  # OpenVINO has to compile
+def test_the_work_of_all_kinds_of_layers_is_that_of_the_network(tmp_path: Path):
+    need("openvino")
+    network = "networks={SA12: {name: fastvit_sa12, image_size: 64}}"
+    run_special(SUITES / "layers.yaml", (f"output={tmp_path}", "rounds=3", "dtypes=[float32]", network))
+    result = json.loads((tmp_path / "result.json").read_text())
+    (row,) = result["rows"]
+    kinds = row["kinds"].values()
+    fused = reparameterize_model(timm.create_model("fastvit_sa12"))
+    assert sum(kind["macs"] for kind in kinds) == macs(fused, (3, 64, 64))
+    assert row["kinds"]["depthwise convolutions"]["nodes"] >= 2 * 12  # of each block its mixer and its FFN's
+    assert 0.5 < sum(kind["ms"] for kind in kinds) / row["ms"] < 2
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
+
+
 def test_what_is_special_is_told_by_a_key(tmp_path: Path):
     kinds = {special_suite(path) for path in SUITES.glob("*.yaml")}
     assert kinds == {None, *SPECIAL}
     (tmp_path / "own.yaml").write_text("measures: loaders")
-    with pytest.raises(RecipeError, match="one of loader, distillation, serving, predict, not 'loaders'; did you mean"):
+    with pytest.raises(RecipeError, match="predict, layers, not 'loaders'; did you mean loader"):
         special_suite(tmp_path / "own.yaml")
 
 
 @pytest.mark.parametrize("name", SPECIAL)
 def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    module, sizes = {"loader": loader, "distillation": distillation, "serving": serving, "predict": predict}[name], []
+    module, sizes = import_module(f"fastvit.benchmark.{name}"), []
     monkeypatch.setattr(module, "measure", lambda suite: [sizes.append(suite.rounds)])
     monkeypatch.setattr(module, "table", lambda result: "")
     for quick in (False, True):

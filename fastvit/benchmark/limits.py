@@ -38,7 +38,16 @@ def peak(dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
 
 def bandwidth(device: torch.device, cache: int) -> float:
     """Bytes a second that go from and to memory at most, by a copy and a sum of what is far larger than the cache."""
-    source = torch.ones(max(8 * cache, 2**28) // 4, device=device)
+    return _copied(max(8 * cache, 2**28), device)
+
+
+def cached_bandwidth(device: torch.device) -> float:
+    """The same of what lies in the caches of the cores: the best of several sizes."""
+    return max(_copied(size, device) for size in (2**18, 2**19, 2**20, 2**21))
+
+
+def _copied(size: int, device: torch.device) -> float:
+    source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     copied = 2 * source.nbytes / _fastest(lambda: target.copy_(source))
     return max(copied, source.nbytes / _fastest(source.sum))

@@ -1,19 +1,20 @@
 """Suites that measure something else than networks. The key `measures` of such a suite is a module of this package.
 
 The module has `SUITE`, the section that the file describes; `measure(suite)`, which yields plain data that grows, the
-last of it complete; and `table(data)`.
+last of it complete; `table(data)`; and some have `picture(data)`.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 from fastvit.config import apply_overrides, read_file, validate
 from fastvit.errors import RecipeError, RunError, nearest
 
-SPECIAL = ("loader", "distillation", "serving", "predict")
+SPECIAL = ("loader", "distillation", "serving", "predict", "layers")
 
 
 def special_suite(path: Path) -> str | None:
@@ -47,6 +48,8 @@ def run_special(path: Path, overrides: Sequence[str], *, quick: bool = False) ->
         (suite.output / "result.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     text = f"# {suite.title}\n\n{module.table(result)}\n"
     (suite.output / "table.md").write_text(text, encoding="utf-8")
+    if hasattr(module, "picture") and find_spec("matplotlib"):
+        module.picture(result).savefig(suite.output / "picture.png", dpi=130)
     return text
 
 
