@@ -206,6 +206,8 @@ def _create(
     """
     arguments = {**VARIANTS[name].arguments(), **kwargs}
     features = {"flatten_sequential": True, "out_indices": out_indices or tuple(range(len(arguments["depths"])))}
+    # The filter is for files that are not timm's: Apple's, under the names of the published code, and those of CLIP and
+    # MobileCLIP, of which the image tower is taken. What has timm's names and shapes passes through as it is.
     with torch.device(device) if device else nullcontext():
         model = build_model_with_cfg(
             FastViT, name, pretrained, pretrained_filter_fn=convert_published, feature_cfg=features, **arguments

@@ -14,6 +14,12 @@ from fastvit.training.checkpoint import read_checkpoint
 
 MOST_LABELS = 20
 
+RESIZED = {  # by crop_mode
+    "center": "The shorter side of an image is",
+    "border": "The longer side of an image, which is padded with the mean color, is",
+    "squash": "Both sides of an image are",
+}
+
 USE = """## Use
 
 In timm, where it can be fine-tuned further:
@@ -120,7 +126,7 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
             *table,
             "",
             f"On {samples} images of the split `{recipe.data.val_split}`, which were not trained on, by the weights of "
-            f"epoch {epoch}, chosen as the best one on them. The shorter side of an image is resized to {side} "
+            f"epoch {epoch}, chosen as the best one on them. {RESIZED[size.crop_mode]} resized to {side} "
             f"pixels ({size.interpolation}), and the center of {size.height}x{size.width} taken.",
         ]
     )

@@ -66,3 +66,7 @@ def test_what_it_cannot_do_gets_a_sentence(interpolation):
     crop_pct = None if interpolation is None else 0.9
     with pytest.raises(ExportError, match=r"bicubic or bilinear, not (nearest|in a way of the task)$"):
         preprocessing_graph(replace(PREPROCESSING, interpolation=interpolation, crop_pct=crop_pct))
+    with pytest.raises(
+        ExportError, match=r"^only a crop of the center .* crop_mode is border: .*-preprocessing outside$"
+    ):
+        preprocessing_graph(replace(PREPROCESSING, crop_mode="border"))

@@ -19,7 +19,7 @@ from fastvit.deploy import Card, export
 from fastvit.deploy.sidecar import sha256, write_sidecar
 from fastvit.errors import DataError
 from fastvit.features import writing
-from fastvit.features.embedder import Embedder, licence_of
+from fastvit.features.embedder import Embedder
 from fastvit.features.files import read_embeddings
 from fastvit.trained import Options, find_trained, load_trained
 from launch import complaint, finish, script, start_script, two_ranks, wait_for
@@ -178,8 +178,11 @@ def test_two_processes_are_killed_and_start_again(folder, shards, tmp_path):
 # ---- any form of a network -------------------------------------------------------------------------------------------
 
 
-def test_features_of_a_run_are_those_before_its_classifier(random_run, folder):
-    trained = load_trained(random_run)
+@pytest.mark.parametrize("task", ["classification", "multi_label"])
+def test_features_of_a_classifier_are_those_before_its_last_layer(task, random_run, folder):
+    is_run = task == "classification"
+    trained = load_trained(random_run) if is_run else load_trained("quickstart/multi_label_digits", random_weights=True)
+    assert trained.does == task
     embedder = Embedder(trained, torch.device("cpu"))
     crops = torch.stack([trained.preprocessing.crop(Image.open(path).convert("RGB")) for path in folder.rglob("*.png")])
     found = torch.from_numpy(embedder(crops))
@@ -188,29 +191,19 @@ def test_features_of_a_run_are_those_before_its_classifier(random_run, folder):
     torch.testing.assert_close(trained.network.head.fc(found), logits, rtol=1e-3, atol=1e-3)
 
 
-def test_an_encoder_that_sees_whole_images_gets_them_in_a_square(monkeypatch):
+def test_an_encoder_that_sees_whole_images_gets_them_in_a_square():
     """FastVLM's, by its configuration: black above and below, and the whole width; others a crop of the middle."""
-    config = timm.get_pretrained_cfg("fastvithd")
-    assert config.crop_mode == "border"
     trained = replace(load_trained(TINY, random_weights=True, image_size=(64, 64)), does=None)
     trained = replace(trained, preprocessing=replace(trained.preprocessing, crop_pct=1.0))
+    of_fastvlm = find_trained("fastvithd", Options(random_weights=True, image_size=(64, 64))).preprocessing
     image = Image.new("RGB", (128, 64), "white")
     image.paste("red", (0, 0, 16, 64))
     assert Embedder(trained, torch.device("cpu")).prepare(image).min() == 255  # red is cut off
-    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: config)
-    square = Embedder(trained, torch.device("cpu")).prepare(image)
+    square = Embedder(replace(trained, preprocessing=of_fastvlm), torch.device("cpu")).prepare(image)
     assert not square[:, :15].any()
     assert not square[:, -15:].any()
     assert square[:, 20:44, 0].tolist() == [[255] * 24, [0] * 24, [0] * 24]
     assert square[:, 20:44, 20:].min() > 250
-
-
-def test_the_licence_of_apples_encoders_is_stated():
-    trained = find_trained("fastvit_mci0", Options(random_weights=True))
-    assert licence_of(trained) == ""
-    published = replace(trained, weights="timm's hub, fastvit_mci0.apple_mclip")
-    assert licence_of(published).startswith("apple-amlr, for research only")
-    assert licence_of(replace(published, architecture={"name": TINY, "options": {}})) == ""
 
 
 @SLOW

@@ -16,11 +16,13 @@ import fastvit
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy import Card, export
+from fastvit.deploy.sidecar import read_sidecar, sha256, write_sidecar
 from fastvit.errors import UserError
 from fastvit.recipes import load_recipe, make_task
 from fastvit.trained import Kind, Options, find_trained, kind_of, load_trained
 from fastvit.trained.of_file import AnyBatch
 from launch import QUICKSTART
+from photographs import photographs
 
 DIGITS = tuple("0123456789")
 
@@ -224,6 +226,62 @@ def test_the_quick_crop_is_timm_s_to_two_levels(interpolation, size):
         levels = (quick - preprocessing.transform()(image)).abs() * torch.tensor(std).view(3, 1, 1) * 255
         assert levels.max() < 2.01
         assert levels.mean() < 0.02
+
+
+@pytest.mark.parametrize("crop_mode", ["border", "squash"])
+@pytest.mark.parametrize("shape", [(96, 96), (64, 112)])
+def test_other_crops_than_of_the_center_are_timm_s(crop_mode, shape):
+    stated = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4), "interpolation": "bicubic", "crop_pct": 0.9}
+    config = stated | {"crop_mode": crop_mode, "input_size": (3, *shape)}
+    preprocessing = Preprocessing.of_timm(config)
+    timms = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=config))
+    for name, image in photographs().items():
+        expected = timms(image)
+        assert torch.equal(preprocessing.transform()(image), expected), name
+        cropped = preprocessing.normalize(preprocessing.crop(image)[None])[0]
+        torch.testing.assert_close(cropped, expected, rtol=0, atol=1e-5, msg=name)
+    centered = replace(preprocessing, crop_mode="center").transform()(image)
+    assert not torch.allclose(centered, expected, atol=0.1)
+
+
+def test_a_file_states_how_images_are_cropped(tmp_path):
+    """FastVLM's encoder: padded to a square. What was exported before this was stated crops the center."""
+    encoder = find_trained("fastvithd", Options(random_weights=True))
+    path = tmp_path / "encoder.onnx"
+    path.write_bytes(b"")
+    sidecar = {"files": {path.name: sha256(path)}, "input": {"layout": "NCHW", "batch": [1, 1]}}
+    write_sidecar(sidecar | encoder.card.to_dict(), path)
+    assert read_sidecar(path)["preprocessing"]["crop_mode"] == "border"
+    assert find_trained(str(path)).preprocessing == encoder.preprocessing
+    older = encoder.card.to_dict()
+    del older["preprocessing"]["crop_mode"], older["licence"]
+    write_sidecar(sidecar | older, path)
+    assert find_trained(str(path)).preprocessing.crop_mode == "center"
+    with pytest.raises(ValueError, match="crop_mode must be one of center, border, squash, not middle"):
+        replace(encoder.preprocessing, crop_mode="middle")
+
+
+# ---- licences --------------------------------------------------------------------------------------------------------
+
+
+def test_the_licence_of_published_weights_is_known(random_run, tmp_path):
+    """Of the tag; of a file of an encoder, Apple's; of a run, that of the weights that it began from."""
+    weights = tmp_path / "weights.pt"
+    torch.save({}, weights)
+    random, file = Options(random_weights=True), Options(checkpoint=weights)
+
+    def licence(source, options=Options()):  # noqa: B008 - frozen
+        return find_trained(source, options).licence
+
+    assert licence("fastvit_mci0.apple_mclip") == "apple-amlr"
+    assert licence("fastvit_t8.apple_in1k") == "fastvit-license"
+    assert licence("fastvithd", file) == licence("open_clip:MobileCLIP2-S0", file) == "apple-amlr"
+    assert licence("open_clip:MobileCLIP2-S0.dfndr2b") == "apple-amlr"
+    assert licence("fastvit_t8", file) == licence("open_clip:ViT-B-32", file) == ""
+    assert licence("fastvithd", random) == licence("open_clip:MobileCLIP2-S0", random) == ""
+    encoder = "model.name=fastvit_mci0.apple_mclip"
+    assert licence(str(random_run), Options(overrides=(encoder,))) == ""
+    assert licence(str(random_run), Options(overrides=(encoder, "model.pretrained=true"))) == "apple-amlr"
 
 
 def test_an_encoder_has_no_classes():

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options
+from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
 from fastvit.errors import RunError, require_packages, some
 
 if TYPE_CHECKING:
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> None:
         paths = [arguments.output / f"{part.name}.{arguments.format}" for part in parts]
         abouts = describe(trained, embedder, parts)
         left = processes.on_main(lambda: parts_left(paths, abouts, arguments.output))
-        if processes.is_main and embedder.licence:
-            print(f"licence of these weights: {embedder.licence}", file=sys.stderr)
+        if processes.is_main:
+            tell_licence(trained.licence)
         if processes.is_main and len(left) < len(parts):
             print(f"written before: {len(parts) - len(left)} of {len(parts)} files in {arguments.output}")
         processes.on_main(lambda: begin(arguments.output, paths))
@@ -95,7 +95,7 @@ def describe(trained: "Trained", embedder: "Embedder", parts: "list[Part]") -> l
     """What the file of each part says about itself."""
     from fastvit import __version__
 
-    source = {"source": trained.source, "weights": trained.weights, "licence": embedder.licence, "fastvit": __version__}
+    source = {"source": trained.source, "weights": trained.weights, "licence": trained.licence, "fastvit": __version__}
     return [{"model": embedder.model, **source, "images": part.fingerprint()} for part in parts]
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit import shipped
-from fastvit.cli.source import SOURCE, add_weights, options
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import RecipeError, RunError, require_packages
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> None:
             evaluate_robustness(recipe, arguments, processes)
             return
         trained, task = find(arguments)
+        if processes.is_main:
+            tell_licence(trained.licence)
         folder = arguments.output or folder_of(trained, task, arguments.overrides)
         forms = (arguments.form,) if arguments.form in FORMS else FORMS
         result, written, notices = evaluate_forms(
@@ -116,5 +118,6 @@ def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "P
         return
     summary = robustness.summarize(recipe, figures, robustness.missing_sets(recipe))
     written = robustness.write(summary, figures, folder)
+    tell_licence(recipe.model.find().licence)
     print(robustness.table(summary))
     print("\nwritten:", *written, sep="\n  ")

@@ -11,12 +11,12 @@ weights come from, and how far it is from the eager network. docs/deploy.md says
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options
+from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
 from fastvit.errors import ExportError
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
     size = image_size(arguments.image_size)
     trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
+    tell_licence(trained.licence)
     labels = labels_of(trained, arguments.labels)
     require_known_to_safetensors(trained, arguments.format)
     images = read_images(trained, arguments.images)
@@ -205,7 +206,7 @@ def require_known_to_safetensors(trained: "Trained", formats: list[str]) -> None
 def export_one(kind: "Format", path: Path, trained: "Trained", given: "Given", arguments: argparse.Namespace) -> str:
     import torch
 
-    from fastvit.deploy import Card, export
+    from fastvit.deploy import export
 
     size = trained.preprocessing
     sidecar = export(
@@ -214,7 +215,7 @@ def export_one(kind: "Format", path: Path, trained: "Trained", given: "Given", a
         torch.zeros(arguments.batch, 3, size.height, size.width),
         format=kind,
         dynamic=arguments.dynamic,
-        card=Card(trained.preprocessing, given.labels, trained.weights, trained.architecture, trained.does),
+        card=replace(trained.card, labels=given.labels),
         opset=arguments.opset if "onnx" in kind.converters else None,
         float32=given.float32 if kind.float16 else (),
         images=given.images,

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options
+from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
 from fastvit.errors import DataError, RunError, UserError, some
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     require_sound(arguments)
     paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
     trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+    tell_licence(trained.licence)
     predictor = make_predictor(trained, len(paths), arguments)
     keep_freed_memory(predictor.device)
     if arguments.explain:

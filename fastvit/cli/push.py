@@ -10,6 +10,8 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fastvit.cli.source import tell_licence
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder or checkpoint of a run")
@@ -21,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     import torch
 
-    from fastvit.deploy import Card, export
+    from fastvit.deploy import export
     from fastvit.deploy.formats.timm_folder import TimmFolder
     from fastvit.deploy.hub import push, require_repository
     from fastvit.model_card import model_card
@@ -29,11 +31,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     require_repository(arguments.repository)
     trained = find_trained(arguments.source)
+    tell_licence(trained.licence)
     repository = arguments.repository
     kind = TimmFolder(model_card(trained, title=repository.partition("/")[2], repository=repository))
     size = trained.preprocessing
     with TemporaryDirectory() as temporary:
         folder = Path(temporary) / f"network{kind.suffix}"
-        card = Card(trained.preprocessing, trained.labels, trained.weights, trained.architecture)
-        export(trained.module, folder, torch.zeros(1, 3, size.height, size.width), format=kind, card=card)
+        export(trained.module, folder, torch.zeros(1, 3, size.height, size.width), format=kind, card=trained.card)
         print(push(folder, repository, private=arguments.private, message=arguments.message))

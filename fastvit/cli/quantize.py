@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit.cli.source import SOURCE, add_weights, options
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import DataError, ExportError
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from fastvit.cli.formats import targets, write_each
-    from fastvit.deploy.card import Card
     from fastvit.deploy.formats import Format, get_format
     from fastvit.deploy.int8 import QUANTIZERS, quantize, split
     from fastvit.trained import find_trained
@@ -46,6 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     for name in arguments.format:
         QUANTIZERS[name].require()
     trained = find_trained(arguments.source, options(arguments))
+    tell_licence(trained.licence)
     if trained.does != "classification":
         raise ExportError(f"{arguments.source} is no classifier: int8 is measured by its classes, so only for them")
     name = arguments.name or f"{trained.name}-int8"
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             calibration,
             validation,
             format=kind.name,
-            card=Card(trained.preprocessing, trained.labels, trained.weights, trained.architecture),
+            card=trained.card,
             min_agreement=arguments.min_agreement,
             max_top1_loss=arguments.max_top1_loss,
             overwrite=arguments.overwrite,

@@ -1,6 +1,7 @@
 """The arguments by which every command names a network: see `fastvit.trained`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,14 @@ def options(
         features_only=features_only,
         overrides=tuple(getattr(arguments, "overrides", ())),
     )
+
+
+def tell_licence(licence: str) -> None:
+    """One line, where published weights come with conditions."""
+    from fastvit.trained.licence import CONDITIONS
+
+    if licence in CONDITIONS:
+        print(f"licence of Apple's published weights: {licence}, {CONDITIONS[licence]}", file=sys.stderr)
 
 
 def image_size(numbers: list[int] | None) -> tuple[int, int] | None:

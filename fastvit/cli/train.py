@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastvit.cli.source import tell_licence
 from fastvit.errors import RecipeError, RunStopped
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     from fastvit.runtime.processes import process_group
     from fastvit.tasks import make_task
+    from fastvit.trained.licence import licence_of_recipe
     from fastvit.training.dry_run import dry_run
     from fastvit.training.engine import train
 
@@ -47,6 +49,8 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.dry_run:
             processes.on_main(lambda: dry_run(make_task(recipe), recipe))
             return
+        if processes.is_main:
+            tell_licence(licence_of_recipe(recipe))
         try:
             train(make_task(recipe), recipe, resume_from=resume_from, processes=processes)
         except RunStopped as stopped:

@@ -11,7 +11,7 @@ import csv
 import sys
 from pathlib import Path
 
-from fastvit.cli.source import options
+from fastvit.cli.source import options, tell_licence
 from fastvit.errors import RunError
 
 
@@ -32,8 +32,10 @@ def run(arguments: argparse.Namespace) -> None:
 
     from fastvit.features.files import read_embeddings
     from fastvit.features.zero_shot import zero_shot
+    from fastvit.trained.of_clip import of_clip
 
     embeddings = read_embeddings(arguments.embeddings)
+    tell_licence(of_clip(arguments.model, options(arguments)).licence)
     torch.manual_seed(0)  # as fastvit embed has it for random weights
     said = {"classes": arguments.classes, "templates": arguments.template}
     probabilities = zero_shot(embeddings, arguments.model, options(arguments), **said)

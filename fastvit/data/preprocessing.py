@@ -15,10 +15,17 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastvit.data.normalization import Normalization
 
+CENTER = "center"
+CROP_MODES = (CENTER, "border", "squash")  # of timm
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """RGB, resized so that the crop is `crop_pct` of it, cropped in the middle, scaled to [0, 1], normalized.
+
+    This is `crop_mode` "center", in which what is beside the crop is not seen. Two others show the whole image, if
+    `crop_pct` is 1: "border" resizes the longer side and fills the rest with the color `mean`; "squash" resizes both
+    sides, whatever shape that gives.
 
     Photographs are upright before that, as `fastvit.data.reading.read_image` makes them.
 
@@ -28,6 +35,7 @@ class Preprocessing:
             for a network whose task resizes in a way of its own (segmentation, hands): bring images to its size so.
         interpolation: of the resizing: bilinear, bicubic or nearest, with antialiasing (Pillow's); None with crop_pct.
         mean, std: of each of the three colors, on the scale from 0 to 1.
+        crop_mode: one of `CROP_MODES`; of no meaning where crop_pct is None.
     """
 
     height: int
@@ -36,6 +44,11 @@ class Preprocessing:
     interpolation: str | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    crop_mode: str = CENTER
+
+    def __post_init__(self) -> None:
+        if self.crop_mode not in CROP_MODES:
+            raise ValueError(f"crop_mode must be one of {', '.join(CROP_MODES)}, not {self.crop_mode}")
 
     @classmethod
     def of_timm(cls, pretrained_cfg: Mapping[str, Any]) -> "Preprocessing":
@@ -43,7 +56,7 @@ class Preprocessing:
         config = resolve_data_config(pretrained_cfg=dict(pretrained_cfg), use_test_size=True)
         _, height, width = config["input_size"]
         mean, std = tuple(config["mean"]), tuple(config["std"])  # lists, where they come from a file
-        return cls(height, width, config["crop_pct"], config["interpolation"], mean, std)
+        return cls(height, width, config["crop_pct"], config["interpolation"], mean, std, config["crop_mode"])
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
@@ -65,11 +78,12 @@ class Preprocessing:
 
         torch resizes 8-bit images in the arithmetic of Pillow. A color differs from `transform`'s by two of 255 levels
         at most, and by 0.02 levels on average. Where torch has other rules (nearest), or timm (crops that are not
-        square), `transform`'s own steps are taken.
+        square, or not of the center), `transform`'s own steps are taken.
         """
-        resize, center_crop, *_ = self._of_timm().transforms
-        if self.height != self.width or self.interpolation not in ("bilinear", "bicubic"):
-            return pil_to_tensor(center_crop(resize(image)))
+        resize, crop, *_ = self._of_timm().transforms
+        is_plain = self.height == self.width and self.crop_mode == CENTER
+        if not is_plain or self.interpolation not in ("bilinear", "bicubic"):
+            return pil_to_tensor(crop(resize(image)))
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # channels last in memory, which is quick
         mode = InterpolationMode(self.interpolation)
         resized = F.resize(pixels, [resize.size], mode, antialias=True)
@@ -85,6 +99,7 @@ class Preprocessing:
         return create_transform(
             (3, self.height, self.width),
             crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
             interpolation=self.interpolation,
             mean=self.mean,
             std=self.std,

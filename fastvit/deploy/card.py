@@ -20,6 +20,7 @@ class Card:
         architecture: {"name": ..., "options": ...}: `timm.create_model(name, **options)` is the unfused network. None:
             timm does not build it.
         task: what it was trained for; None if unknown. Of "multi_label" an image has several of the labels.
+        licence: of published weights that these are or were made from, as timm calls it; "" where nothing is said.
     """
 
     preprocessing: Preprocessing | None = None
@@ -27,6 +28,7 @@ class Card:
     weights: str = "not stated"
     architecture: Mapping[str, Any] | None = None
     task: str | None = None
+    licence: str = ""
 
     @property
     def several_labels(self) -> bool:
@@ -43,6 +45,7 @@ class Card:
             "task": self.task,
             "architecture": self.architecture,
             "weights": self.weights,
+            "licence": self.licence,
             "labels": self.labels and list(self.labels),
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
         }
@@ -57,4 +60,5 @@ class Card:
             values["weights"],
             values["architecture"],
             values.get("task"),
+            values.get("licence", ""),
         )

@@ -16,7 +16,7 @@ from onnx import ModelProto, compose
 from onnxscript import FLOAT, UINT8, OnnxFunction, optimizer, script
 from onnxscript import opset20 as op
 
-from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.preprocessing import CENTER, Preprocessing
 from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import ExportError
 
@@ -87,9 +87,14 @@ def preprocessing_graph(preprocessing: Preprocessing | WholeImage) -> ModelProto
     """A model from `image`, uint8 (H, W, 3) of any size, to `pixels`, float32 (1, 3, height, width), normalized.
 
     Raises:
-        ExportError: this preprocessing is not a resize by Pillow's bilinear or bicubic and a crop.
+        ExportError: this preprocessing is not a resize by Pillow's bilinear or bicubic and a crop of the center.
     """
     is_whole = isinstance(preprocessing, WholeImage)
+    if not is_whole and preprocessing.crop_mode != CENTER:
+        raise ExportError(
+            f"only a crop of the center can be inside a file, and this network's crop_mode is "
+            f"{preprocessing.crop_mode}: export onnx or openvino with --preprocessing outside"
+        )
     kernel = "bilinear" if is_whole else preprocessing.interpolation
     if kernel not in KERNELS:
         how = kernel or "in a way of the task"

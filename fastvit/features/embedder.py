@@ -1,23 +1,18 @@
 """From images to embeddings, with the network in any of its forms."""
 
 import hashlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from fastvit.data.preprocessing import Preprocessing
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RunError
+from fastvit.predictor import CLASSIFIERS
 from fastvit.reparam import reparameterize_model
 from fastvit.trained import Kind, Trained
-
-RESEARCH_ONLY = {"apple-amlr", "apple-ascl"}
 
 
 class Embedder:
@@ -30,7 +25,6 @@ class Embedder:
         prepare: from an RGB image to a crop (3, height, width) uint8; to be called in any process.
         width: numbers in an embedding.
         model: what embeddings must have in common to be compared, ready for JSON.
-        licence: of the published weights, in words; "" where there is nothing to say.
 
     Raises:
         UserError: the network gives no features of whole images, or its weights are missing.
@@ -40,16 +34,13 @@ class Embedder:
         require_features(trained)
         network = trained.network
         self.preprocessing = trained.preprocessing
-        pads = _pads(trained)
-        self.prepare = partial(_crop_of_square, self.preprocessing) if pads else self.preprocessing.crop
-        self.is_classifier = trained.does == "classification"
-        self.licence = licence_of(trained)
+        self.prepare = self.preprocessing.crop
+        self.is_classifier = trained.does in CLASSIFIERS
         digest = sha256(Path(trained.source)) if trained.kind is Kind.FILE else weights_sha256(network)
         self.model = {
             "features": "before the classifier" if self.is_classifier else "outputs",
             "weights_sha256": digest,
             **self.preprocessing.to_dict(),
-            "padded": pads,
         }
         is_module = isinstance(network, nn.Module)
         self.device = device if is_module else torch.device("cpu")
@@ -90,27 +81,10 @@ def require_features(trained: Trained) -> None:
             f"{trained.source} is an exported classifier, whose features are inside: name the run or the network that "
             "it was made from"
         )
-    if trained.does not in (None, "classification"):
+    if trained.does not in (None, *CLASSIFIERS):
         raise RunError(f"{trained.source} is for {trained.does}: features are those of a classifier or an encoder")
     if trained.preprocessing is None:
         raise RunError(f"{trained.source} does not say what images go through: export it with its preprocessing stated")
-
-
-def _pads(trained: Trained) -> bool:
-    """Whether an encoder sees whole images, by its configuration: FastVLM's does."""
-    return trained.does is None and _config(trained).get("crop_mode") == "border"
-
-
-def _config(trained: Trained) -> dict[str, Any]:
-    """timm's, of the architecture; {} if there is none."""
-    config = timm.get_pretrained_cfg(trained.architecture["name"]) if trained.architecture else None
-    return config.to_dict() if config else {}
-
-
-def _crop_of_square(preprocessing: Preprocessing, image: Image.Image) -> Tensor:
-    """Padded with black on both sides, so that nothing is cut off."""
-    side = max(image.size)
-    return preprocessing.crop(ImageOps.pad(image, (side, side)))
 
 
 def _of_whole_images(outputs: Any) -> Tensor:
@@ -120,14 +94,3 @@ def _of_whole_images(outputs: Any) -> Tensor:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise ValueError("gives no single row of numbers for an image")
     return outputs
-
-
-def licence_of(trained: Trained) -> str:
-    """What timm's configuration says of the published weights, where they are for research only: Apple's encoders."""
-    if trained.weights == "random":
-        return ""
-    configs = [_config(trained)]
-    if trained.kind is Kind.CLIP:  # whose image tower may be timm's
-        configs = [getattr(module, "pretrained_cfg", None) or {} for module in trained.module.modules()]
-    found = {config.get("license") for config in configs} & RESEARCH_ONLY
-    return f"{found.pop()}, for research only: so are embeddings made with Apple's published weights" if found else ""

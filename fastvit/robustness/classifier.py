@@ -45,7 +45,12 @@ class Classifier:
         size, crop_pct = self.geometry(config)
         own = self.preprocessing
         transform = create_transform(
-            size, crop_pct=crop_pct, interpolation=own.interpolation, mean=own.mean, std=own.std
+            size,
+            crop_pct=crop_pct,
+            crop_mode=own.crop_mode,
+            interpolation=own.interpolation,
+            mean=own.mean,
+            std=own.std,
         )
         return transform if config.resize else Compose([CenterCrop(size), *halves(transform)[1].transforms])
 

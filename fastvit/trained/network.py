@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.deploy.card import Card
 from fastvit.errors import ExportError, RunError
 from fastvit.predictor import CLASSIFIERS, Prediction, Predictor, find_predictor
 from fastvit.reparam import reparameterize_model
@@ -36,6 +37,7 @@ class Trained:
         architecture: {"name", "options"} of `timm.create_model`; None if it is not plainly one of timm's.
         task: of a run or a recipe, with its settings; else None.
         load: reads the weights.
+        licence: of published weights that it has or began from, as timm calls it; "" where nothing is said.
     """
 
     source: str
@@ -48,6 +50,7 @@ class Trained:
     architecture: Mapping[str, Any] | None
     task: Task | None
     load: Callable[[], Network]
+    licence: str = ""
 
     @cached_property
     def network(self) -> Network:
@@ -60,6 +63,11 @@ class Trained:
         if not isinstance(self.network, nn.Module):
             raise ExportError(f"{self.source} is exported already: name the run or the network that it was made from")
         return self.network
+
+    @property
+    def card(self) -> Card:
+        """What belongs to it, to travel with an exported file."""
+        return Card(self.preprocessing, self.labels, self.weights, self.architecture, self.does, self.licence)
 
     @cached_property
     def predictor(self) -> Predictor:

@@ -7,6 +7,7 @@ from torch import nn
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError, nearest, require_packages, some
 from fastvit.pretrained import require_on_hub
+from fastvit.trained.licence import licence_of
 from fastvit.trained.name import CLIP_SCHEME, Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.trained.of_run import ADVICE, words_for_weights
@@ -28,6 +29,7 @@ def of_clip(source: str, options: Options) -> Trained:
         architecture=None,
         task=None,
         load=lambda: load_clip(source, options).visual,
+        licence=_licence(name, start),
     )
 
 
@@ -102,3 +104,11 @@ def _preprocessing(source: str, name: str, tag: str) -> Preprocessing:
         raise RunError(f"{source} resizes images by {config.resize_mode}, which fastvit does not do")
     _, height, width = config.input_size
     return Preprocessing(height, width, 1.0, config.interpolation, tuple(config.mean), tuple(config.std))
+
+
+def _licence(name: str, start: str) -> str:
+    """Of Apple's image towers, by timm's configuration; of others timm says what weights of its own have."""
+    import open_clip
+
+    tower = open_clip.get_model_config(name)["vision_cfg"].get("timm_model_name")
+    return licence_of(tower, start if start == "random_weights" else "checkpoint") if tower else ""

@@ -45,6 +45,7 @@ def of_file(source: str, options: Options) -> Trained:
         architecture=sidecar["architecture"],
         task=None,
         load=read,
+        licence=sidecar.get("licence", ""),
     )
 
 

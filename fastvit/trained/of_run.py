@@ -13,6 +13,7 @@ from fastvit.errors import RecipeError, RunError, require_packages
 from fastvit.predictor import CLASSIFIERS
 from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.recipes import load_recipe, make_task
+from fastvit.trained.licence import licence_of, licence_of_recipe
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.training.checkpoint import read_checkpoint
@@ -45,7 +46,8 @@ def of_run(source: str, options: Options) -> Trained:
     epochs = f"epoch {epoch:.0f} of {task.recipe.total_epochs}, " if epoch else ""
     weights = f"{path}, {epochs}sha256 {sha256(path)}"
     name, labels = path.resolve().parent.name, checkpoint.get("class_names")
-    return _of_task(source, task, options, Kind.RUN, name=name, labels=labels, weights=weights, load=load)
+    own = {"name": name, "labels": labels, "weights": weights, "licence": licence_of_recipe(task.recipe)}
+    return _of_task(source, task, options, Kind.RUN, **own, load=load)
 
 
 def checkpoint_of(source: str) -> Path:
@@ -82,8 +84,9 @@ def of_recipe(source: str, options: Options) -> Trained:
 
     run = run_of(options.checkpoint) if options.checkpoint else None
     words = words_for_weights(start, recipe.model.name, options.checkpoint)
-    name, labels = recipe.output.name, run.labels if run else None
-    return _of_task(source, task, options, Kind.RECIPE, name=name, labels=labels, weights=words, load=load)
+    labels, licence = (run.labels, run.licence) if run else (None, licence_of(recipe.model.name, start))
+    own = {"name": recipe.output.name, "labels": labels, "weights": words, "licence": licence}
+    return _of_task(source, task, options, Kind.RECIPE, **own, load=load)
 
 
 def _require_pretrained(source: str, recipe: Any) -> None:
@@ -113,6 +116,7 @@ def _of_task(
     name: str,
     labels: Sequence[str] | None,
     weights: str,
+    licence: str,
     load: Callable[[], nn.Module],
 ) -> Trained:
     recipe: Any = task.recipe
@@ -134,4 +138,5 @@ def _of_task(
         architecture=architecture,
         task=task,
         load=load,
+        licence=licence,
     )

@@ -12,6 +12,7 @@ from torch import nn
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError, nearest, some
 from fastvit.pretrained import create_pretrained, load_weights, read_config
+from fastvit.trained.licence import licence_of
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.trained.of_run import ADVICE, run_of, words_for_weights
@@ -55,6 +56,7 @@ def of_timm(source: str, options: Options) -> Trained:
         architecture={"name": architecture, "options": asked},
         task=None,
         load=load,
+        licence=licence_of(source, start),
     )
     return trained if run is None else _as_validated(trained, run, options)
 
@@ -76,6 +78,7 @@ def of_hub(source: str, options: Options) -> Trained:
         architecture={"name": architecture, "options": asked},
         task=None,
         load=lambda: create_pretrained(source, advice=ADVICE, **_options(config["num_classes"], options)).eval(),
+        licence=config.get("license", licence_of(architecture, "checkpoint")),
     )
 
 
@@ -109,6 +112,7 @@ def _as_validated(trained: Trained, run: Trained, options: Options) -> Trained:
         does=run.does if trained.labels else None,
         preprocessing=replace(run.preprocessing, height=height, width=width),
         labels=run.labels if trained.labels else None,
+        licence=run.licence,
     )
 
 

@@ -11,7 +11,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
-from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.preprocessing import CENTER, Preprocessing
 from fastvit.errors import DataError, some
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Task(ABC):
         config = get_pretrained_cfg(recipe.model.name).to_dict()
         _, height, width = self.input_size
         of_timm = Preprocessing.of_timm(config)
-        return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None)
+        return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None, crop_mode=CENTER)
 
     def write_split(self, train: Part, path: Path) -> None:  # noqa: B027 - most data are divided already
         """Write down which samples are for what, where the task itself has divided them; into a new run's folder."""

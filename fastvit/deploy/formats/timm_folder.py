@@ -41,7 +41,7 @@ class TimmFolder(Format):
         save_for_hf(
             network,
             path,
-            model_config={"label_names": list(card.labels), "pretrained_cfg": {"tag": "", "license": ""}},
+            model_config={"label_names": list(card.labels), "pretrained_cfg": {"tag": "", "license": card.licence}},
             data_config=data_config(card),
             safe_serialization=True,
         )
@@ -81,6 +81,7 @@ def data_config(card: Card) -> dict:
     return {
         "input_size": (3, preprocessing.height, preprocessing.width),
         "crop_pct": preprocessing.crop_pct,
+        "crop_mode": preprocessing.crop_mode,
         "interpolation": preprocessing.interpolation,
         "mean": preprocessing.mean,
         "std": preprocessing.std,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fastvit.tasks.classification.task import Classification
 
 # Keys of data that change no image; the files in `root` are seen, its path is not. Colors have a line of their own.
-NOT_SEEN = ("workers", "root", "table", "val_split", "crop_pct", "mean", "std")
+NOT_SEEN = ("workers", "root", "table", "val_split", "crop_pct", "crop_mode", "mean", "std")
 TEST_IMAGES, TEST_STEPS = 8, 16
 
 

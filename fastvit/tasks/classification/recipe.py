@@ -73,6 +73,7 @@ class ImageDataConfig(DataConfig):
     classes: tuple[str, ...] | None = None  # of a table or an undivided folder, in order; null: all that it has, sorted
     image_size: int = Field(ge=32)  # pixels on a side
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
+    crop_mode: Literal["center", "border", "squash"] | None = None  # validation: crop, pad to the whole, or stretch
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None  # of resizing
     mean: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None  # of the colors, from 0 to 1
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None  # standard deviation of the same

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_INPUT = ("crop_pct", "crop_mode", "interpolation", "mean", "std")
+
+
 class Classification(Task):
     """One label per image. A batch is (images (B, 3, H, W), labels (B,)).
 
@@ -52,9 +55,9 @@ class Classification(Task):
         super().__init__(recipe)
         if not recipe.data.num_classes:
             raise RecipeError("data.num_classes is missing: give it, or let the recipe's completed() count the classes")
-        # Mean, standard deviation, crop and interpolation: the recipe's, or those of the model's pretraining.
+        # Crop, interpolation, mean and standard deviation: the recipe's, or those of the model's pretraining.
         self.input = resolve_data_config(
-            {name: getattr(recipe.data, name) for name in ("crop_pct", "interpolation", "mean", "std")},
+            {name: getattr(recipe.data, name) for name in _INPUT},
             pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict(),
         )
         self.normalization = Normalization(self.input["mean"], self.input["std"])
@@ -68,8 +71,7 @@ class Classification(Task):
     @property
     def preprocessing(self) -> Preprocessing:
         _, height, width = self.input_size
-        names = ("crop_pct", "interpolation", "mean", "std")
-        return Preprocessing(height, width, **{name: self.input[name] for name in names})
+        return Preprocessing(height, width, **{name: self.input[name] for name in _INPUT})
 
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
