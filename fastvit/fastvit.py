@@ -206,8 +206,9 @@ def _create(
     """
     arguments = {**VARIANTS[name].arguments(), **kwargs}
     features = {"flatten_sequential": True, "out_indices": out_indices or tuple(range(len(arguments["depths"])))}
-    # The filter is for files that are not timm's: Apple's, under the names of the published code, and those of CLIP and
-    # MobileCLIP, of which the image tower is taken. What has timm's names and shapes passes through as it is.
+    # The filter is for files that are not timm's: Apple's, under the names of the published code, and those of a CLIP,
+    # whose image tower is taken. What has timm's names and shapes passes through as it is. Another network or form is
+    # refused, which timm does not do where the classifier is a new one.
     with torch.device(device) if device else nullcontext():
         model = build_model_with_cfg(
             FastViT, name, pretrained, pretrained_filter_fn=convert_published, feature_cfg=features, **arguments

@@ -81,8 +81,18 @@ def load_checkpoint(
 
 
 def convert_published(state: Mapping[str, Any], model: nn.Module) -> StateDict:
-    """A published checkpoint in train form in the names of `model`; timm's `pretrained_filter_fn`."""
-    return _to_form_of(model.state_dict(), _of_network(state, "the checkpoint"))
+    """A published checkpoint in train form in the names of `model`; timm's `pretrained_filter_fn`.
+
+    Raises CheckpointError for another network or form. timm would not: with another number of classes, or none as for
+    `features_only`, it loads what fits, and leaves the rest as initialised.
+    """
+    label, target = "the checkpoint", model.state_dict()
+    state = _of_network(state, label)
+    _require_same_network(state, target, label)
+    state = _to_form_of(target, state)
+    if lacking := [name for name in target if name not in state and _part(name) != "head"]:
+        raise CheckpointError(f"{label} does not fit the model: it lacks {', '.join(lacking[:3])}")
+    return state
 
 
 # ---- reading files ---------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What loads timm's networks by their names: with fastvit imported, ours load the same; without, timm's load ours."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import FastVlmForConditionalGeneration, TimmWrapperConfig, Tim
 
 import fastvit
 from fastvit import reparameterize_model
-from reference import randomize, relative_error
+from reference import golden_weights, randomize, relative_error
 
 PROGRAM = Path(__file__).parent / "without_fastvit.py"
 
@@ -73,6 +74,52 @@ def test_timms_files_load(folder, images, loader):
     with torch.no_grad():
         assert relative_error(model(images), torch.load(folder / "logits.pt")) < 1e-5
         assert relative_error(reparameterize_model(model)(images), torch.load(folder / "logits.pt")) < 1e-5
+
+
+BAD = {
+    "of another variant": lambda: timm.create_model("fastvit_t12", num_classes=5).state_dict(),
+    "fused": lambda: reparameterize_model(timm.create_model("fastvit_t8", num_classes=5)).state_dict(),
+    "Apple's": lambda: golden_weights("fastvit_t8", "unfused"),  # of 1000 classes
+}
+
+
+@pytest.fixture
+def bad(request, folder, tmp_path):
+    """timm's folder with a file in it that does not fit what its configuration says."""
+    bad = shutil.copytree(folder / "theirs", tmp_path / "bad")
+    torch.save(BAD[request.param](), bad / "pytorch_model.bin")
+    return bad
+
+
+@pytest.mark.parametrize("bad", BAD, indirect=True)
+def test_timm_never_loads_silently_what_does_not_fit(bad):
+    with pytest.raises(RuntimeError, match=r"in loading state_dict for FastViT:"):
+        timm.create_model("fastvit_t8", num_classes=5, checkpoint_path=str(bad / "pytorch_model.bin"))
+    with pytest.raises(
+        (RuntimeError, fastvit.CheckpointError), match=r"fastvit_t12|is in train form|size mismatch for head"
+    ):
+        timm.create_model(f"local-dir:{bad}", pretrained=True)
+
+
+@pytest.mark.parametrize("bad", ["of another variant", "fused"], indirect=True)
+@pytest.mark.parametrize("options", [{"num_classes": 3}, {"features_only": True}, {"in_chans": 1}], ids=str)
+def test_nor_where_the_classifier_is_a_new_one(bad, options):
+    """timm takes then what fits, and initialises the rest."""
+    with pytest.raises(fastvit.CheckpointError, match=r"fastvit_t12, but|is in train form"):
+        timm.create_model(f"local-dir:{bad}", pretrained=True, **options)
+
+
+@pytest.mark.parametrize("bad", ["fused", "Apple's"], indirect=True)
+def test_transformers_reports_what_does_not_fit(bad):
+    _, info = TimmWrapperForImageClassification.from_pretrained(bad, output_loading_info=True)
+    assert len(info["missing_keys"]) > 400
+    assert info["unexpected_keys"]
+
+
+@pytest.mark.parametrize("bad", ["of another variant"], indirect=True)
+def test_transformers_refuses_other_shapes(bad):
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        TimmWrapperForImageClassification.from_pretrained(bad)
 
 
 def test_transformers_loads_a_folder_of_timm(folder, images, tmp_path):

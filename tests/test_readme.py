@@ -11,13 +11,17 @@ import timm
 import timm.models.fastvit as builtin
 import torch
 from PIL import Image
+from timm.layers import LayerNorm2d
 from torch import nn
 
 from fastvit.cli.main import main
+from fastvit.layers import LayerScale
+from reference import ENCODERS, golden_shapes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 START = (ROOT / "docs" / "start.md").read_text()
+MOBILECLIP = (ROOT / "docs" / "mobileclip.md").read_text()
 BLOCKS = re.findall(r"(?:<!-- (\w+) -->\n)?```(\w+)\n(.*?)```", README + START, re.DOTALL)
 PYTHON = [code for _, language, code in BLOCKS if language == "python"]
 SHELL = {mark: code for mark, language, code in BLOCKS if language == "bash"}
@@ -138,3 +142,27 @@ def test_as_many_batch_norms_are_left_as_it_says(name, left):
         theirs = timm.utils.reparameterize_model(getattr(builtin, name)())
         fused = timm.create_model(name, fused=True)
     assert [sum(isinstance(each, nn.BatchNorm2d) for each in form.modules()) for form in (theirs, fused)] == [left, 0]
+
+
+NORMS = (nn.BatchNorm2d, (LayerScale, builtin.LayerScale2d), LayerNorm2d)
+
+
+@pytest.mark.parametrize(
+    "name", ["fastvit_mci0", *(pytest.param(each, marks=pytest.mark.slow) for each in ENCODERS[1:])]
+)
+def test_as_much_is_left_of_encoders_as_the_table_says(name):
+    """Batch norms, layer scales and layer norms, by timm's own pass on timm's own network, and by ours."""
+    title = {"fastvithd": "FastViTHD"}.get(name, name.replace("fastvit_mci", "MCi"))
+    rows = re.findall(r"^\| (MCi[^|]*) \| (\d+), (\d+), (\d+) \| (\d+), (\d+), (\d+) \|$", MOBILECLIP, re.MULTILINE)
+    ((_, *stated),) = (row for row in rows if title in row[0].split(", "))
+    with torch.device("meta"):  # timm has no FastViTHD, whose blocks are those of MCi3
+        theirs = timm.utils.reparameterize_model(getattr(builtin, name.replace("vithd", "vit_mci3"))())
+        fused = timm.create_model(name, fused=True)
+    found = [sum(isinstance(each, kind) for each in form.modules()) for form in (theirs, fused) for kind in NORMS]
+    assert list(map(int, stated)) == found
+    if name in ("fastvit_mci0", "fastvithd"):  # of which there is a list of what Apple's pass leaves
+        left = golden_shapes(name.replace("fastvit_", "mobileclip_"), "fused")
+        batch_norms = {each.removesuffix(".running_mean") for each in left if each.endswith(".running_mean")}
+        layer_scales = {each for each in left if "layer_scale" in each}
+        norms = {each.removesuffix(".weight") for each in left if each.endswith("norm.weight")}
+        assert [len(batch_norms), len(layer_scales), len(norms - batch_norms)] == found[:3]
