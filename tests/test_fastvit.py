@@ -122,12 +122,16 @@ def test_names_and_shapes_are_timms(variant):
         assert options or list(ours) == list(timms)
 
 
-@pytest.mark.parametrize("variant", KINDS)
-def test_equals_timms_built_in_network(variant):
+SMALL = [pytest.param(name, small(name), id=name) for name in KINDS]
+REAL = [pytest.param(name, {}, id=f"{name} at its depth", marks=pytest.mark.slow) for name in ENCODERS[:-1]]
+
+
+@pytest.mark.parametrize(("variant", "options"), [*SMALL, *REAL])
+def test_equals_timms_built_in_network(variant, options):
     """Same weights, same outputs and stages, same loss and gradients, in eval and train mode."""
-    options = small(variant)
     ours = randomize(timm.create_model(variant, num_classes=10, **options)).double()
-    timms = getattr(builtin, variant)(num_classes=10, layers=options["depths"], embed_dims=options["dims"]).double()
+    size = {"layers": options["depths"], "embed_dims": options["dims"]} if options else {}
+    timms = getattr(builtin, variant)(num_classes=10, **size).double()
     timms.load_state_dict(ours.state_dict(), strict=True)
     x = torch.randn(2, 3, 64, 96).double()
     with torch.no_grad():

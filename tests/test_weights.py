@@ -62,6 +62,42 @@ def test_mobileclips_files(tmp_path):
         assert equal(again.state_dict(), expected)
 
 
+def to_apple(state):
+    """timm's names -> Apple's, by hand: `network` counts patch embeddings, encodings and stages in one row."""
+    words = {"stem": "patch_embed", "final_conv": "conv_exp", "conv_kxk": "rbr_conv", "conv_scale": "rbr_scale"}
+    words |= {"identity": "rbr_skip", "large_conv": "lkb_origin", "mlp": "convffn", "pos_enc": "pe"}
+    kinds = ["downsample", "pos_emb", "blocks"]  # in a stage
+    parts = {(int(name.split(".")[1]), kinds.index(name.split(".")[2])) for name in state if name.startswith("stages")}
+    place = {part: index for index, part in enumerate(sorted(parts))}
+    apple = {"head.proj": state["head.fc.weight"].T}
+    for name, tensor in state.items():
+        first, *rest = name.removesuffix(".gamma").split(".")
+        if first == "head":
+            continue
+        if first == "stages":
+            index = place[int(rest[0]), kinds.index(rest[1])]
+            rest = [str(index), *rest[2:]]
+        found = ".".join(words.get(word, word) for word in (first.replace("stages", "network"), *rest))
+        if first == "final_conv":
+            found = found.replace("se.fc1", "se.reduce").replace("se.fc2", "se.expand")
+        apple[found] = tensor
+    return apple
+
+
+@pytest.mark.slow
+def test_mobileclip_s2s_file():
+    """Its names are derived, for there is no list of them here; those of S0, derived alike, are the published ones."""
+    s0 = to_apple(fresh("fastvit_mci0", num_classes=512, device="meta").state_dict())
+    assert {name: tuple(tensor.shape) for name, tensor in s0.items()} == golden_shapes("mobileclip_mci0", "unfused")
+    model = randomize(fresh("fastvit_mci2", num_classes=512))
+    apple = to_apple(model.state_dict())
+    loaded = fresh("fastvit_mci2", num_classes=512)
+    load_checkpoint(loaded, {f"image_encoder.model.{name}": tensor for name, tensor in apple.items()})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), model(x))
+
+
 def test_llavas_fastvlm():
     """Apple's names, fused the published way, deep inside; on the meta device, for it is large."""
     manifest = golden_shapes("fastvithd", "fused")
