@@ -1,6 +1,7 @@
 """What loads timm's networks by their names: with fastvit imported, ours load the same; without, timm's load ours."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,14 +9,17 @@ from pathlib import Path
 
 import open_clip
 import pytest
+import sklearn.datasets
 import timm
 import torch
+from sklearn.datasets import load_digits
 from timm.models import save_for_hf
 from torch import nn
 from transformers import FastVlmForConditionalGeneration, TimmWrapperConfig, TimmWrapperForImageClassification
 
 import fastvit
 from fastvit import reparameterize_model
+from fastvit.cli.main import main
 from reference import golden_weights, randomize, relative_error
 
 PROGRAM = Path(__file__).parent / "without_fastvit.py"
@@ -191,3 +195,19 @@ def test_the_page_s_code_runs(part, tmp_path, monkeypatch):
     assert names["embedding"].shape == (2, 512)
     assert names["stages"].feature_info.reduction() == [4, 8, 16, 32]
     assert not any(isinstance(module, nn.BatchNorm2d) for module in names["clip"].modules())
+
+
+@pytest.mark.slow
+def test_the_page_s_recipe_without_training_runs(tmp_path, monkeypatch, capsys):
+    """The commands as printed, on a part of the digits, with random weights."""
+    scans, labels = load_digits(return_X_y=True)
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda **_: (scans[:60], labels[:60]))
+    monkeypatch.chdir(tmp_path)
+    (commands,) = re.findall(r"## Recipe: classify by .*?```bash\n(.*?)```", PAGE, re.DOTALL)
+    for command in commands.replace("\\\n", "").replace(".dfndr2b", " --random-weights").splitlines():
+        program, *arguments = shlex.split(command)
+        assert program == "fastvit"
+        main(arguments)
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("42 images in", "18 images in", "neighbours ", "linear ", "accuracy "))
+    assert len((tmp_path / "said.csv").read_text().splitlines()) == 19
