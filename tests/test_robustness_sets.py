@@ -1,5 +1,6 @@
 """Labels and masks of the robustness sets, by hand and against timm."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -128,6 +129,14 @@ def test_a_crop_is_of_its_set():
         assert torch.equal(transform(image), reference(image))
         assert ColorClassifier().geometry(config("imagenet_a", **settings)) == (32, crop_pct)
     assert ColorClassifier().geometry(config("imagenet_c", resize=False, image_size=24)) == (24, None)
+
+
+def test_an_image_is_seen_whole_where_the_network_s_validation_does():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8))
+    classifier = ColorClassifier()
+    classifier.preprocessing = replace(classifier.preprocessing, crop_mode="border")
+    reference = create_transform(32, crop_mode="border", **PLAIN)
+    assert torch.equal(classifier.transform(config("imagenet_a"))(image), reference(image))
 
 
 NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 50001)]
