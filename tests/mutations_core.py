@@ -210,7 +210,7 @@ CORE = {
         ],
     },
     "weights.py": {
-        "test_ecosystem.py::test_nor_where_the_classifier_is_a_new_one": [
+        "test_timm.py::test_pretrained_refuses_what_does_not_fit": [
             ("_require_same_network(state, target, label)\n    state = _to_form_of(target, state)\n    if", "if"),
             ("if name not in state and _part(name)", "if 0 and _part(name)"),
         ],

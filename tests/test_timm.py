@@ -280,6 +280,27 @@ def test_pretrained_goes_through_the_conversion(tmp_path, form):
         assert torch.equal(stages[-1], reference.forward_intermediates(x, intermediates_only=True)[-1])
 
 
+NOT_FITTING = {
+    "is a fastvit_t8: load it into": lambda: timm.create_model("fastvit_t12").state_dict(),
+    "but the model is in train form": lambda: timm.create_model("fastvit_t8", fused=True).state_dict(),
+    "lacks final_conv": lambda: {
+        name: tensor
+        for name, tensor in timm.create_model("fastvit_t8").state_dict().items()
+        if not name.startswith("final_conv")
+    },
+}
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 3}, {"features_only": True}], ids=str)
+@pytest.mark.parametrize("sentence", NOT_FITTING)
+def test_pretrained_refuses_what_does_not_fit(sentence, options, tmp_path):
+    """timm itself, where the classifier is a new one, takes what fits and leaves the rest as initialised."""
+    overlay = {"file": str(tmp_path / "model.pth")}
+    torch.save(NOT_FITTING[sentence](), overlay["file"])
+    with pytest.raises(fastvit.CheckpointError, match=sentence):
+        timm.create_model("fastvit_t8", pretrained=True, pretrained_cfg_overlay=overlay, **options)
+
+
 def test_the_blocks_are_importable_and_named():
     names = ("RepMixer", "RepConv", "ConvFFN", "PatchEmbed", "ConditionalPositionalEncoding", "Attention", "LayerScale")
     names += ("RepMixerBlock", "AttentionBlock")

@@ -78,7 +78,7 @@ def of_hub(source: str, options: Options) -> Trained:
         architecture={"name": architecture, "options": asked},
         task=None,
         load=lambda: create_pretrained(source, advice=ADVICE, **_options(config["num_classes"], options)).eval(),
-        licence=config.get("license", licence_of(architecture, "checkpoint")),
+        licence=config.get("license", licence_of(architecture, "checkpoint")) or "",
     )
 
 
