@@ -15,8 +15,10 @@ from torch import nn
 import fastvit
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.reading import read_image
 from fastvit.deploy import Card, export
 from fastvit.errors import UserError
+from fastvit.prediction import predict_files
 from fastvit.recipes import load_recipe, make_task
 from fastvit.trained import Kind, Options, find_trained, kind_of, load_trained
 from fastvit.trained.of_file import AnyBatch
@@ -104,6 +106,20 @@ def test_a_run_is_called_with_an_image_from_python(random_run, right):
         torch.testing.assert_close(prediction.probabilities, expected, rtol=1e-4, atol=1e-6)
         assert prediction.label == prediction.best()[0][0] == str(int(expected.argmax()))
         assert len(prediction.best()) == 5
+
+
+def test_a_photograph_from_python_is_what_predict_reads(random_run, right, tmp_path):
+    """Also as phones store it: on its side, with a note which side is up."""
+    path, sideways = tmp_path / "photo.jpg", Image.Exif()
+    sideways[0x0112] = 6
+    stored = Image.fromarray(load_sample_image("china.jpg"))
+    stored.save(path, exif=sideways)
+    (by_predict,) = predict_files(right.predictor, [path])
+    from_python = right(Image.open(path)).probabilities
+    assert torch.equal(from_python, by_predict.prediction.probabilities)
+    assert not torch.allclose(from_python, right(stored).probabilities, rtol=1e-3)
+    wide = load_trained(random_run, image_size=(64, 64))
+    assert wide.explain(Image.open(path)) == wide.predictor.explain(read_image(path))
 
 
 def test_any_network_of_timm_s(tmp_path):

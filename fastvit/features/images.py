@@ -125,7 +125,7 @@ class Samples(Part):
     def read(self, entry: Entry) -> tuple[Image.Image, str]:
         image, label = self.source[entry.place]
         names = getattr(self.source, "classes", None)
-        return as_rgb(image), str(names[label] if names else label)
+        return as_rgb(image, upright=False), str(names[label] if names else label)
 
 
 def find_parts(
