@@ -18,7 +18,6 @@ from fastvit.explain import grad_cam
 from fastvit.predictor import CLASSIFIERS
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
-from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import autocast, best_device
 from fastvit.runtime.environment import environment
 from fastvit.runtime.folders import require_writable
@@ -145,7 +144,6 @@ def _on(model: Network, device: torch.device) -> Network:
 def measure(task: Task, models: Mapping[str, Network], val: Dataset, processes: Processes) -> dict[str, Metrics]:
     """The metrics of each model over all validation data, in all processes."""
     recipe, device = task.recipe, _device(models, processes.local_rank)
-    keep_freed_memory(device)
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
     batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)

@@ -43,10 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     require_packages("evaluating", "pydantic", "matplotlib", "sklearn", extra="train")
     from fastvit.evaluation import evaluate_forms, table
+    from fastvit.runtime.allocator import keep_freed_memory
+    from fastvit.runtime.device import best_device
     from fastvit.runtime.processes import process_group
 
     recipe = shipped.find(arguments.source)
     with process_group() as processes:
+        keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
         if recipe.suffix in (".yaml", ".yml") and is_of_robustness(recipe):
             evaluate_robustness(recipe, arguments, processes)
             return

@@ -107,7 +107,7 @@ def compile_for_inference(
 
     On a CPU, torch takes the memory of its intermediate results from the system again in each call, unless
     `fastvit.runtime.allocator.keep_freed_memory` was called before: in batches of 16 images of 256 px that makes T8 and
-    SA12 1.1 to 1.6 times as slow. It is not called here, because it is a setting of the whole process.
+    SA12 1.1 to 1.8 times as slow. It is not called here, because it is a setting of the whole process.
 
     Raises:
         UserError: the engine is not installed or cannot do it, or an argument is wrong.

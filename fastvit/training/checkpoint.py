@@ -17,7 +17,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None
         keep: where that file goes; by default it is replaced.
 
     Raises:
-        RunError: it cannot be written, for the disk is full, say.
+        RunError: it cannot be written, for example because the disk is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: replacing is atomic within a file system only
     try:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastvit.errors import RunError, RunStopped
-from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import best_device, cuda_kernels
 from fastvit.runtime.environment import environment
 from fastvit.runtime.processes import ALONE, Processes
@@ -57,7 +56,7 @@ def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, proces
         trainer.fit()
     except BaseException:
         if processes.is_main:
-            folder.remove_unless_saved()  # an unreadable image in the first epoch, say: it is free to try again
+            folder.remove_unless_saved()  # the name is free for another try, for example once a bad image is repaired
         raise
     return trainer
 
@@ -84,7 +83,6 @@ class Trainer:
     ):
         self.task, self.recipe, self.folder, self.processes = task, recipe, folder, processes
         self.device = best_device(processes.local_rank)
-        keep_freed_memory(self.device)
         self._build_loaders()
         seed_everything(recipe.seed, Purpose.WEIGHTS)
         memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format

@@ -45,7 +45,7 @@ class DetectionDataConfig(DataConfig):
     check_images: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # read each image's header before training
     train_scenes: PositiveInt = 1000  # of digits: in an epoch
     val_scenes: PositiveInt = 200  # of digits: to validate on
-    # Pixels of the shorter side: in training one of them by chance, in validation the last.
+    # Pixels of the shorter side: in training one of them at random, in validation the last.
     short_sides: tuple[PositiveInt, ...] = Field((800,), min_length=1)
     long_side: PositiveInt = 1333  # pixels, at most
 
