@@ -113,7 +113,7 @@ def evaluate_forms(
         written.append(folder / "mistakes.png")
         mistakes.savefig(written[-1], dpi=120)
     elif explain:
-        notices.append("--explain: there is no mistakes.png, for no image is wrong, or the images are a stream")
+        notices.append("--explain: there is no mistakes.png, because no image is wrong, or the images are a stream")
     return result, [*written, *task.write_details(metrics[form], data, folder)], notices
 
 

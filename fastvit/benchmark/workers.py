@@ -51,7 +51,7 @@ class Worker:
         return self._ask("call", measurement, calls)
 
     def keep(self, measurements: Collection[Measurement]) -> None:
-        """Free everything that was built, but for these."""
+        """Free everything that was built, except for these."""
         self._ask("keep", measurements)
 
     def limits(self, dtypes: Collection[str]) -> dict[str, Any] | Failure:

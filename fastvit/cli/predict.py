@@ -6,8 +6,8 @@ fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jso
 fastvit predict photos/ --model runs/finetune --explain explained
 
 Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: where
-they were exported for), and otherwise on all cores; a classifier by OpenVINO where that is installed and there are so
-many images that making it ready pays.
+they were exported for), and otherwise on all cores; a classifier by OpenVINO where that is installed and there
+are enough images to make up for its start.
 """
 
 import argparse

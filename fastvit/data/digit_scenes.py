@@ -44,7 +44,7 @@ class DigitScenes(Dataset):
     """Scenes of 2 or 3 digits in many sizes, rotations and colors.
 
     Args:
-        train: drawn anew from torch's random generator each time, from the training digits and the left two thirds of
+        train: drawn from torch's random generator, new each time, from the training digits and the left two thirds of
             each photograph. Else the scene depends on `seed` and its index only, from held-out digits and the right
             third.
         count: scenes in an epoch.

@@ -140,7 +140,7 @@ class Progress:
 
 
 class RunLog:
-    """The files that tell how a run went. All but TensorBoard's are written anew from the whole history each time."""
+    """The files that tell how a run went. All but TensorBoard's are written again from the whole history each time."""
 
     def __init__(self, folder: RunFolder, recipe: Recipe, best_metric: str, step: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import

@@ -64,7 +64,7 @@ def say_once(path: Path) -> None:
 
 
 def train_form(original: nn.Module, card: Card) -> nn.Module:
-    """The network as timm builds it, which is to say with the arguments that `config.json` has to repeat."""
+    """The network as timm builds it: with the arguments that `config.json` has to repeat."""
     network = timm.create_model(card.architecture["name"], **card.architecture["options"])
     try:
         network.load_state_dict(original.state_dict())

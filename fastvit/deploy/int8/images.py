@@ -60,7 +60,7 @@ class Samples:
 
 
 def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed: int = 0) -> tuple[Samples, Samples]:
-    """Images to calibrate on, at most half of all, and others to validate on, at most so many.
+    """Images to calibrate on, at most half of all, and others to validate on, at most `validation`.
 
     They are drawn evenly over the dataset: one from each of as many equal parts of its order. Where it is sorted by
     classes, as a folder is, all classes are there in proportion.

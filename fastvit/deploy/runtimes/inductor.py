@@ -89,8 +89,8 @@ def computes_in_tf32(images: Tensor) -> bool:
 def compile_program(network: nn.Module, images: Tensor, options: Mapping[str, Any]) -> Callable[[Tensor], Any]:
     """Compile a network for images of this size: for this batch if it is of one, else for any batch from two on.
 
-    `torch.compile` is not used, for what its guards would do: they are checked in every call; where the caller's thread
-    is in another mode or has another number of threads, they compile again; and of its option `freezing` it sees only
+    `torch.compile` is not used, because of its guards: they are checked in every call; where the caller's thread is in
+    another mode or has another number of threads, they compile again; and of its option `freezing` it sees only
     half. It also refuses the ninth network of a process. A graph captured by `torch.export` has none of that. What is
     used of torch's private interfaces for it is all here, run with torch 2.11 and 2.14:
 

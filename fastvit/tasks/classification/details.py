@@ -1,4 +1,4 @@
-"""What a classifier said about each image, and what it takes for what."""
+"""What a classifier said about each image, and which classes it confuses."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.training.task import Part
 
 NAMED_CLASSES = 40  # more names would not be readable beside a confusion matrix
-COUNTED_CLASSES = 20  # nor more numbers in it
+COUNTED_CLASSES = 20  # with more, there are no numbers in the cells
 LONGEST_NAME = 24  # letters beside it
 
 

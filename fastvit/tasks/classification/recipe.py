@@ -49,7 +49,7 @@ class ModelConfig(NetworkConfig):
 
     drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
     reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
-    # Keep the stem and so many stages as they are; 0 keeps nothing, not even the stem.
+    # Keep the stem and this many stages as they are; 0 keeps nothing, not even the stem.
     frozen_stages: int = Field(0, ge=0, le=4)
 
     @model_validator(mode="after")

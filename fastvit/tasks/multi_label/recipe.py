@@ -1,4 +1,4 @@
-"""What a recipe of several labels an image can say: what a classification recipe can, but for its teacher."""
+"""What a recipe of several labels an image can say: what a classification recipe can, except for its teacher."""
 
 from typing import Any, ClassVar, Literal
 
