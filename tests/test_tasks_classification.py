@@ -217,7 +217,7 @@ def teacher_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def distilling(checkpoint: Path, *overrides: str) -> Classification:
     distillation = f"distillation={{teacher: {{name: fastvit_t8, checkpoint: {checkpoint}}}, alpha: 0.3}}"
     student = task(distillation, "augmentation.mixup=0.8", "augmentation.cutmix=1.0", *overrides)
-    student.prepare_training(torch.device("cpu"), None)
+    student.prepare_training(torch.device("cpu"), data=None, loader=None)
     return student
 
 
@@ -266,7 +266,7 @@ def test_the_teacher_stays_as_it_is(teacher_checkpoint: Path):
 def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("fastvit.tasks.classification.task.build_teacher", None)
     plain = task()
-    plain.prepare_training(torch.device("cpu"), None)
+    plain.prepare_training(torch.device("cpu"), data=None, loader=None)
     assert not hasattr(plain, "teacher")
 
 
@@ -286,7 +286,7 @@ def test_a_teacher_that_cannot_be(teacher: str, message: str):
 def test_a_run_can_teach(random_run: Path):
     """By its folder alone: it knows its network, and what its images go through."""
     student = task(f"distillation={{teacher: {{name: {random_run}}}}}")
-    student.prepare_training(torch.device("cpu"), loader=None)
+    student.prepare_training(torch.device("cpu"), data=None, loader=None)
     weights = torch.load(random_run / "best.pt")["state_dict"]
     torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
     with pytest.raises(RecipeError, match="knows 10 classes, the data has 9: train a teacher on the data"):

@@ -87,7 +87,7 @@ class Trainer:
         seed_everything(recipe.seed, Purpose.WEIGHTS)
         memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format
         model = task.build_model(initial_weights=initial_weights).to(self.device, memory_format=memory_format)
-        task.prepare_training(self.device, self.batches)
+        task.prepare_training(self.device, self.train_data, self.batches)
         steps = self.batches.steps_per_epoch
         self.learner = Learner(task, model, recipe, device=self.device, processes=processes, steps_per_epoch=steps)
         self.total_steps = recipe.total_epochs * steps

@@ -34,6 +34,7 @@ class Part:
         notices: what the user should know about the data so far, such as files that were skipped.
         groups: (N,), the group of each sample; those of one group are to share training batches, such as images of like
             shape, which then need little padding. None where any may share one.
+        class_counts: (classes,), how many samples have each label; None where that is not known without reading them.
     """
 
     samples: Dataset
@@ -41,6 +42,7 @@ class Part:
     name_of: Callable[[int], str] | None = None
     notices: Callable[[], list[str]] = list  # which makes an empty one
     groups: Tensor | None = None
+    class_counts: Tensor | None = None
 
 
 class Metrics(ABC):
@@ -113,8 +115,15 @@ class Task(ABC):
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""
         return default_collate(samples)
 
-    def prepare_training(self, device: torch.device, loader: "TrainLoader") -> None:  # noqa: B027 - most need nothing
-        """Load what only training needs, such as a teacher; called once, after `build_model`."""
+    def prepare_training(  # noqa: B027 - most need nothing
+        self, device: torch.device, data: Part, loader: "TrainLoader"
+    ) -> None:
+        """Load what only training needs, such as a teacher; called once, after `build_model`.
+
+        Args:
+            data: to train on, as `open_data` gave it.
+            loader: of their batches.
+        """
 
     def training_batches(self, loader: "TrainLoader", epoch: int, start: int) -> Iterator[Any]:
         """The batches of an epoch from the `start`-th step on, with what a task adds that is in no sample."""

@@ -20,13 +20,12 @@ def class_counts(source: Any, num_classes: int) -> Tensor | None:
     return targets.sum(0).long() if targets.ndim == 2 else targets.bincount(minlength=num_classes)
 
 
-def require_counts(counts: Tensor | None, dataset: str) -> Tensor:
-    """The counts. Raises RecipeError if they are not known, or a class has no images."""
+def require_counts(counts: Tensor | None, dataset: str) -> None:
+    """Raise RecipeError if the counts are not known, or a class has no images: there are no weights then."""
     if counts is None:
         raise RecipeError(f"loss.class_weights: dataset {dataset} does not say its labels beforehand: set it to null")
     if not counts.all():
         raise RecipeError(f"loss.class_weights: {int((counts == 0).sum())} classes have no image to train on")
-    return counts
 
 
 def balanced(counts: Tensor) -> Tensor:
