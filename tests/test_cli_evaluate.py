@@ -84,7 +84,7 @@ def test_details_agree_with_the_report(evaluated):
     assert 100 * sum(hits) / len(hits) == pytest.approx(report["top1"])
     recalls = [float(each["recall"]) * int(each["images"]) for each in classes]
     assert sum(recalls) / len(hits) == pytest.approx(report["top1"], abs=0.01)
-    assert (evaluated / "confusion.png").stat().st_size > 5000
+    assert (evaluated / "confusion.png").exists()
 
 
 def test_a_network_by_its_name_with_a_file_of_weights(short_run, photos, tmp_path):

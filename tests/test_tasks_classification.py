@@ -20,7 +20,7 @@ from fastvit.data.normalization import Normalization
 from fastvit.errors import DataError, RecipeError
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification.details import write_details
+from fastvit.tasks.classification.details import draw_confusion, write_details
 from fastvit.tasks.classification.distillation import Teacher, build_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.task import Classification
@@ -319,7 +319,30 @@ def test_the_table_of_classes_by_hand(tmp_path: Path):
         ["0", "", "", ""],
         ["0", "", "", ""],
     ]
-    assert files[2].stat().st_size > 5000
+    with Image.open(files[2]) as picture:
+        assert picture.format == "PNG"
+
+
+def test_a_confusion_matrix_shows_counts_and_names_where_they_can_be_read():
+    """Of each true class (from top to bottom) how many were taken for which; the nothings are left out."""
+    confusion = torch.tensor([[1, 2, 0], [0, 30, 0], [4, 0, 0]])
+    names = ("cat", "dog", "a name that is far too long for its place")
+    axes, _ = draw_confusion(confusion, names).axes
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {
+        (0, 0): "1",
+        (1, 0): "2",
+        (1, 1): "30",
+        (0, 2): "4",
+    }
+    assert axes.yaxis_inverted()  # row 0 is the top
+    assert [axes.get_xlabel(), axes.get_ylabel()] == ["predicted", "true"]
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert shown[:2] == ["cat", "dog"]
+    assert len(shown[2]) <= 24
+    many, _ = draw_confusion(torch.eye(21).long(), tuple("abcdefghijklmnopqrstu")).axes
+    assert (len(many.texts), len(many.get_yticklabels())) == (0, 21)
+    more, _ = draw_confusion(torch.eye(41).long(), tuple(map(str, range(41)))).axes
+    assert not {"40", "39"} <= {label.get_text() for label in more.get_yticklabels()}
 
 
 def test_merged_metrics_are_those_of_all():
