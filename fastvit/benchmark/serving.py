@@ -58,6 +58,7 @@ SUITE = ServingSuite
 def measure(suite: ServingSuite) -> Iterator[dict[str, Any]]:
     """All turns' latencies, in a row for each network, number of clients, and server."""
     result: dict[str, Any] = {
+        "suite": suite.model_dump(mode="json"),
         "clients": list(suite.clients),
         "environment": environment(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
