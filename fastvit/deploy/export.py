@@ -90,7 +90,7 @@ def describe(kind: Format, request: Request, draft: Path) -> Sidecar:
     files = kind.files(draft)
     return {
         "format": kind.name,
-        "files": {file.name: sha256(file) for file in files},
+        "files": {file.relative_to(draft.parent).as_posix(): sha256(file) for file in kind.fixed(draft)},
         "bytes": size_in_bytes(files),
         "parameters": sum(parameter.numel() for parameter in request.network.parameters()),
         **kind.interface(request),
