@@ -197,7 +197,7 @@ class Trainer:
         raise RunError(
             f"the training loss is not finite for {skipped} steps, the last of them step {self.step} (epoch "
             f"{len(self.history) + 1}, learning rate {self.learner.lr_at(self.step - 1):g}). "
-            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad, in a new run "
+            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad in a new run "
             f"(a resumed one keeps its recipe); {self._kept}"
         )
 
