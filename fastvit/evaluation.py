@@ -19,7 +19,7 @@ from fastvit.predictor import CLASSIFIERS
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
-from fastvit.runtime.device import autocast, best_device
+from fastvit.runtime.device import autocast, best_device, cuda_kernels
 from fastvit.runtime.environment import environment
 from fastvit.runtime.folders import require_writable
 from fastvit.runtime.processes import ALONE, Processes
@@ -152,7 +152,8 @@ def measure(task: Task, models: Mapping[str, Network], val: Dataset, processes: 
     shown = tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if processes.is_main else True)
     on_device = [_on(model, device) for model in models.values()]
     precision = recipe.loop.precision
-    metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
+    with cuda_kernels(tf32=recipe.loop.tf32, benchmark=recipe.loop.cudnn_benchmark):
+        metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
     return dict(zip(models, metrics, strict=True))
 
 

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,6 +126,11 @@ def test_who_stops_listening_stops_the_work(predictor, images):
     assert threading.active_count() == threads
 
 
+def test_each_picture_has_a_name_of_its_own():
+    names = picture_names([Path("x/a/b.jpg"), Path("x/a-b.jpg"), Path("x/c.jpg"), Path("x/c.png"), Path("x/c.webp")])
+    assert list(names.values()) == ["a-b.jpg", "_a-b.jpg", "c.jpg", "c.png", "c.webp.jpg"]
+
+
 def test_names_of_images(images, tmp_path, monkeypatch):
     monkeypatch.chdir(images)
     assert [path.name for path in find_images(["inside"])] == ["PHOTO.JPEG", "photo.jpg"]
@@ -233,6 +239,8 @@ def test_a_name_that_no_font_has_is_the_number_of_its_class(images, monkeypatch)
         (".", ["--top", "0"], "--top is 0, and has to be at least 1"),
         (".", ["--top", "-1"], "--top is -1, and has to be at least 1"),
         (".", ["--batch", "0"], "--batch is 0, and has to be at least 1"),
+        (".", ["--masks", "masks"], "--masks is for segmentation"),
+        (".", ["--score", "50"], "--score is 50.0, and has to be from 0 to 1"),
         (".", ["--engine", "openvin"], "there is no engine 'openvin'"),
         (".", ["--engine", "openvino", "--explain", "seen"], "--explain needs gradients, which only PyTorch has"),
         (".", ["--output", "p.txt"], "has to end in .csv or .jsonl"),
@@ -292,11 +300,6 @@ def test_where_a_classifier_looked_is_drawn_beside_what_it_says(random_run, imag
     network = ["--model", "quickstart/segmentation_digits", "--random-weights"]
     said = complaint(predict, [*arguments, *network, "--explain", str(tmp_path / "x")], capsys)
     assert said.endswith("only what a classifier says can be explained")
-
-
-def test_masks_are_of_segmentation(random_run, images, tmp_path, capsys):
-    arguments = [str(images / "0.png"), "--model", str(random_run), "--masks", str(tmp_path / "masks")]
-    assert "--masks is for segmentation" in complaint(predict, arguments, capsys)
 
 
 def test_what_is_no_classifier(images, tmp_path, capsys):

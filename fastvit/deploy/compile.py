@@ -18,7 +18,7 @@ from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
 from fastvit.deploy.float16 import ADVICE, require_layers
 from fastvit.deploy.network import make_network, outputs_of
 from fastvit.deploy.runtimes.run import Run, computed, make_settings, plain_mode
-from fastvit.errors import EngineError, UserError, nearest
+from fastvit.errors import EngineError, UserError, nearest, reason_of
 from fastvit.runtime.timing import seconds_of
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -175,7 +175,7 @@ def _fastest(subject: Subject) -> Inference:
             made[name] = _make(engine, subject)
             (report[name],) = made[name].report
         except Exception as error:  # engines have errors of their own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason_of(error)
             report[name] = Measured(name, problem=reason)
             if not isinstance(error, UserError):
                 warnings.warn(f"engine {name} is left out, because it failed: {reason}", stacklevel=3)

@@ -126,14 +126,21 @@ class Detection(Task):
         return model.backbone
 
     def write_details(self, metrics: DetectionMetrics, data: Part, folder: Path) -> list[Path]:
-        """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file."""
+        """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file.
+
+        Boxes and masks apart: of a result that has both, COCO's tools take the box's area for the mask's.
+        """
         samples: Any = data.samples
         source = samples.source
         if not isinstance(source, CocoImages):
             return []
-        path = folder / "detections.json"
-        path.write_text(json.dumps([_result(detection, source) for detection in metrics.detections]), encoding="utf-8")
-        return [path]
+        results, written = [_result(detection, source) for detection in metrics.detections], []
+        files = {"detections.json": "segmentation", "masks.json": "bbox"}  # and what each leaves out
+        for name, without in files.items() if self.masks else [("detections.json", "segmentation")]:
+            written.append(folder / name)
+            content = [{key: value for key, value in each.items() if key != without} for each in results]
+            written[-1].write_text(json.dumps(content), encoding="utf-8")
+        return written
 
     def draw(
         self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]
