@@ -101,6 +101,7 @@ def evaluate_forms(
     if explain:
         grad_cam(model, torch.zeros(1, *task.input_size))  # fails before the long work, if it fails
     metrics = measure(task, models, data.samples, processes)
+    notices = processes.union(data.notices())
     if not processes.is_main:
         return {}, [], []
     result = compare(task, models, metrics) | {"source": trained.source, "weights": trained.weights}
@@ -109,7 +110,6 @@ def evaluate_forms(
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     picture = task.draw(_on(model, torch.device("cpu")), some_samples(data.samples), data.class_names)
     picture.savefig(written[1], dpi=120)
-    notices = [*data.notices()]
     if mistakes := task.draw_mistakes(metrics[form], data, explain_with=model if explain else None):
         written.append(folder / "mistakes.png")
         mistakes.savefig(written[-1], dpi=120)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from deployment import need
 from fastvit.data.digits import Digits
@@ -16,6 +16,7 @@ from fastvit.deploy import FORMATS
 from fastvit.errors import DataError
 from fastvit.prediction import find_images, picture_names, predict_files
 from fastvit.predictor import Shown
+from fastvit.tasks.classification.prediction import Classes
 from fastvit.trained import load_trained
 from launch import complaint, script
 
@@ -179,8 +180,6 @@ def test_one_bad_file_is_skipped_and_counted(random_run, images, tmp_path, capsy
 
 def test_results_are_written_as_they_come(random_run, images, tmp_path, monkeypatch):
     """What came before a failure is there."""
-    from fastvit.tasks.classification.prediction import Classes
-
     written = tmp_path / "p.csv"
     rows = Classes.rows
 
@@ -214,6 +213,14 @@ def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predicto
     blue = [picture.getpixel((x, 30)) == (70, 130, 180) for x in range(256, picture.width)]
     (_, probability), *_ = prediction.best(1)
     assert sum(blue) == pytest.approx(300 * probability, abs=2)
+
+
+def test_a_name_that_no_font_has_is_the_number_of_its_class(images, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **_: drawn.append(text))
+    names = ("cat", chr(0xE123), chr(0xE124))  # for private use: no font of a system has them
+    Classes(names, torch.tensor([0.2, 0.1, 0.7])).draw(image_of(images / "0.png"), Shown())
+    assert drawn == ["class 2  70.0%", "cat  20.0%", "class 1  10.0%"]
 
 
 @pytest.mark.parametrize(

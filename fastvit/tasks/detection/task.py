@@ -16,7 +16,7 @@ from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.detection.coco import LAYOUT, CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
-from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
+from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics, require_backend
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
 from fastvit.tasks.detection.samples import TrainSamples, ValSamples
@@ -34,6 +34,7 @@ class Detection(Task):
     recipe: DetectionRecipe
     best_metric = "box_ap"
     headline = ("box_ap", "mask_ap")
+    exportable = False  # the number of boxes differs from image to image
 
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
@@ -69,6 +70,7 @@ class Detection(Task):
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         require_pycocotools()
+        require_backend(self.recipe.evaluation.backend)
         source, num_classes = self._open(part), self.recipe.data.num_classes
         if len(source.classes) != num_classes:
             raise DataError(
