@@ -84,6 +84,13 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + more
 
 
+def reason_of(error: BaseException) -> str:
+    """What another library's error says in its first line that says something; its kind where none does."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception from ")]  # OpenVINO's places in its code
+    return said[0] if said else type(error).__name__
+
+
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
     """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback.

@@ -170,6 +170,13 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
     assert kind_of("fastvit_t8") is Kind.RUN
 
 
+def test_classes_of_imagenet_have_names_of_their_own():
+    """Two of them are called crane: a bird and a machine."""
+    labels = find_trained("fastvit_t8", Options(random_weights=True)).labels
+    assert len(set(labels)) == 1000
+    assert (labels[134], labels[517]) == ("crane (n02012849)", "crane (n03126707)")
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
@@ -184,6 +191,7 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
         ("fastvit_t8", {"pretrained": True, "random_weights": True}, "exclude each other: give one of them"),
         ("fastvit_t8", {"random_weights": True, "overrides": ("a=b",)}, "which has no recipe: leave out key=value"),
         ("fastvit_t9", {}, "did you mean fastvit_t8"),
+        ("quickstart/digit", {}, "there is no recipe quickstart/digit; did you mean quickstart/digits"),
         ("quickstart/digits", {}, "has no weights of its own: give --checkpoint FILE, --pretrained"),
         ("quickstart/digits", {"pretrained": True}, "fastvit_t8 has 1000 classes, and data.num_classes is 10"),
         (

@@ -36,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--form", choices=(*FORMS, "both"), help="which to evaluate (both; exported files have one)")
     parser.add_argument("--explain", action="store_true", help="show in mistakes.png where a classifier has looked")
-    parser.add_argument("--output", type=Path, help="folder of the results (the run's, or one in it)")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the results (the run's, or one in it; else in runs/evaluated)"
+    )
     add_weights(parser)
 
 
@@ -88,11 +90,13 @@ def find(arguments: argparse.Namespace) -> "tuple[Trained, Task]":
 
 
 def folder_of(trained: "Trained", task: "Task", overrides: Sequence[str]) -> Path:
-    """The run's own folder, or one in it; the task's output for what has none."""
+    """The run's own folder, or one in it. What is no run must not replace a run's results, and has one of its own."""
     from fastvit.trained import Kind
 
-    if trained.kind is not Kind.RUN:
+    if trained.kind is not Kind.RUN and any(override.startswith("output=") for override in overrides):
         return task.recipe.output
+    if trained.kind is not Kind.RUN:
+        return Path("runs/evaluated") / re.sub(r"[^\w.=-]+", "_", trained.source.strip("/"))
     source = Path(trained.source)
     return (source if source.is_dir() else source.parent) / folder_name(overrides)
 

@@ -10,6 +10,8 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from fastvit.errors import RunError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="folder or checkpoint of a run")
@@ -25,10 +27,12 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.deploy.formats.timm_folder import TimmFolder
     from fastvit.deploy.hub import push, require_repository
     from fastvit.model_card import model_card
-    from fastvit.trained import find_trained
+    from fastvit.trained import Kind, find_trained
 
     require_repository(arguments.repository)
     trained = find_trained(arguments.source)
+    if trained.kind is not Kind.RUN:
+        raise RunError(f"{arguments.source} is {trained.kind.value}: upload a run, which says how it was made")
     repository = arguments.repository
     kind = TimmFolder(model_card(trained, title=repository.partition("/")[2], repository=repository))
     size = trained.preprocessing

@@ -64,8 +64,6 @@ def read_resumable(path: Path) -> dict[str, Any]:
     previous = path.with_name("previous.pt")
     try:
         checkpoint = read_checkpoint(path)
-        if "optimizer" not in checkpoint:
-            raise RunError(f"{path} holds weights only; resume from last.pt or previous.pt")
     except RunError as error:
         if path == previous or not previous.is_file():
             raise
@@ -73,6 +71,8 @@ def read_resumable(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{error}; the one before it is whole: go on from step {step} with --resume {previous}"
         ) from error
+    if "optimizer" not in checkpoint:
+        raise RunError(f"{path} holds weights only; resume from last.pt or previous.pt")
     return checkpoint
 
 

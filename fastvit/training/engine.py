@@ -125,14 +125,17 @@ class Trainer:
             progress.close()
             if log:
                 log.close()
-        metric = self.task.best_metric
-        for line in closing_lines(self.folder, self.recipe, self.history, metric, self.best.epoch):
+        metric, exportable = self.task.best_metric, self.task.exportable
+        for line in closing_lines(
+            self.folder, self.recipe, self.history, metric, self.best.epoch, exportable=exportable
+        ):
             self._say(line)
 
     def _fit_epoch(self, progress: Progress, signals: StopSignals, log: RunLog | None) -> None:
         self._train_epoch(progress, signals)
+        row = self._training_row(progress)
         self._save()  # an evaluation that fails or is killed does not cost the epoch
-        self.history.append(self._training_row(progress) | self._evaluate())
+        self.history.append(row | self._evaluate())
         self.losses = LossMeter()
         self._save_if_best()
         self._save()
@@ -192,7 +195,8 @@ class Trainer:
         raise RunError(
             f"the training loss is not finite for {skipped} steps, the last of them step {self.step} (epoch "
             f"{len(self.history) + 1}, learning rate {self.learner.lr_at(self.step - 1):g}). "
-            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad; {self._kept}"
+            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad in a new run "
+            f"(a resumed one keeps its recipe); {self._kept}"
         )
 
     @property
@@ -227,8 +231,8 @@ class Trainer:
         return row | {f"raw_{self.task.best_metric}": each.report()[self.task.best_metric] for each in raw}
 
     def _notices(self) -> list[str]:
-        """What the data has to say, each sentence once in a run."""
-        notices = dict.fromkeys((*self.train_data.notices(), *self.val_data.notices()))
+        """What the data has to say, in any process, each sentence once in a run."""
+        notices = self.processes.union([*self.train_data.notices(), *self.val_data.notices()])
         new = [notice for notice in notices if notice not in self._said]
         self._said.update(new)
         return new

@@ -78,6 +78,7 @@ class Task(ABC):
     best_metric: str  # the name in `Metrics.report()` that chooses the best epoch
     higher_is_better: bool = True
     headline: tuple[str, ...] = ()  # the metrics that the line about an epoch tells; all if it is empty
+    exportable: bool = True  # whether `fastvit export` takes the network
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe
@@ -194,6 +195,8 @@ def open_train_and_val(task: Task) -> tuple[Part, Part]:
         )
         where = [f"only to train on: {some(only_train)}"] if only_train else []
         where += [f"only to validate on: {some(only_val)}"] if only_val else []
+        if not where and train.class_names != val.class_names:
+            where = ["the same names in another order, which the labels follow"]
         if where:
             raise DataError(f"training and validation data have different classes: {'; '.join(where)}")
     return train, val

@@ -123,6 +123,10 @@ class Format(ABC):
         """What belongs to the exported network `path`."""
         return [path, *(path.with_suffix(suffix) for suffix in self.companions)]
 
+    def fixed(self, path: Path) -> list[Path]:
+        """What must stay as it is written; of a folder, others of its files are the user's to edit."""
+        return self.files(path)
+
 
 def run_of(function: Callable[[Tensor], Any]) -> Run:
     """A function of contiguous float32 images on the CPU as a `Run`."""

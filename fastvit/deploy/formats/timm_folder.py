@@ -50,6 +50,9 @@ class TimmFolder(Format):
         save_file(fused, path / FUSED, metadata={"format": "pt"})
         (path / "README.md").write_text(self.readme, encoding="utf-8")
 
+    def fixed(self, path: Path) -> list[Path]:
+        return [path / name for name in ("config.json", "model.safetensors", FUSED)]
+
     def load(self, path: Path, settings: Settings) -> Run:
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
         return run_of(Network(network).eval().requires_grad_(False))

@@ -71,6 +71,8 @@ def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed
     Raises:
         DataError: there are too few to say anything.
     """
+    if calibration < LEAST_CALIBRATION:
+        raise DataError(f"{calibration} images to calibrate on are too few: {LEAST_CALIBRATION} are the least")
     total = len(source)
     count = min(calibration, total // 2)
     if count < LEAST_CALIBRATION or min(total - count, validation) < LEAST_VALIDATION:

@@ -76,7 +76,8 @@ class ImageDataConfig(DataConfig):
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None  # of resizing
     mean: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None  # of the colors, from 0 to 1
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None  # standard deviation of the same
-    on_bad_image: Literal["error", "skip"] = "error"  # not for streams (wds/, ...): timm leaves bad images out there
+    # Of an image that cannot be read. Not for streams (wds/, ...): timm leaves bad images out there.
+    on_bad_image: Literal["error", "skip"] = Field("error", json_schema_extra=FREE_ON_RESUME)
     exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
 
     @model_validator(mode="after")
@@ -100,7 +101,7 @@ class AugmentationConfig(Section):
     color_jitter: NonNegativeFloat = 0.4  # strength; has no effect beside auto_augment
     auto_augment: Annotated[str, AfterValidator(_known_policy)] | None = None  # such as rand-m9-mstd0.5-inc1
     reprob: Probability = 0.0  # of random erasing
-    remode: Literal["const", "rand", "pixel"] = "pixel"  # erase with black, one random color, or random pixels
+    remode: Literal["const", "rand", "pixel"] = "pixel"  # erase with the mean color, one random color, or random pixels
     recount: PositiveInt = 1  # most patches erased in an image
     mixup: NonNegativeFloat = 0.0  # alpha; 0 is off
     cutmix: NonNegativeFloat = 0.0  # alpha; 0 is off
