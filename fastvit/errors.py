@@ -1,4 +1,4 @@
-"""The errors that a user can fix, told apart from bugs. The library raises them, the commands print them."""
+"""The errors that a user can fix, as distinct from bugs. The library raises them, the commands print them."""
 
 import difflib
 import sys

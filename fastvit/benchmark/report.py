@@ -193,7 +193,7 @@ def share_of_limit(row: Row, median_ms: float, result: Result) -> str:
 
 
 def failures(shown: Iterable[Figures]) -> Iterator[str]:
-    """What was not measured, and why; alike ones together."""
+    """What was not measured, and why; equal reasons together."""
     who: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row, _, _ in shown:
         if row.error:

@@ -29,7 +29,7 @@ def require_counts(counts: Tensor | None, dataset: str) -> None:
 
 
 def balanced(counts: Tensor) -> Tensor:
-    """(classes,) weights that make each class count alike, and are 1 on average over the images."""
+    """(classes,) weights that make each class count equally, and are 1 on average over the images."""
     return counts.sum() / (len(counts) * counts.float())
 
 
@@ -40,5 +40,5 @@ def skew_notice(counts: Tensor | None, names: Sequence[str]) -> list[str]:
     most, least = int(counts.argmax()), int(counts.argmin())
     return [
         f"the classes are skewed: {int(counts[most])} images to train on have {names[most]}, {int(counts[least])} have "
-        f"{names[least]}; loss.class_weights=balanced makes each class count alike"
+        f"{names[least]}; loss.class_weights=balanced makes each class count equally"
     ]

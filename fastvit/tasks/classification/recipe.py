@@ -78,7 +78,7 @@ class ImageDataConfig(DataConfig):
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None  # standard deviation of the same
     # Of an image that cannot be read. Not for streams (wds/, ...): timm leaves bad images out there.
     on_bad_image: Literal["error", "skip"] = Field("error", json_schema_extra=FREE_ON_RESUME)
-    exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
+    exif_orientation: bool = True  # turn photographs as their EXIF says; not for streams, which timm reads
 
     @model_validator(mode="after")
     def _division_is_possible(self) -> "ImageDataConfig":
@@ -137,7 +137,7 @@ class DistillationConfig(Section):
 class LossConfig(Section):
     """What an error costs."""
 
-    class_weights: Literal["balanced"] | None = None  # balanced: each class counts alike, however many images it has
+    class_weights: Literal["balanced"] | None = None  # balanced: each class counts equally, however many images it has
 
 
 class ClassificationRecipe(Recipe):
