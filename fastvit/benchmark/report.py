@@ -45,7 +45,7 @@ def conditions(result: Result) -> Iterator[str]:
     at_most = f"at most {suite.rounds}" if suite.seconds else str(suite.rounds)
     yield (
         f"{at_most} rounds of {suite.calls} calls in turn, short ones after one that is not counted; "
-        "the same random images for all; random weights; inference mode except for training steps"
+        "the same random images for all; random weights; inference mode but for training steps"
     )
     if suite.take_turns == "baseline":
         yield f"each network took turns with {suite.baseline}; its times are as if that had always had its median speed"
