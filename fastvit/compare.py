@@ -1,11 +1,11 @@
 """How far the outputs of two models are from each other."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from fastvit.precision import exact_float32
 
@@ -30,13 +30,5 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
 
 def relative_error(actual: Any, expected: Any) -> float:
     """|actual - expected| / |expected| over all tensors in two equally nested outputs, computed in float64."""
-    a, e = (torch.cat([t.flatten().cpu().double() for t in _tensors(output)]) for output in (actual, expected))
+    a, e = (torch.cat([t.flatten().cpu().double() for t in tree_leaves(output)]) for output in (actual, expected))
     return float((a - e).norm() / e.norm())
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    else:
-        for value in output.values() if isinstance(output, dict) else output:
-            yield from _tensors(value)

@@ -165,7 +165,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], section_class: t
     return [
         f"{path}: {before.get(path)} -> {after.get(path)}"
         for path in sorted(before.keys() | after.keys())
-        if before.get(path) != after.get(path) and path not in free
+        if before.get(path) != after.get(path) and not any(f"{path}.".startswith(f"{each}.") for each in free)
     ]
 
 

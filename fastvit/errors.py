@@ -1,4 +1,4 @@
-"""The errors that a user can fix, told apart from bugs. The library raises them, the commands print them."""
+"""The errors that a user can fix, as distinct from bugs. The library raises them, the commands print them."""
 
 import difflib
 import sys
@@ -82,6 +82,13 @@ def some(names: Sequence[str], most: int = 5) -> str:
     """The first of many names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says in its first line that says something; its kind where none does."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception from ")]  # OpenVINO's places in its code
+    return said[0] if said else type(error).__name__
 
 
 @contextmanager

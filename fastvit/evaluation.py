@@ -18,8 +18,7 @@ from fastvit.explain import grad_cam
 from fastvit.predictor import CLASSIFIERS
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
-from fastvit.runtime.allocator import keep_freed_memory
-from fastvit.runtime.device import autocast, best_device
+from fastvit.runtime.device import autocast, best_device, cuda_kernels
 from fastvit.runtime.environment import environment
 from fastvit.runtime.folders import require_writable
 from fastvit.runtime.processes import ALONE, Processes
@@ -101,6 +100,7 @@ def evaluate_forms(
     if explain:
         grad_cam(model, torch.zeros(1, *task.input_size))  # fails before the long work, if it fails
     metrics = measure(task, models, data.samples, processes)
+    notices = processes.union(data.notices())
     if not processes.is_main:
         return {}, [], []
     result = compare(task, models, metrics) | {"source": trained.source, "weights": trained.weights}
@@ -109,12 +109,11 @@ def evaluate_forms(
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     picture = task.draw(_on(model, torch.device("cpu")), some_samples(data.samples), data.class_names)
     picture.savefig(written[1], dpi=120)
-    notices = [*data.notices()]
     if mistakes := task.draw_mistakes(metrics[form], data, explain_with=model if explain else None):
         written.append(folder / "mistakes.png")
         mistakes.savefig(written[-1], dpi=120)
     elif explain:
-        notices.append("--explain: there is no mistakes.png, for no image is wrong, or the images are a stream")
+        notices.append("--explain: there is no mistakes.png, because no image is wrong, or the images are a stream")
     return result, [*written, *task.write_details(metrics[form], data, folder)], notices
 
 
@@ -145,14 +144,14 @@ def _on(model: Network, device: torch.device) -> Network:
 def measure(task: Task, models: Mapping[str, Network], val: Dataset, processes: Processes) -> dict[str, Metrics]:
     """The metrics of each model over all validation data, in all processes."""
     recipe, device = task.recipe, _device(models, processes.local_rank)
-    keep_freed_memory(device)
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
     batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)
     shown = tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if processes.is_main else True)
     on_device = [_on(model, device) for model in models.values()]
     precision = recipe.loop.precision
-    metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
+    with cuda_kernels(tf32=recipe.loop.tf32, benchmark=recipe.loop.cudnn_benchmark):
+        metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
     return dict(zip(models, metrics, strict=True))
 
 

@@ -59,7 +59,7 @@ def model_card(trained: Trained, *, title: str, repository: str | None = None) -
     """
     if trained.does != "classification" or trained.architecture is None:
         raise ExportError(f"{trained.source} is no classifier, which is what timm's folders and the hub get from here")
-    recipe = trained.task.recipe if trained.task else None
+    recipe = trained.task.recipe if trained.kind is Kind.RUN else None  # a recipe alone did not train it
     metrics = _metrics_of(trained)
     parts = [_header(recipe), f"# {title}", _what(trained)]
     if recipe:
@@ -67,6 +67,8 @@ def model_card(trained: Trained, *, title: str, repository: str | None = None) -
         if metrics:
             parts += [f"## How good\n\n{_metrics(trained, metrics)}"]
         parts += [f"## Licence\n\n{_licence(recipe)}"]
+    else:
+        parts += ["## Licence\n\nThese weights come from elsewhere: read their licence there before you publish them."]
     place = f"hf-hub:{repository}" if repository else "local-dir:FOLDER"
     use = USE.format(
         place=place,
@@ -97,9 +99,11 @@ def _what(trained: Trained) -> str:
     architecture, labels = trained.architecture["name"], trained.labels
     named = ", ".join(labels[:MOST_LABELS]) + (", ..." if len(labels) > MOST_LABELS else "")
     size = trained.preprocessing
+    is_run = trained.kind is Kind.RUN
+    origin = f"Trained with fastvit {fastvit.__version__}" if is_run else f"Weights: {trained.weights}"
     return (
         f"`{architecture}` ([FastViT](https://arxiv.org/abs/2303.14189)), which tells {len(labels)} classes apart in "
-        f"images of {size.height}x{size.width} pixels: {named}. Trained with fastvit {fastvit.__version__}."
+        f"images of {size.height}x{size.width} pixels: {named}. {origin}."
     )
 
 

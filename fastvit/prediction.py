@@ -88,8 +88,8 @@ def predict_files(
     threads = threads or cores
     size = max(1, min(batch, -(-len(paths) // threads)))
     batches = [paths[start : start + size] for start in range(0, len(paths), size)]
-    is_module = isinstance(predictor.network, nn.Module)
-    alone: Any = nullcontext() if is_module else Lock()  # the runtimes of exported files have threads of their own
+    on_one_core = isinstance(predictor.network, nn.Module) and predictor.device.type == "cpu"
+    alone: Any = nullcontext() if on_one_core else Lock()  # a GPU or a runtime with threads of its own: one at a time
 
     def work(some: Sequence[Path]) -> list[Predicted]:
         predicted = _predict(predictor, some, alone)
@@ -97,7 +97,7 @@ def predict_files(
             then(each)
         return predicted
 
-    with _one_core_each(threads, apply=is_module and predictor.device.type == "cpu") as pool:
+    with _one_core_each(threads, apply=on_one_core) as pool:
         for predicted in _in_order(pool, work, batches, ahead=threads * BATCHES_AHEAD):
             yield from predicted
 
@@ -182,8 +182,16 @@ def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
     """A name for the picture of each image: its path below the folder that all are in."""
     absolute = {path: path.absolute() for path in paths}
     top = os.path.commonpath([path.parent for path in absolute.values()])
-    names = {path: "-".join(each.relative_to(top).parts) for path, each in absolute.items()}
-    return {path: name if name.lower().endswith((".jpg", ".png")) else f"{name}.jpg" for path, name in names.items()}
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for path, each in absolute.items():
+        name = "-".join(each.relative_to(top).parts)
+        name = name if name.lower().endswith((".jpg", ".png")) else f"{name}.jpg"
+        while name in taken:  # a/b.jpg and a-b.jpg
+            name = f"_{name}"
+        taken.add(name)
+        names[path] = name
+    return names
 
 
 def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
@@ -216,7 +224,7 @@ def save_mask(predicted: Predicted, target: Path) -> None:
     mask = predicted.prediction.mask()
     if mask is None:
         raise RunError("--masks is for segmentation: these predictions have no classes of pixels")
-    _save(mask, target.with_suffix(".png"))
+    _save(mask, target if target.suffix.lower() == ".png" else target.with_name(f"{target.name}.png"))
 
 
 def _save(picture: Image.Image, target: Path, **options: Any) -> None:

@@ -109,7 +109,7 @@ def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list
 
 
 def _where(name: str, advice: str) -> tuple[str, dict[str, Any] | None]:
-    """The name to give timm, and what to change in its configuration, so that no download is tried in vain."""
+    """The name to give timm, and what to change in its configuration, so that cached files are not asked for again."""
     source, place = parse_model_name(name)
     if source == "local-dir":
         return name, None

@@ -113,7 +113,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise CheckpointError(f"{path} is truncated: download or copy it again")
         if is_zip and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint: save the model's state_dict()")
-        # A Namespace is plain data, which timm's train.py puts in. An open file, for torch would go by the suffix.
+        # A Namespace is plain data, which timm's train.py puts in. An open file, because torch would go by the suffix.
         with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -121,7 +121,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise CheckpointError(f"{path} is truncated: download or copy it again") from error
         raise CheckpointError(
             f"{path} holds Python objects besides tensors, which could run code and are not loaded: if you trust it, "
-            'write it anew with torch.save({"state_dict": model.state_dict()}, ...)'
+            'write it again with torch.save({"state_dict": model.state_dict()}, ...)'
         ) from error
     except (RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged or truncated ({error}): download or copy it again") from error

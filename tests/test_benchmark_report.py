@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+from importlib import import_module
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -14,7 +15,7 @@ from fastvit.benchmark.compare import SAME, YARDSTICK, changes, comparison
 from fastvit.benchmark.field import field_points, pareto
 from fastvit.benchmark.labels import Box, Name, place
 from fastvit.benchmark.picture import picture
-from fastvit.benchmark.report import mean_speed_ups, report, share_of_limit
+from fastvit.benchmark.report import mean_speed_ups, report, share_of_limit, side_by_side
 from fastvit.benchmark.result import Group, Limits, Result, Row, load, save
 from fastvit.benchmark.statistics import Interval, figures, median_interval, paired_ratio
 from fastvit.benchmark.suite import Suite
@@ -85,7 +86,11 @@ def test_means_are_geometric_and_of_the_raw_ratios():
         expected[network] = median(median(s) / median(f) for s, f in zip(rounds["slow"], rounds["fast"], strict=True))
     (lines,) = mean_speed_ups(result(*groups, take_turns="forms"))
     assert lines[0][1:] == ("slow", "fast", "networks")
-    assert lines[2] == ("fast", f"{geometric_mean(expected.values()):.2f}", "1.00", "3")
+    mean = f"{geometric_mean(expected.values()):.2f}"
+    assert lines[2] == ("fast", mean, "1.00", "3")
+    made = result(*groups, take_turns="forms", baseline="slow")
+    (beside,) = side_by_side(made, figures(made))
+    assert beside[-1] == ("times as fast", "1.00", mean)
 
 
 # ---- claims ----------------------------------------------------------------------------------------------------------
@@ -297,9 +302,16 @@ def test_published_tables_follow_from_the_published_samples():
     assert raw
     for path in raw:
         table = path.with_suffix(".md")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if kind := content["suite"].get("measures"):
+            made_again = import_module(f"fastvit.benchmark.{kind}").table(content)
+            assert table.read_text(encoding="utf-8") == f"# {content['suite']['title']}\n\n{made_again}\n", path
+            continue
         made = load(path)
         assert made.complete, path
         assert table.read_text(encoding="utf-8") == report(made), f"{path}: make the table again, do not edit it"
+        shares = re.findall(r"\| +(\d+)%(?: memory)? +\|", table.read_text(encoding="utf-8"))
+        assert all(int(share) <= 100 for share in shares), f"{path}: faster than this machine can be"
         assert "/" not in str(made.suite.output).removeprefix("runs/benchmark/"), f"{path} names a folder of a machine"
 
 

@@ -81,14 +81,19 @@ def test_weights_that_cannot_be_downloaded_are_said_once(tmp_path, capsys, monke
     assert "\n" not in said
 
 
+def spoilt_images(folder, split):
+    """Two classes of four images each, to train and to validate on, and the path of the one that is damaged."""
+    for part, label, i in itertools.product(("train", "val"), ("dark", "bright"), range(4)):
+        (folder / part / label).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (40, 40), 200 if label == "bright" else 50).save(folder / part / label / f"{i}.png")
+    bad = folder / split / "dark" / "2.png"
+    bad.write_bytes(bad.read_bytes()[:60])
+    return bad
+
+
 @pytest.mark.parametrize("policy", ["error", "skip"])
 def test_an_unreadable_image(policy, tmp_path, capsys):
-    for split, label, i in itertools.product(("train", "val"), ("dark", "bright"), range(4)):
-        folder = tmp_path / "images" / split / label
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (40, 40), 200 if label == "bright" else 50).save(folder / f"{i}.png")
-    bad = tmp_path / "images" / "train" / "dark" / "2.png"
-    bad.write_bytes(bad.read_bytes()[:60])
+    bad = spoilt_images(tmp_path / "images", "train")
     (bad.parent / "photo.heic").write_bytes(b"of a phone")
     data = {"dataset": "folder", "root": str(tmp_path / "images"), "num_classes": 2, "image_size": 32, "workers": 0}
     run = tmp_path / "run"
@@ -103,3 +108,23 @@ def test_an_unreadable_image(policy, tmp_path, capsys):
         assert f"left out: 1, such as {bad}" in printed
         assert "8 training samples" in printed
         assert f"not taken for images, by their names: 1, such as {bad.parent / 'photo.heic'}" in printed
+
+
+def test_a_run_goes_on_without_the_validation_image_that_has_stopped_it(tmp_path, capsys):
+    """As the message says; the epoch before it is kept."""
+    bad, run = spoilt_images(tmp_path / "images", "val"), tmp_path / "run"
+    data = {"dataset": "folder", "root": str(tmp_path / "images"), "num_classes": 2, "image_size": 32, "workers": 0}
+    small = ["model.name=test_byobnet", "loop.batch_size=4", f"data={json.dumps(data)}"]
+    said = complaint(train, [QUICKSTART, f"output={run}", *SHORT, *small], capsys)
+    assert f"image {bad} cannot be read" in said
+    assert said.endswith("data.on_bad_image: skip")
+    train(["--resume", str(run), "data.on_bad_image=skip"])
+    assert f"left out: 1, such as {bad}" in capsys.readouterr().out
+    assert torch.load(run / "last.pt")["metrics"]["val_samples"] == 7
+
+
+def test_a_dry_run_that_cannot_write_its_pictures_says_so_at_once(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    said = complaint(train, [QUICKSTART, f"output={tmp_path / 'file' / 'run'}", "--dry-run"], capsys)
+    assert said.startswith(f"output {tmp_path / 'file' / 'run-dry-run'} cannot be written")
+    assert "\n" not in said

@@ -73,6 +73,15 @@ def test_a_photograph_is_upright_however_the_camera_was_held(orientation: int, k
     np.testing.assert_allclose(np.asarray(image).astype(int), pixels(), atol=0 if exact else 12)
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_opened_image_is_turned_once(orientation: int, tmp_path: Path):
+    opened = Image.open(turned(tmp_path / "photo.png", orientation, pixels()))
+    once = as_rgb(opened, upright=True)
+    np.testing.assert_array_equal(once, pixels())
+    np.testing.assert_array_equal(as_rgb(once, upright=True), pixels())
+    np.testing.assert_array_equal(as_rgb(opened, upright=False), STORED[orientation](pixels()))
+
+
 def test_damaged_exif_costs_the_orientation_and_not_the_picture(tmp_path: Path):
     damaged = PngImagePlugin.PngInfo()
     damaged.add_text("Raw profile type exif", "\nexif\n  8\nno hexadecimal number")  # where ImageMagick keeps it
@@ -250,9 +259,9 @@ def test_an_animation_is_its_first_frame(tmp_path: Path):
 
 def test_images_that_a_library_has_opened_are_read_alike():
     white = Image.fromarray(np.full((4, 4), 65535, np.uint16))
-    assert as_rgb(white).getcolors() == [(16, (255, 255, 255))]
+    assert as_rgb(white, upright=False).getcolors() == [(16, (255, 255, 255))]
     dark = Image.fromarray(np.full((4, 4), 2570, np.uint16))
-    assert as_rgb(dark).getcolors() == [(16, (10, 10, 10))]
+    assert as_rgb(dark, upright=False).getcolors() == [(16, (10, 10, 10))]
 
 
 # ---- what is no picture ----------------------------------------------------------------------------------------------

@@ -99,11 +99,13 @@ def test_a_full_disk_is_not_blamed_on_the_converter(model, tmp_path, quick, monk
 
 def test_detectors_get_a_sentence_before_any_work(tmp_path):
     from fastvit.models import mask_rcnn
+    from fastvit.tasks.detection.task import Detection
 
     detector = mask_rcnn("fastvit_t8", num_classes=3)
     with pytest.raises(ExportError, match=r"finds another number of boxes in each image.*with its `backbone`"):
         export(detector, tmp_path / "a.onnx", EXAMPLE)
     assert everything(tmp_path) == set()
+    assert not Detection.exportable  # which a finished run asks before it recommends the command
 
 
 def test_files_have_the_usual_permissions(model, tmp_path):

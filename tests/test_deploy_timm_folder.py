@@ -87,6 +87,13 @@ def test_the_licence_of_the_starting_weights_goes_on(random_run):
     assert f"Fine-tuned from [fastvit_t8.apple_dist_in1k]({address})" in card
 
 
+def test_of_weights_that_nobody_trained_here_no_training_is_told():
+    card = model_card(load_trained("fastvit_t8", random_weights=True), title="Mine")
+    assert "Trained" not in card
+    assert "Weights: random" in card
+    assert "These weights come from elsewhere: read their licence there" in card
+
+
 @pytest.mark.parametrize(
     ("model", "card", "message"),
     [

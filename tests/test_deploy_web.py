@@ -1,6 +1,7 @@
 """The page that `--format web` writes: its files, and what it says about input that it cannot use."""
 
 import json
+import shutil
 import subprocess
 from dataclasses import replace
 from urllib.request import urlopen
@@ -13,6 +14,7 @@ from deployment import LABELS, PREPROCESSING, discerning_network, need
 from fastvit.deploy import Card, export, load
 from fastvit.deploy.formats import web
 from fastvit.deploy.formats.web import RUNTIME_FILES, Web
+from fastvit.deploy.sidecar import sidecar_path
 from fastvit.deploy.web_server import make_server
 from fastvit.errors import DataError, ExportError
 from launch import complaint, script
@@ -57,6 +59,18 @@ def test_the_network_in_it_is_the_one_that_was_exported(page):
     verified = load(page).sidecar["verification"]
     assert max(each["pixels"] for each in verified["pictures"]) == 0
     assert max(each["relative_error"] for each in verified["outputs"]) < 1e-5
+
+
+def test_the_page_may_be_edited_and_the_network_may_not(page, tmp_path):
+    copy = tmp_path / "mine.web"
+    shutil.copytree(page, copy)
+    shutil.copyfile(sidecar_path(page), sidecar_path(copy))
+    (copy / "index.html").write_text("mine")
+    (copy / "example-1.jpg").unlink()
+    load(copy)
+    (copy / "network.onnx").write_bytes(b"another")
+    with pytest.raises(ExportError, match=r"network\.onnx is not the file that mine\.web\.json is about"):
+        load(copy)
 
 
 def test_the_runtime_is_pinned_by_version_and_content(page):

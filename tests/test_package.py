@@ -39,34 +39,49 @@ FLOORS = (
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 
 
-def imports_of(path):
+# A registry names its entries, which are on a floor above it, and imports one by its name when it is asked for that.
+REGISTRIES = {("recipes", "tasks"), ("predictor", "tasks"), ("the package itself", "trained")}
+
+
+def parts_in(names):
+    """The parts of the package among modules and what is in them."""
+    for name in names:
+        package, _, inside = name.partition(".")
+        if package == "fastvit":
+            part = inside.split(".")[0]
+            yield part if part in FLOOR else "the package itself"
+
+
+def imports_of(tree):
     """The parts of the package that a file imports, also within functions."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from parts_in(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path} has a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            package, _, inside = name.partition(".")
-            if package == "fastvit":
-                part = inside.split(".")[0]
-                yield part if part in FLOOR else "the package itself"
+            assert not node.level, f"from {'.' * node.level}{node.module or ''} is relative"
+            yield from parts_in(f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def named_in(tree):
+    """The parts of the package of which a file imports a module by its name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            name = node.args[0]
+            first = name.values[0] if isinstance(name, ast.JoinedStr) else name  # of f"fastvit.tasks.{task}.recipe"
+            assert isinstance(first, ast.Constant), f"{ast.unparse(node)} does not tell which part it is about"
+            yield from parts_in([first.value])
 
 
 def test_dependencies_point_down():
-    wrong = []
+    wrong, named = [], set()
     for path in PACKAGE.rglob("*.py"):
-        part = path.relative_to(PACKAGE).with_suffix("").parts[0]
-        own = FLOOR["the package itself" if part == "__init__" else part]
-        wrong += [
-            f"{path.relative_to(ROOT)} imports {other}"
-            for other in imports_of(path)
-            if FLOOR[other] >= own and other != part
-        ]
+        tree, name = ast.parse(path.read_text()), path.relative_to(PACKAGE).with_suffix("").parts[0]
+        part = "the package itself" if name == "__init__" else name
+        not_below = {other for other in FLOOR if FLOOR[other] >= FLOOR[part] and other != part}
+        wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in imports_of(tree) if other in not_below]
+        named |= {(part, other) for other in named_in(tree) if other in not_below}
     assert not wrong
+    assert named == REGISTRIES
 
 
 def run(program):
@@ -82,7 +97,7 @@ STEPS = (
     ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
     ((), "import fastvit.trained, fastvit.prediction, fastvit.tasks.classification.prediction"),
     (("pydantic",), "import fastvit.tasks.classification.task, fastvit.benchmark.bench, fastvit.robustness"),
-    (("roma",), "import fastvit.tasks.hand_mesh.inference"),
+    (("roma",), "import fastvit.tasks.hand_mesh.predictor"),
 )
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({tuple(EXTRAS)}))  # importing None raises ModuleNotFoundError\n"
 
@@ -140,7 +155,7 @@ def packages(requirements):
 
 
 def test_help_comes_without_torch():
-    """Every subcommand, by what the installed command runs."""
+    """Of `fastvit` and every subcommand, with an example, by what the installed command runs."""
     program = """
 import sys, contextlib, io
 import fastvit_cli
@@ -148,11 +163,11 @@ from importlib.util import find_spec, module_from_spec
 sys.modules["fastvit"] = module_from_spec(find_spec("fastvit"))
 from fastvit.cli.main import COMMANDS
 del sys.modules["fastvit"]
-for name in COMMANDS:
+for name in ("", *COMMANDS):
     with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as printed:
-        sys.argv = ["fastvit", name, "--help"]
+        sys.argv = ["fastvit", *filter(None, [name]), "--help"]
         fastvit_cli.main()
-    assert f"\\nfastvit {name}" in printed.getvalue(), name  # an example
+    assert f"\\nfastvit {name or 'train quickstart/digits'}" in printed.getvalue(), name  # an example
     assert "torch" not in sys.modules, name
 """
     assert run(program) == ""

@@ -4,10 +4,11 @@ import csv
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from deployment import need
 from fastvit.data.digits import Digits
@@ -15,6 +16,7 @@ from fastvit.deploy import FORMATS
 from fastvit.errors import DataError
 from fastvit.prediction import find_images, picture_names, predict_files
 from fastvit.predictor import Shown
+from fastvit.tasks.classification.prediction import Classes
 from fastvit.trained import load_trained
 from launch import complaint, script
 
@@ -124,6 +126,11 @@ def test_who_stops_listening_stops_the_work(predictor, images):
     assert threading.active_count() == threads
 
 
+def test_each_picture_has_a_name_of_its_own():
+    names = picture_names([Path("x/a/b.jpg"), Path("x/a-b.jpg"), Path("x/c.jpg"), Path("x/c.png"), Path("x/c.webp")])
+    assert list(names.values()) == ["a-b.jpg", "_a-b.jpg", "c.jpg", "c.png", "c.webp.jpg"]
+
+
 def test_names_of_images(images, tmp_path, monkeypatch):
     monkeypatch.chdir(images)
     assert [path.name for path in find_images(["inside"])] == ["PHOTO.JPEG", "photo.jpg"]
@@ -173,8 +180,6 @@ def test_one_bad_file_is_skipped_and_counted(random_run, images, tmp_path, capsy
 
 def test_results_are_written_as_they_come(random_run, images, tmp_path, monkeypatch):
     """What came before a failure is there."""
-    from fastvit.tasks.classification.prediction import Classes
-
     written = tmp_path / "p.csv"
     rows = Classes.rows
 
@@ -210,6 +215,14 @@ def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predicto
     assert sum(blue) == pytest.approx(300 * probability, abs=2)
 
 
+def test_a_name_that_no_font_has_is_the_number_of_its_class(images, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, place, text, **_: drawn.append(text))
+    names = ("cat", chr(0xE123), chr(0xE124))  # for private use: no font of a system has them
+    Classes(names, torch.tensor([0.2, 0.1, 0.7])).draw(image_of(images / "0.png"), Shown())
+    assert drawn == ["class 2  70.0%", "cat  20.0%", "class 1  10.0%"]
+
+
 @pytest.mark.parametrize(
     ("image", "arguments", "message"),
     [
@@ -226,6 +239,8 @@ def test_a_picture_holds_the_image_and_a_bar_as_long_as_the_probability(predicto
         (".", ["--top", "0"], "--top is 0, and has to be at least 1"),
         (".", ["--top", "-1"], "--top is -1, and has to be at least 1"),
         (".", ["--batch", "0"], "--batch is 0, and has to be at least 1"),
+        (".", ["--masks", "masks"], "--masks is for segmentation"),
+        (".", ["--score", "50"], "--score is 50.0, and has to be from 0 to 1"),
         (".", ["--engine", "openvin"], "there is no engine 'openvin'"),
         (".", ["--engine", "openvino", "--explain", "seen"], "--explain needs gradients, which only PyTorch has"),
         (".", ["--output", "p.txt"], "has to end in .csv or .jsonl"),
@@ -285,11 +300,6 @@ def test_where_a_classifier_looked_is_drawn_beside_what_it_says(random_run, imag
     network = ["--model", "quickstart/segmentation_digits", "--random-weights"]
     said = complaint(predict, [*arguments, *network, "--explain", str(tmp_path / "x")], capsys)
     assert said.endswith("only what a classifier says can be explained")
-
-
-def test_masks_are_of_segmentation(random_run, images, tmp_path, capsys):
-    arguments = [str(images / "0.png"), "--model", str(random_run), "--masks", str(tmp_path / "masks")]
-    assert "--masks is for segmentation" in complaint(predict, arguments, capsys)
 
 
 def test_what_is_no_classifier(images, tmp_path, capsys):

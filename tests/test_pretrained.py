@@ -1,21 +1,27 @@
 """Weights of the hub, without a hub: found where they were downloaded before, or missed in seconds and one sentence."""
 
+import json
 import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 import timm
 import torch
 from huggingface_hub import constants
+from PIL import Image
 from safetensors.torch import save_file
+from timm.data import create_transform
 
 import fastvit
+from fastvit.cli.main import main
 from fastvit.errors import UserError
 from fastvit.pretrained import create_pretrained, load_weights, read_config
 
 REVISION = "0" * 40
 ADVICE = "give a file"
+SEEN = {"input_size": (3, 64, 64), "crop_pct": 0.8, "interpolation": "bilinear", "mean": (0.4,) * 3, "std": (0.2,) * 3}
 
 
 @pytest.fixture
@@ -72,19 +78,49 @@ def test_weights_that_were_downloaded_before(cache):
     torch.testing.assert_close(model.state_dict(), weights)
 
 
-def test_a_repository_that_was_downloaded_before(cache):
+@pytest.fixture
+def mine(cache):
+    """The weights of a repository me/mine in the cache, whose classes are a, b and c."""
     weights = timm.create_model("test_resnet", num_classes=3).state_dict()
-    config = '{"architecture": "test_resnet", "num_classes": 3, "label_names": ["a", "b", "c"], "pretrained_cfg": {}}'
+    config = {"architecture": "test_resnet", "num_classes": 3, "label_names": ["a", "b", "c"], "pretrained_cfg": SEEN}
     put(
         cache,
         "me/mine",
         model__safetensors=lambda path: save_file(weights, path),
-        config__json=lambda path: path.write_text(config),
+        config__json=lambda path: path.write_text(json.dumps(config)),
     )
-    torch.testing.assert_close(create_pretrained("hf-hub:me/mine", advice=ADVICE).state_dict(), weights)
+    return weights
+
+
+def test_a_repository_that_was_downloaded_before(mine):
+    torch.testing.assert_close(create_pretrained("hf-hub:me/mine", advice=ADVICE).state_dict(), mine)
     trained = fastvit.load_trained("hf-hub:me/mine")
     assert trained.labels == ("a", "b", "c")
     assert trained.name == "mine"
+
+
+def test_a_repository_is_evaluated_by_its_name(mine, tmp_path):
+    """On a folder of images, by timm's transform of what its configuration says."""
+    model, rng = timm.create_model("test_resnet", num_classes=3).eval(), np.random.default_rng(0)
+    model.load_state_dict(mine)
+    transform = create_transform(**SEEN)
+    logits, labels = [], []
+    for label, name in enumerate("abc"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        for i in range(4):
+            image = Image.fromarray(rng.integers(256, size=(80, 96, 3), dtype=np.uint8))
+            image.save(tmp_path / "val" / name / f"{i}.png")
+            with torch.no_grad():
+                logits.append(model(transform(image)[None])[0])
+            labels.append(label)
+    expected = torch.nn.functional.cross_entropy(torch.stack(logits), torch.tensor(labels))
+    folder = tmp_path / "result"
+    options = ["--form", "unfused", "--output", str(folder), f"data.root={tmp_path}", "data.workers=0"]
+    main(["evaluate", "hf-hub:me/mine", *options])
+    result = json.loads((folder / "evaluation.json").read_text())
+    assert result["unfused"]["samples"] == 12
+    assert result["unfused"]["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert "hf-hub:me/mine" in (result["source"], result["weights"])
 
 
 def test_an_architecture_that_timm_does_not_know(tmp_path):

@@ -13,6 +13,7 @@ from torch import nn
 from colors import draw, meter
 from fastvit.errors import DataError, RecipeError
 from fastvit.robustness import measure, missing_sets, summarize, table, write
+from fastvit.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from fastvit.robustness.evaluation import Figure
 from fastvit.robustness.own_images import Corrupted
 from fastvit.robustness.recipe import read_robustness_recipe
@@ -131,6 +132,39 @@ def test_a_published_figure_of_another_crop_says_so():
         recipe = read_robustness_recipe(CONFIGS / "imagenet_a.yaml", [f"model.name={name}"])
         figure = Figure("ImageNet-A", None, 0, 256, crop_pct, 32.1, 7500)
         assert f"  {label} " in table(summarize(recipe, [figure], []))
+
+
+def test_a_set_without_a_published_figure_has_its_table_too():
+    recipe = read_robustness_recipe(CONFIGS / "own_data.yaml", [])
+    name = "own validation images"
+    figures = [Figure(name, None, 0, 224, 0.9, 80.0, 50), Figure(name, "fog", 1, 224, 0.9, 60.0, 50)]
+    printed = table(summarize(recipe, figures, []))
+    assert [line.split() for line in printed.splitlines()[1:]] == [
+        ["top-1,", "%", "80.00"],
+        ["mean", "top-1", "under", "corruption,", "%", "60.00"],
+        ["of", "the", "top-1", "without,", "%", "75.00"],
+        ["fog", "60.0"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("severities", "corruptions", "figures"),
+    [
+        (SEVERITIES, CORRUPTIONS, {"corruption_errors", "mce"}),
+        (SEVERITIES, CORRUPTIONS[:14], {"corruption_errors"}),
+        ((3,), CORRUPTIONS, set()),
+    ],
+)
+def test_errors_by_alexnet_s_are_of_all_that_its_own_are_of(severities, corruptions, figures):
+    """Of a part, they would be numbers that stand for something else."""
+    name = "ImageNet-C, the model's own size"
+    part = [f"sets.{name}.{key}={json.dumps(each)}" for key, each in
+            (("severities", severities), ("corruptions", corruptions))]  # fmt: skip
+    recipe = read_robustness_recipe(CONFIGS / "imagenet_c.yaml", part)
+    measured = [Figure(name, each, severity, 256, 0.9, 60.0, 50) for each in corruptions for severity in severities]
+    summary = summarize(recipe, measured, [])
+    assert {"corruption_errors", "mce"} & summary["sets"][name].keys() == figures
+    assert ("CE" in table(summary)) == ("corruption_errors" in figures)
 
 
 def test_a_model_of_other_classes_is_refused(root, tmp_path):

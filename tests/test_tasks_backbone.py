@@ -47,6 +47,12 @@ def test_weights_of_another_network_are_refused(tmp_path):
         build_body(config, initial_weights=True)
 
 
+def test_a_network_without_the_four_stages_is_a_mistake_of_the_recipe():
+    config = BackboneConfig(name="test_vit")
+    with pytest.raises(RecipeError, match=r"model.name: test_vit cannot .*strides \[16\], but needs \[4, 8, 16, 32\]"):
+        build_body(config, initial_weights=True)
+
+
 class Network(nn.Module):
     def __init__(self):
         super().__init__()

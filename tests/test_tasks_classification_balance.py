@@ -14,6 +14,7 @@ from fastvit.errors import DataError, RecipeError
 from fastvit.recipes import load_recipe, make_task
 from fastvit.tasks.classification.balance import balanced, class_counts
 from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.engine import Trainer
 from launch import QUICKSTART
 
 TINY = (
@@ -85,12 +86,14 @@ def test_classes_that_are_not_given_are_counted():
 
 def test_balanced_is_scikit_learn_s(photos: Path):
     overrides = [f"data.root={photos}", "loss.class_weights=balanced", "data.num_classes=3", *TINY]
-    task = make_task(load_recipe("classification/finetune", overrides))
+    recipe = load_recipe("classification/finetune", overrides)
+    task = make_task(recipe)
     data = task.open_data("train")
-    targets = data.samples.source.targets.numpy()
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
-    np.testing.assert_allclose(task.class_weights, expected, rtol=1e-6)
+    assert task.class_weights is None  # opening the data changes nothing in the task
     assert not any("skewed" in notice for notice in data.notices())
+    Trainer(task, recipe, None)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=data.samples.source.targets.numpy())
+    np.testing.assert_allclose(task.class_weights, expected, rtol=1e-6)
 
 
 def test_weights_are_in_the_loss_of_plain_and_of_mixed_labels():
@@ -112,8 +115,10 @@ def test_each_class_weighs_the_same_and_an_image_one_on_average():
     torch.testing.assert_close(balanced(counts) * counts, torch.full((3,), 100 / 3))
 
 
-def test_counts_of_what_does_not_say_its_labels():
+def test_counts_of_what_does_not_say_its_labels(monkeypatch: pytest.MonkeyPatch):
     assert class_counts(object(), 3) is None
     task = make_task(load_recipe(QUICKSTART, ["loss.class_weights=balanced"]))
+    monkeypatch.setattr(type(task.recipe), "open_images", lambda recipe, *, training: [("image", 0)])
     with pytest.raises(RecipeError, match=r"loss\.class_weights: dataset digits does not say its labels beforehand"):
-        task._balance([], task.open_data("train").class_names)
+        task.open_data("train")
+    assert task.open_data("val").class_counts is None

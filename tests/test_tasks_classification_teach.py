@@ -192,7 +192,7 @@ def test_soft_answers_are_within_their_rounding(recipe, tmp_path: Path):
     file = teach(task, tmp_path / "answers")
     loader = recording_of(task).loader
     student = make_task(taught(recipe, file.path, *soft))
-    student.prepare_training(CPU, loader)
+    student.prepare_training(CPU, student.open_data("train"), loader)
     teacher = task.build_teacher(CPU)
     for step, (images, labels, stored) in enumerate(student.training_batches(loader, 0, 0)):
         seed_everything(student.recipe.seed, Purpose.STEP, step, 0)

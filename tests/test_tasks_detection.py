@@ -12,6 +12,7 @@ from pycocotools.cocoeval import COCOeval
 from torchvision.ops import box_iou
 
 from coco_files import HEIGHT, WIDTH, save_coco
+from fastvit.config import differences
 from fastvit.errors import DataError, RecipeError
 from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks import load_recipe, make_task
@@ -33,6 +34,16 @@ RETINANET = (
 
 def task(*overrides: str) -> Detection:
     return make_task(load_recipe(DEMO, overrides))
+
+
+def test_a_library_that_only_measures_is_asked_for_when_it_has_to(monkeypatch):
+    """A network that was trained beside it predicts without it, and its run goes on with the other one."""
+    monkeypatch.setattr("fastvit.tasks.detection.metrics.find_spec", lambda name: None)
+    configured = task("evaluation.backend=faster-coco-eval")
+    with pytest.raises(DataError, match=r"pip install faster-coco-eval, or set evaluation.backend=pycocotools"):
+        configured.open_data("val")
+    recipe = task().recipe
+    assert differences(configured.recipe.to_dict(), recipe.to_dict(), type(recipe)) == []
 
 
 def test_layer_wise_rates_reach_the_body():

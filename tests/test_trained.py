@@ -15,9 +15,11 @@ from torch import nn
 import fastvit
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.reading import read_image
 from fastvit.deploy import Card, export
 from fastvit.deploy.sidecar import read_sidecar, sha256, write_sidecar
 from fastvit.errors import UserError
+from fastvit.prediction import predict_files
 from fastvit.recipes import load_recipe, make_task
 from fastvit.trained import Kind, Options, find_trained, kind_of, load_trained
 from fastvit.trained.of_file import AnyBatch
@@ -108,6 +110,20 @@ def test_a_run_is_called_with_an_image_from_python(random_run, right):
         assert len(prediction.best()) == 5
 
 
+def test_a_photograph_from_python_is_what_predict_reads(random_run, right, tmp_path):
+    """Also as phones store it: on its side, with a note which side is up."""
+    path, sideways = tmp_path / "photo.jpg", Image.Exif()
+    sideways[0x0112] = 6
+    stored = Image.fromarray(load_sample_image("china.jpg"))
+    stored.save(path, exif=sideways)
+    (by_predict,) = predict_files(right.predictor, [path])
+    from_python = right(Image.open(path)).probabilities
+    assert torch.equal(from_python, by_predict.prediction.probabilities)
+    assert not torch.allclose(from_python, right(stored).probabilities, rtol=1e-3)
+    wide = load_trained(random_run, image_size=(64, 64))
+    assert wide.explain(Image.open(path)) == wide.predictor.explain(read_image(path))
+
+
 def test_any_network_of_timm_s(tmp_path):
     torch.manual_seed(1)
     model = timm.create_model("test_resnet", num_classes=7)
@@ -156,6 +172,13 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
     assert kind_of("fastvit_t8") is Kind.RUN
 
 
+def test_classes_of_imagenet_have_names_of_their_own():
+    """Two of them are called crane: a bird and a machine."""
+    labels = find_trained("fastvit_t8", Options(random_weights=True)).labels
+    assert len(set(labels)) == 1000
+    assert (labels[134], labels[517]) == ("crane (n02012849)", "crane (n03126707)")
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
@@ -170,6 +193,7 @@ def test_what_exists_comes_before_what_is_known(tmp_path, monkeypatch):
         ("fastvit_t8", {"pretrained": True, "random_weights": True}, "exclude each other: give one of them"),
         ("fastvit_t8", {"random_weights": True, "overrides": ("a=b",)}, "which has no recipe: leave out key=value"),
         ("fastvit_t9", {}, "did you mean fastvit_t8"),
+        ("quickstart/digit", {}, "there is no recipe quickstart/digit; did you mean quickstart/digits"),
         ("quickstart/digits", {}, "has no weights of its own: give --checkpoint FILE, --pretrained"),
         ("quickstart/digits", {"pretrained": True}, "fastvit_t8 has 1000 classes, and data.num_classes is 10"),
         (

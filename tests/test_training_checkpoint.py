@@ -79,6 +79,8 @@ def test_a_flipped_bit_is_found_and_the_file_before_is_offered(tmp_path: Path):
 
 
 def test_weights_alone_cannot_be_resumed(tmp_path: Path):
-    save_checkpoint(CHECKPOINT, tmp_path / "last.pt")
-    with pytest.raises(RunError, match="holds weights only"):
-        read_resumable(tmp_path / "last.pt")
+    """And the checkpoint before the last is not what to take instead."""
+    save_checkpoint(CHECKPOINT, tmp_path / "best.pt")
+    save_checkpoint(CHECKPOINT | {"optimizer": {}, "step": 1}, tmp_path / "previous.pt")
+    with pytest.raises(RunError, match=r"holds weights only; resume from last.pt or previous.pt$"):
+        read_resumable(tmp_path / "best.pt")

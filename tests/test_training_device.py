@@ -1,16 +1,26 @@
 """Batches of any nesting get to the device."""
 
+from typing import Any, NamedTuple
+
 import pytest
 import torch
+from torch import Tensor
 
 from fastvit.runtime.device import BatchMover, autocast
 
 CPU = torch.device("cpu")
 
 
+class Sized(NamedTuple):
+    images: Tensor
+    size: Any
+
+
 def test_a_batch_keeps_its_nesting():
-    batch = ([torch.zeros(2)], {"boxes": (torch.ones(1), "name", 3)})
-    assert BatchMover(CPU)(batch) == batch
+    batch = ([torch.zeros(2)], {"boxes": (torch.ones(1), "name", 3)}, Sized(torch.zeros(1), None))
+    moved = BatchMover(CPU)(batch)
+    assert moved == batch
+    assert isinstance(moved[2], Sized)
 
 
 @pytest.mark.parametrize("wanted", [torch.channels_last, torch.contiguous_format])

@@ -4,7 +4,10 @@ import csv
 import itertools
 import json
 import signal
+import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +45,37 @@ def test_it_learns(finished: Trainer):
     losses = [row["train_loss"] for row in finished.history]
     assert losses == sorted(losses, reverse=True)
     assert finished.history[-1]["val_accuracy"] > 0.9
+
+
+def test_saving_does_not_count_as_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """On a clock that saving a checkpoint puts forward by a day."""
+    days, save = itertools.count(1), Trainer._save
+    passed = [0.0]
+
+    def slowly(self: Trainer) -> None:
+        passed[0] = 86400.0 * next(days)
+        save(self)
+
+    monkeypatch.setattr(Trainer, "_save", slowly)
+    monkeypatch.setattr("fastvit.training.log.time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
+    trainer = small_run(tmp_path / "run", schedule=ONE_EPOCH)
+    assert trainer.history[0]["images_per_second"] > 1
+
+
+class Heard(Processes):
+    """With another process that has something to say."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, ["a: 1", "b: 1"]]
+
+
+def test_what_any_process_says_about_the_data_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = small_recipe(tmp_path / "run")
+    trainer = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output))
+    trainer.processes = Heard()
+    trainer.val_data = replace(trainer.val_data, notices=lambda: ["a: 1", "c: 1"])
+    assert trainer._notices() == ["a: 1", "c: 1", "b: 1"]
+    assert trainer._notices() == []
 
 
 def test_every_validation_sample_counts_once(finished: Trainer):

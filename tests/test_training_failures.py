@@ -11,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvit.errors import RunError
+from fastvit.errors import DataError, RunError
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
 from fastvit.training.loaders import SampleLoader
 from fastvit.training.nonfinite import find_nonfinite
 from fastvit.training.run_folder import RunFolder
+from fastvit.training.task import Part, open_train_and_val
 from small_task import (
     LOOP,
     SmallTask,
@@ -105,7 +106,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoints(
     diverge(20, monkeypatch)
     message = (
         r"not finite for 5 steps, the last of them step 25 \(epoch 3, learning rate .*\)\. Not finite first: the loss"
-        r".*run/last.pt is kept$"
+        r".*set loop.clip_grad in a new run \(a resumed one keeps its recipe\); .*run/last.pt is kept$"
     )
     with pytest.raises(RunError, match=message):
         small_run(tmp_path / "run")
@@ -135,6 +136,15 @@ def test_a_step_whose_loss_is_not_finite_leaves_no_trace(tmp_path: Path):
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
     torch.testing.assert_close(after["optimizer"]["state"], before["optimizer"]["state"], rtol=0, atol=0)
     assert trainer.learner.step(2, [good]).losses is not None
+
+
+def test_the_same_classes_in_another_order_are_other_labels(tmp_path: Path):
+    class Named(SmallTask):
+        def open_data(self, part: str) -> Part:
+            return Part([], class_names=("cat", "dog") if part == "train" else ("dog", "cat"))
+
+    with pytest.raises(DataError, match="different classes: the same names in another order"):
+        open_train_and_val(Named(small_recipe(tmp_path / "run")))
 
 
 def test_data_that_ends_too_early_is_an_error_not_a_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

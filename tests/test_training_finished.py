@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,12 @@ def test_a_run_that_is_not_finished_becomes_no_longer(tmp_path: Path, monkeypatc
 
 def test_the_last_lines_tell_what_came_out_and_what_to_type_next(finished: Trainer):
     history = [{"val_accuracy": value} for value in (0.5, 0.75, 0.625)]
-    first, second, _, *commands = closing_lines(finished.folder, finished.recipe, history, "accuracy", 2)
+    said = partial(closing_lines, finished.folder, finished.recipe, history, "accuracy", 2)
+    first, second, _, *commands = said(exportable=True)
     assert first == "finished: accuracy 0.75 in epoch 2, the best of 3 (0.625 in the last)"
     assert second == f"in {finished.folder.path}: best.pt, last.pt, log.csv, curve.png"
     for line in commands:
         arguments = parse(shlex.split(line, comments=True)[1:])  # as the shell and the command would read it
         assert str(finished.folder.path) in (str(value) for value in vars(arguments).values())
+    assert sum(" export " in line for line in commands) == 1
+    assert not any(" export " in line for line in said(exportable=False))

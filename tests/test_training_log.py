@@ -1,5 +1,6 @@
 """What a run tells of itself."""
 
+import csv
 import math
 import sys
 from pathlib import Path
@@ -56,6 +57,15 @@ def test_the_best_epoch_is_marked_in_the_curves():
         mark = axes.lines[-1]
         assert list(mark.get_xdata()) == [2, 2]
         assert mark.get_label() == "best: epoch 2, top1 81.25"
+
+
+def test_the_table_has_what_any_epoch_has(tmp_path):
+    """Of a run that began on a GPU, and goes on without one."""
+    log = RunLog(RunFolder(tmp_path), load_recipe(QUICKSTART), "top1", 0)
+    log.write_files([ROW | {"memory_gib": 1.5}, ROW | {"epoch": 2}], 1)
+    log.close()
+    with (tmp_path / "log.csv").open() as file:
+        assert [(row["epoch"], row["memory_gib"]) for row in csv.DictReader(file)] == [("1", "1.5"), ("2", "")]
 
 
 def test_without_a_step_there_is_no_loss():

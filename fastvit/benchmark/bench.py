@@ -127,7 +127,7 @@ def _taken_by(call: Call, device: torch.device) -> int | None:
         return None
     gc.collect()
     _give_back(device)
-    reset.write_text("5")  # the peak starts anew
+    reset.write_text("5")  # the peak starts from here
     before = _kilobytes("VmRSS")
     call()
     return 1024 * (_kilobytes("VmHWM") - before)

@@ -14,6 +14,7 @@ from fastvit.deploy import FORMATS, Inference, compile_for_inference
 from fastvit.deploy.int8 import QUANTIZERS
 from fastvit.deploy.request import make_request
 from fastvit.deploy.runtimes.run import computed, make_settings
+from fastvit.errors import EngineError
 
 Call = Callable[[], Any]
 ENGINES = {"compiled": "torch", "fastest": "auto"}  # those whose names in suites are others than in the package
@@ -64,8 +65,10 @@ def _eager(model: nn.Module, form: Form, images: Tensor, device: torch.device) -
 
 
 def _int8(model: nn.Module, images: Tensor) -> Call:
-    """All layers quantized, with the ranges of these images: good for timing only."""
+    """All layers quantized, with the ranges of this image: good for timing only."""
     kind = FORMATS["openvino"]
+    if len(images) > 1:  # OpenVINO 2026.4 fails to compile such (ConvertWeightCompressedConv1x1ToMatmul)
+        raise EngineError("int8 networks take one image at a time, as fastvit quantize makes them")
     request = make_request(model, images, depthwise=kind.depthwise)
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"network{kind.suffix}"

@@ -1,4 +1,4 @@
-"""All suites of a device one after the other, in the order of what one would miss most, within a time."""
+"""All suites of a device one after the other, the most important first, within a time."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ WARM_UP_CALLS = 3  # on a stream of their own, as recording asks for
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    """A call that replays what `call` does on the GPU, on the same inputs, without launching each kernel anew."""
+    """A call that replays what `call` does on the GPU, on the same inputs, without launching each kernel again."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

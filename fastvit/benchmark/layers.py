@@ -1,6 +1,7 @@
 """Suite `layers`: where the time of a call goes, layer by layer, and what is left to gain.
 
-OpenVINO, the fastest engine on a CPU, tells the time of each node of the graph that it runs. It fuses a convolution
+OpenVINO, the fastest engine on a CPU, tells the time of each node of the graph that it runs, where it is compiled to
+count; that is why this suite compiles by itself. It fuses a convolution
 with its bias, activation and sum; such a node is of the kind of its convolution. Beside the time stand the operations
 and the bytes of each kind, and the least time that they take on this machine (the roofline): of batch 1 all tensors fit
 into the caches, so that it is their bandwidth that counts, and not the memory's.
@@ -57,6 +58,7 @@ def measure(suite: LayersSuite) -> Iterator[dict[str, Any]]:
     require_packages("the suite of layers", "openvino", "onnx", "onnxscript", extra="openvino")
     cpu = torch.device("cpu")
     result: dict[str, Any] = {
+        "suite": suite.model_dump(mode="json"),
         "environment": environment() | {"openvino": version("openvino")},
         "peak": {dtype: peak(getattr(torch, dtype), cpu)["flops"] for dtype in suite.dtypes},
         "bandwidth": cached_bandwidth(cpu),

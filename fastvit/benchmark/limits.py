@@ -3,7 +3,7 @@
 The peak is the best of several shapes of matrix product, as matrices and as 1x1 convolutions, since no one shape is the
 fastest in every library: on AMD's CPUs a large square product by MKL reaches half of what oneDNN's convolutions do.
 Each is timed many times and the fastest call counts. Rows quote medians, so that their share of the limit is at most
-1 but for what a neighbour took from this measurement.
+1 except for what a neighbour took from this measurement.
 """
 
 from collections.abc import Callable, Iterator

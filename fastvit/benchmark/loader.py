@@ -103,7 +103,7 @@ def _ours(task: Classification) -> Epoch:
 
 
 def _timms(task: Classification, collate: Callable[..., Any]) -> Epoch:
-    """timm's loader as its training script makes it, but for the part that is for the device."""
+    """timm's loader as its training script makes it, except for the part that is for the device."""
     recipe = task.recipe
     loader = create_loader(
         ImageDataset(str(recipe.data.root / "train")),

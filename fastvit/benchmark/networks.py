@@ -21,7 +21,7 @@ def build(network: Network, form: Form) -> nn.Module:
     """The network with random weights, in eval mode or, for training, in train mode; fused as the form says.
 
     Outside of training, batch norms have a variance that keeps activations at the size that they have in trained
-    networks: without, those of EfficientNetV2-S grow to thousands, and float32 errs by 1e-3.
+    networks: without, those of EfficientNetV2-S grow to thousands, and float32 has errors of 1e-3.
     """
     torch.manual_seed(0)
     model = _made(network, form)

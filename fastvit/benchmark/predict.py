@@ -59,6 +59,7 @@ def measure(suite: PredictSuite) -> Iterator[dict[str, Any]]:
 
     (`fastvit predict` has its process keep the memory that it frees, which would make the others faster, too.)
     """
+    find_trained(suite.network, Options(random_weights=True))  # a name that is none fails here, in a sentence
     rates: dict[str, list[float]] = {name: [] for name in ways()}
     with _files(suite) as paths, ExitStack() as stack:
         processes = {name: stack.enter_context(_process(suite, name)) for name in rates}

@@ -64,7 +64,10 @@ def conditions(result: Result) -> Iterator[str]:
 
 
 def side_by_side(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
-    """Median milliseconds, a table for each batch and image size that all share, the networks one under the other."""
+    """Median milliseconds, a table for each batch and image size that all share, the networks one under the other.
+
+    The last line, where forms take turns, is how many times as fast as the baseline: geometric means, as below it.
+    """
     forms = [name for name, form in result.suite.forms.items() if result.device in form.on]
     tables: dict[tuple, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for each in shown:
@@ -73,7 +76,13 @@ def side_by_side(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line
         tables[each.row.batch_size, size][each.row.network][each.row.form] = cell
     for (batch_size, size), rows in tables.items():
         head = f"ms, batch {batch_size}" + (f", {size} px" if size else "")
-        yield [(head, *forms), *((name, *(cells.get(form, "") for form in forms)) for name, cells in rows.items())]
+        lines: list[Line] = [(head, *forms)]
+        lines += [(name, *(cells.get(form, "") for form in forms)) for name, cells in rows.items()]
+        baseline = result.suite.baseline
+        if result.suite.take_turns == "forms" and baseline and not size:
+            groups = [group for group in result.groups if group.rows[0].batch_size == batch_size]
+            lines.append(("times as fast", *(_mean_ratio(form, baseline, groups) for form in forms)))
+        yield lines
 
 
 def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
@@ -86,11 +95,8 @@ def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
         forms = [row.form for row in groups[0].rows if row.form in measured]
         lines = [(f"times as fast, batch {batch_size}, as:", *forms, "networks")]
         for fast in forms:
-            rows = [_rows_of(fast, slow, groups) for slow in forms]
-            means = [
-                f"{geometric_mean(paired_ratio(s, f).value for s, f in each):.2f}" if each else "" for each in rows
-            ]
-            lines.append((fast, *means, str(max(map(len, rows)))))
+            networks = max(len(_rows_of(fast, slow, groups)) for slow in forms)
+            lines.append((fast, *(_mean_ratio(fast, slow, groups) for slow in forms), str(networks)))
         if forms:
             yield lines
 
@@ -187,7 +193,7 @@ def share_of_limit(row: Row, median_ms: float, result: Result) -> str:
 
 
 def failures(shown: Iterable[Figures]) -> Iterator[str]:
-    """What was not measured, and why; alike ones together."""
+    """What was not measured, and why; equal reasons together."""
     who: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
     for row, _, _ in shown:
         if row.error:
@@ -202,6 +208,12 @@ def markdown(lines: Sequence[Line]) -> str:
     rows = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     rows = [f"| {row} |" for row in rows]
     return "\n".join([rows[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *rows[1:]])
+
+
+def _mean_ratio(fast: str, slow: str, groups: Iterable[Group]) -> str:
+    """How many times as fast one form is as the other; empty where no network was measured in both."""
+    rows = _rows_of(fast, slow, groups)
+    return f"{geometric_mean(paired_ratio(s, f).value for s, f in rows):.2f}" if rows else ""
 
 
 def _rows_of(fast: str, slow: str, groups: Iterable[Group]) -> list[tuple[Row, Row]]:

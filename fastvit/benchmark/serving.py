@@ -21,6 +21,7 @@ from fastvit.benchmark.report import markdown
 from fastvit.benchmark.suite import Form, Network
 from fastvit.config import Section, UserPath
 from fastvit.deploy import Inference, compile_for_inference
+from fastvit.errors import reason_of
 from fastvit.runtime.environment import environment
 
 SETTLE_SECONDS = 0.1  # threads of the engine that had its turn still spin for a while
@@ -58,6 +59,7 @@ SUITE = ServingSuite
 def measure(suite: ServingSuite) -> Iterator[dict[str, Any]]:
     """All turns' latencies, in a row for each network, number of clients, and server."""
     result: dict[str, Any] = {
+        "suite": suite.model_dump(mode="json"),
         "clients": list(suite.clients),
         "environment": environment(),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -78,7 +80,7 @@ def _rows(suite: ServingSuite) -> Iterator[Row]:
             try:
                 servers[server_name] = server.start(model, image)
             except Exception as error:  # engines have errors of their own
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                reason = reason_of(error)
                 yield {"network": name, "server": server_name, "error": reason}
         for clients in suite.clients:
             _show(f"{name}: {clients} clients")

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from fastvit.benchmark.measurement import Failure, Measurement
-from fastvit.errors import RunError
+from fastvit.errors import RunError, reason_of
 
 SETTLE_SECONDS = 0.01  # an OpenMP thread spins for some milliseconds after its work before it sleeps
 
@@ -51,7 +51,7 @@ class Worker:
         return self._ask("call", measurement, calls)
 
     def keep(self, measurements: Collection[Measurement]) -> None:
-        """Free everything that was built, but for these."""
+        """Free everything that was built, except for these."""
         self._ask("keep", measurements)
 
     def limits(self, dtypes: Collection[str]) -> dict[str, Any] | Failure:
@@ -100,6 +100,5 @@ def _serve(connection: Connection, threads: int, device: str) -> None:
         except KeyboardInterrupt:
             return
         except Exception as error:
-            lines = str(error).strip().splitlines()
-            answer = Failure(f"{type(error).__name__}: {lines[0] if lines else ''}"[:200], traceback.format_exc())
+            answer = Failure(f"{type(error).__name__}: {reason_of(error)}"[:200], traceback.format_exc())
         connection.send(answer)

@@ -36,17 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--form", choices=(*FORMS, "both"), help="which to evaluate (both; exported files have one)")
     parser.add_argument("--explain", action="store_true", help="show in mistakes.png where a classifier has looked")
-    parser.add_argument("--output", type=Path, help="folder of the results (the run's, or one in it)")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the results (the run's, or one in it; else in runs/evaluated)"
+    )
     add_weights(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     require_packages("evaluating", "pydantic", "matplotlib", "sklearn", extra="train")
     from fastvit.evaluation import evaluate_forms, table
+    from fastvit.runtime.allocator import keep_freed_memory
+    from fastvit.runtime.device import best_device
     from fastvit.runtime.processes import process_group
 
     recipe = shipped.find(arguments.source)
     with process_group() as processes:
+        keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
         if recipe.suffix in (".yaml", ".yml") and is_of_robustness(recipe):
             evaluate_robustness(recipe, arguments, processes)
             return
@@ -87,11 +92,13 @@ def find(arguments: argparse.Namespace) -> "tuple[Trained, Task]":
 
 
 def folder_of(trained: "Trained", task: "Task", overrides: Sequence[str]) -> Path:
-    """The run's own folder, or one in it; the task's output for what has none."""
+    """The run's own folder, or one in it. What is no run must not replace a run's results, and has one of its own."""
     from fastvit.trained import Kind
 
-    if trained.kind is not Kind.RUN:
+    if trained.kind is not Kind.RUN and any(override.startswith("output=") for override in overrides):
         return task.recipe.output
+    if trained.kind is not Kind.RUN:
+        return Path("runs/evaluated") / re.sub(r"[^\w.=-]+", "_", trained.source.strip("/"))
     source = Path(trained.source)
     return (source if source.is_dir() else source.parent) / folder_name(overrides)
 

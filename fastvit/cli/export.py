@@ -92,12 +92,12 @@ def run(arguments: argparse.Namespace) -> None:
     trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
     tell_licence(trained.licence)
     labels = labels_of(trained, arguments.labels)
-    require_known_to_safetensors(trained, arguments.format)
-    images = read_images(trained, arguments.images)
-    float32 = layers_in_float32(trained, arguments, images)
+    images = read_images(trained, arguments.images, arguments.batch)
     with TemporaryDirectory() as folder:
         kinds = [find_format(name, trained, arguments, Path(folder)) for name in arguments.format]
         paths = targets(kinds, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
+        require_known_to_safetensors(trained, arguments.format)  # from here on, weights are read
+        float32 = layers_in_float32(trained, arguments, images)
         given = Given(labels, images, float32)
         write_each(paths, lambda kind, path: export_one(kind, path, trained, given, arguments))
 
@@ -118,7 +118,7 @@ def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, fo
     if name == "web":
         examples = example_pictures(arguments.examples, trained, folder)
         return Web(offline=arguments.offline, examples=examples, overlay=overlay_of(trained))
-    if name == "timm":
+    if name == "timm" and arguments.preprocessing == "outside":
         return TimmFolder(model_card(trained, title=arguments.name or trained.name))
     if arguments.preprocessing == "outside":
         return get_format(name)
@@ -128,17 +128,19 @@ def find_format(name: str, trained: "Trained", arguments: argparse.Namespace, fo
     return get_format(inside)
 
 
-def read_images(trained: "Trained", folder: Path | None) -> "Tensor | None":
+def read_images(trained: "Trained", folder: Path | None, batch: int) -> "Tensor | None":
     """Some images of a folder as the network takes them. Raises UserError if one of them cannot be read."""
     if folder is None:
         return None
+    if trained.preprocessing.crop_pct is None:
+        raise ExportError(f"--images: {trained.source} resizes images in its task's own way: leave it out")
     import torch
 
     from fastvit.data.reading import read_image
     from fastvit.prediction import find_images
 
     transform = trained.preprocessing.transform()
-    return torch.stack([transform(read_image(path)) for path in find_images([str(folder)])[:MOST_IMAGES]])
+    return torch.stack([transform(read_image(path)) for path in find_images([str(folder)])[: max(MOST_IMAGES, batch)]])
 
 
 def layers_in_float32(trained: "Trained", arguments: argparse.Namespace, images: "Tensor | None") -> tuple[str, ...]:

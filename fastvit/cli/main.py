@@ -34,6 +34,9 @@ COMMANDS = {
 }
 
 
+EXAMPLE = "fastvit train quickstart/digits    # a first run, on handwritten digits that come with scikit-learn"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` by default."""
     with ends_quietly():
@@ -86,6 +89,5 @@ def run(arguments: argparse.Namespace) -> None:
 def overview() -> str:
     """The help of `fastvit` itself."""
     lines = [f"  fastvit {name:<11} {summary}" for name, summary in COMMANDS.items()]
-    return "\n".join(
-        ["FastViT: train, evaluate, export.", "", *lines, "", "fastvit COMMAND --help explains each, with examples."]
-    )
+    first, last = "FastViT: train, evaluate, export.", "fastvit COMMAND --help explains each, with examples."
+    return "\n".join([first, "", EXAMPLE, "", *lines, "", last])

@@ -5,9 +5,9 @@ fastvit predict photos/ "more/*.png" --model runs/quickstart --output prediction
 fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jsonl
 fastvit predict photos/ --model runs/finetune --explain explained
 
-Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: where
-they were exported for), and otherwise on all cores; a classifier by OpenVINO where that is installed and there are so
-many images that making it ready pays.
+Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: on the
+CPU), and otherwise on all cores; a classifier by OpenVINO where that is installed and there are
+enough images to make up for its start.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--top", type=int, default=5, metavar="N", help="how many classes (5)")
     parser.add_argument("--score", type=float, default=0.5, help="that an object or a label must have (0.5)")
-    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time (16)")
+    parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time in each thread (16)")
     parser.add_argument("--engine", metavar="NAME", help="eager, openvino, onnxruntime, torch, or auto: the fastest")
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="a side, or height and width")
     add_weights(parser)
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> None:
     require_sound(arguments)
     paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
     trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+    require_fitting(trained, arguments)
     tell_licence(trained.licence)
     predictor = make_predictor(trained, len(paths), arguments)
     keep_freed_memory(predictor.device)
@@ -87,6 +88,15 @@ def run(arguments: argparse.Namespace) -> None:
     tell(predict_files(predictor, paths, batch=arguments.batch, then=pictures), len(paths), predictor, arguments, shown)
 
 
+def require_fitting(trained: "Trained", arguments: argparse.Namespace) -> None:
+    """Raise RunError for what means nothing for this network's task."""
+    does = trained.does or "features"
+    if arguments.masks and does != "segmentation":
+        raise RunError(f"--masks is for segmentation: {arguments.model} is for {does}, which has no classes of pixels")
+    if arguments.image_size and does in ("segmentation", "detection"):
+        raise RunError(f"--image-size: {does} brings images to its size as its recipe says: leave it out")
+
+
 def make_predictor(trained: "Trained", count: int, arguments: argparse.Namespace) -> "Predictor":
     """By the engine that is asked for; or by OpenVINO where that pays, and by PyTorch where it cannot."""
     from fastvit.runtime.device import best_device
@@ -94,6 +104,7 @@ def make_predictor(trained: "Trained", count: int, arguments: argparse.Namespace
     device, engine = best_device(), arguments.engine
     if engine or not pays(trained, device.type, count, arguments):
         return trained.predictor_on(device, None if engine == EAGER else engine)
+    _ = trained.network  # an error about the weights is not OpenVINO's
     print("making the network ready for OpenVINO (or say --engine eager)", file=sys.stderr)
     try:
         return trained.predictor_on(device, "openvino")
@@ -115,6 +126,8 @@ def require_sound(arguments: argparse.Namespace) -> None:
     """Raise RunError for numbers that mean nothing, and files that must not be replaced."""
     if arguments.explain and arguments.engine not in (None, EAGER):
         raise RunError("--explain needs gradients, which only PyTorch has: leave out --engine")
+    if not 0 <= arguments.score <= 1:
+        raise RunError(f"--score is {arguments.score}, and has to be from 0 to 1")
     for name in ("top", "batch"):
         if getattr(arguments, name) < 1:
             raise RunError(f"--{name} is {getattr(arguments, name)}, and has to be at least 1")

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from fastvit.cli.source import tell_licence
+from fastvit.errors import RunError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,10 +28,12 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.deploy.formats.timm_folder import TimmFolder
     from fastvit.deploy.hub import push, require_repository
     from fastvit.model_card import model_card
-    from fastvit.trained import find_trained
+    from fastvit.trained import Kind, find_trained
 
     require_repository(arguments.repository)
     trained = find_trained(arguments.source)
+    if trained.kind is not Kind.RUN:
+        raise RunError(f"{arguments.source} is {trained.kind.value}: upload a run, which says how it was made")
     tell_licence(trained.licence)
     repository = arguments.repository
     kind = TimmFolder(model_card(trained, title=repository.partition("/")[2], repository=repository))

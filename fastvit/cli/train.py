@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from fastvit.runtime.allocator import keep_freed_memory
+    from fastvit.runtime.device import best_device
     from fastvit.runtime.processes import process_group
     from fastvit.tasks import make_task
     from fastvit.trained.licence import licence_of_recipe
@@ -45,6 +47,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise RecipeError("give a recipe (`fastvit recipes` lists them), or the folder of a run to --resume")
     resume_from = checkpoint_to_resume(arguments.resume)
     with process_group() as processes:
+        keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
         recipe = processes.on_main(lambda: find_recipe(arguments, resume_from))
         if arguments.dry_run:
             processes.on_main(lambda: dry_run(make_task(recipe), recipe))

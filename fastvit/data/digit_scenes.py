@@ -44,7 +44,7 @@ class DigitScenes(Dataset):
     """Scenes of 2 or 3 digits in many sizes, rotations and colors.
 
     Args:
-        train: drawn anew from torch's random generator each time, from the training digits and the left two thirds of
+        train: drawn from torch's random generator, new each time, from the training digits and the left two thirds of
             each photograph. Else the scene depends on `seed` and its index only, from held-out digits and the right
             third.
         count: scenes in an epoch.
@@ -101,7 +101,7 @@ class DigitScenes(Dataset):
         return part.point(lambda value: value * 0.6)
 
     def _place(self, scan: Image.Image, owner: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-        """The ink of a digit somewhere in the scene, hiding at most a tenth of another or itself; None if in vain."""
+        """The ink of a digit somewhere in the scene, hiding at most a tenth of another or itself; None: no room."""
         areas = np.bincount(owner[owner >= 0])
         for _ in range(10):
             side = int(self.size * rng.uniform(0.4, 0.6))

@@ -59,7 +59,7 @@ def divided(rows: Sequence[Row], shares: Mapping[str, float], seed: int) -> tupl
 
     A label of at least as many images as there are splits is in each. With several labels an image, the images of the
     rarest label are dealt first, each to the split that lacks most of it (Sechidis et al., "On the stratification of
-    multi-label data", 2011; there the rarest is looked for anew after each label).
+    multi-label data", 2011; there the rarest is looked for again after each label).
 
     Args:
         shares: of each split, which sum to 1, the largest first.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 WIDTH = 12  # inches of the picture, if it is full
 COLUMNS, OF_LARGE_IMAGES = 10, 4
 WORDS = 0.35  # inches above an image: two lines
-LARGE = 400  # pixels on a side; of large images small things have to be seen
+LARGE = 400  # pixels on a side; larger pictures are drawn larger, so that small things can be seen
 
 
 def captioned_grid(

@@ -57,7 +57,7 @@ class TransformedImages(Dataset):
             position = (index + offset) % len(self)
             try:
                 image, label = self.source[position]
-                return self.transform(as_rgb(image)), label
+                return self.transform(as_rgb(image, upright=False)), label
             except UnreadableImage as error:
                 self._on_bad_image(position, error.reason)
             except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # of what others read with Pillow

@@ -17,10 +17,13 @@ FOLDERS = {
 ABSENT = "\uffff"  # is no character: a font draws for it what it draws for all that it does not have
 
 
-def legible(names: Sequence[str]) -> tuple[list[str], Path | None]:
+def legible(names: Sequence[str], numbers: Sequence[int] | None = None) -> tuple[list[str], Path | None]:
     """The names as they can be drawn, and the font for it; None for the usual one.
 
     A name with letters that no installed font has, such as Chinese ones, is replaced by its number.
+
+    Args:
+        numbers: of the names, where they are not all names in order.
     """
     letters = [frozenset(name) for name in names]
     best, most = None, -1
@@ -30,7 +33,8 @@ def legible(names: Sequence[str]) -> tuple[list[str], Path | None]:
             best, most = font, known
         if known == len(names):
             break
-    drawn = [name if _has(best, frozenset(name)) else f"class {i}" for i, name in enumerate(names)]
+    numbered = zip(names, range(len(names)) if numbers is None else numbers, strict=True)
+    drawn = [name if _has(best, frozenset(name)) else f"class {number}" for name, number in numbered]
     return drawn, None if best == _usual_font() else best
 
 

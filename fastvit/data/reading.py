@@ -59,10 +59,7 @@ def read_image(file: str | Path | BinaryIO, *, upright: bool = True, advice: str
         UnreadableImage: a sentence that names the file.
     """
     with _explained(file, advice), Image.open(file) as image:
-        image.load()
-        picture = _in_rgb(image)
-        turn = TURNS.get(_orientation(image)) if upright else None
-        return picture if turn is None else picture.transpose(turn)
+        return _in_rgb(image, upright)
 
 
 def read_mask(path: Path, *, advice: str = ADVICE) -> Image.Image:
@@ -72,10 +69,10 @@ def read_mask(path: Path, *, advice: str = ADVICE) -> Image.Image:
         return image
 
 
-def as_rgb(image: Image.Image, name: str = "of the data set") -> Image.Image:
-    """As `read_image`, of an image that a library has opened, and that is not to be turned."""
+def as_rgb(image: Image.Image, *, upright: bool, name: str = "of the data set") -> Image.Image:
+    """As `read_image`, of an image that is opened already. What is upright stays so, however often it is asked for."""
     with _explained(name, ADVICE):
-        return _in_rgb(image)
+        return _in_rgb(image, upright)
 
 
 def read_annotated(path: Path, size: tuple[int, int], *, advice: str = ADVICE) -> Image.Image:
@@ -108,7 +105,18 @@ def _explained(file: str | Path | BinaryIO, advice: str) -> Iterator[None]:
         raise UnreadableImage(f"image {file} cannot be read ({reason}); {advice}", reason) from error
 
 
-def _in_rgb(image: Image.Image) -> Image.Image:
+def _in_rgb(image: Image.Image, upright: bool) -> Image.Image:
+    image.load()  # first, because that is when Pillow turns a TIFF file, and what it says of its orientation
+    picture = _in_8_bits(image)
+    turn = TURNS.get(_orientation(image)) if upright else None
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    turned.info = {}  # it still said how to turn the picture, in EXIF or XMP
+    return turned
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):

@@ -18,7 +18,7 @@ from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
 from fastvit.deploy.float16 import ADVICE, require_layers
 from fastvit.deploy.network import make_network, outputs_of
 from fastvit.deploy.runtimes.run import Run, computed, make_settings, plain_mode
-from fastvit.errors import EngineError, UserError, nearest
+from fastvit.errors import EngineError, UserError, nearest, reason_of
 from fastvit.runtime.timing import seconds_of
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -95,8 +95,9 @@ def compile_for_inference(
             images: noise makes activations of another size.
         dtype: to compute in, and of the outputs; by default that of the model. Folding is done before casting.
         engine: `torch`, which needs a C++ compiler on a CPU, `openvino` or `onnxruntime`, each with its extra, or
-            `tensorrt` on a GPU. `auto` makes all that are installed and able to do it ready, which takes a minute where
-            torch has to compile, times them in turn on the example, and keeps the fastest.
+            `tensorrt` on a GPU, which nobody has run so far. `auto` makes all that are installed and able to do it
+            ready, which takes a minute where torch has to compile, times them in turn on the example, and keeps the
+            fastest.
         threads: of the CPU; by default as many as torch has.
         streams: of openvino and onnxruntime: how many images or calls are computed at a time, with threads / streams
             threads each. By default one image gets all threads, and a batch is divided among them.
@@ -107,7 +108,7 @@ def compile_for_inference(
 
     On a CPU, torch takes the memory of its intermediate results from the system again in each call, unless
     `fastvit.runtime.allocator.keep_freed_memory` was called before: in batches of 16 images of 256 px that makes T8 and
-    SA12 1.1 to 1.6 times as slow. It is not called here, because it is a setting of the whole process.
+    SA12 1.1 to 1.8 times as slow. It is not called here, because it is a setting of the whole process.
 
     Raises:
         UserError: the engine is not installed or cannot do it, or an argument is wrong.
@@ -174,7 +175,7 @@ def _fastest(subject: Subject) -> Inference:
             made[name] = _make(engine, subject)
             (report[name],) = made[name].report
         except Exception as error:  # engines have errors of their own
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason_of(error)
             report[name] = Measured(name, problem=reason)
             if not isinstance(error, UserError):
                 warnings.warn(f"engine {name} is left out, because it failed: {reason}", stacklevel=3)

@@ -11,7 +11,7 @@ from fastvit.deploy.files import placed_when_done, require_free, require_space
 from fastvit.deploy.formats import Format, format_of, get_format
 from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.sidecar import Sidecar, sha256, size_in_bytes, write_sidecar
-from fastvit.errors import ExportError
+from fastvit.errors import ExportError, reason_of
 
 
 def export(
@@ -90,7 +90,7 @@ def describe(kind: Format, request: Request, draft: Path) -> Sidecar:
     files = kind.files(draft)
     return {
         "format": kind.name,
-        "files": {file.name: sha256(file) for file in files},
+        "files": {file.relative_to(draft.parent).as_posix(): sha256(file) for file in kind.fixed(draft)},
         "bytes": size_in_bytes(files),
         "parameters": sum(parameter.numel() for parameter in request.network.parameters()),
         **kind.interface(request),
@@ -106,5 +106,5 @@ def _convert(kind: Format, request: Request, draft: Path) -> None:
         raise
     except Exception as error:  # each converter has errors of its own
         require_space(draft.parent, request)  # they do not always say that the disk is full
-        reason = (str(error).strip().splitlines() or [""])[0]
+        reason = reason_of(error)
         raise ExportError(f"{kind.name} cannot convert this network ({type(error).__name__}: {reason})") from error

@@ -18,7 +18,9 @@ def require_free(path: Path, kind: Format, *, overwrite: bool) -> None:
         raise ExportError(f"{path} must end in {kind.suffix} to be a file of {kind.name}")
     taken = [file for file in (*kind.files(path), sidecar_path(path)) if file.exists()]
     if taken and not overwrite:
-        raise ExportError(f"{taken[0]} exists already: choose another place, or overwrite it (overwrite=True)")
+        raise ExportError(
+            f"{taken[0]} exists already: choose another place, or overwrite it (--overwrite; in Python overwrite=True)"
+        )
 
 
 def require_space(folder: Path, request: Request) -> None:

@@ -6,7 +6,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from fastvit.errors import ExportError
+from fastvit.errors import ExportError, reason_of
 
 REFUSED = (401, 403)
 
@@ -51,14 +51,10 @@ def push(folder: Path, name: str, *, private: bool, message: str) -> str:
     except HfHubHTTPError as error:
         status = error.response.status_code
         hint = "use a token that may write there" if status in REFUSED else "try again later"
-        raise ExportError(f"the hub refused {name} ({status}, {_first_line(error)}): {hint}") from error
+        raise ExportError(f"the hub refused {name} ({status}, {reason_of(error)}): {hint}") from error
     except Exception as error:  # of the HTTP client, which differs between versions of huggingface_hub
         raise ExportError(
-            f"the hub at {api.endpoint} cannot be reached ({type(error).__name__}: {_first_line(error)}): push again "
+            f"the hub at {api.endpoint} cannot be reached ({type(error).__name__}: {reason_of(error)}): push again "
             "when there is a network; fastvit export --format timm writes the same folder without one"
         ) from error
     return str(address)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
 
-from fastvit.errors import ExportError
+from fastvit.errors import ExportError, reason_of
 from fastvit.precision import exact_float32
 from fastvit.reparam import reparameterize_model
 
@@ -67,7 +67,7 @@ def outputs_of(network: Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tr
         with exact_float32():
             outputs, structure = tree_flatten(network.network(images))
     except Exception as error:  # networks refuse in many ways
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise ExportError(f"the network does not take images of shape {tuple(images.shape)} ({reason})") from error
     if others := {type(output).__name__ for output in outputs if not isinstance(output, Tensor)}:
         raise ExportError(f"the network returns something else than tensors: {', '.join(sorted(others))}")

@@ -127,8 +127,8 @@ def make_request(
 
 
 def _sides(network: Network, example: Tensor, limits: Limits) -> tuple[int, int]:
-    """How far height and width reach: up from where the smallest map inside has two pixels on a side, since one is
-    what torch.export takes for a constant."""
+    """How far height and width reach: up from where the smallest map inside has two pixels on a side, since
+    torch.export treats a size of one as a constant."""
     low, high = limits.side
     sides: list[int] = []
     handles = [

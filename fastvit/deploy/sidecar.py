@@ -37,7 +37,7 @@ def read_sidecar(path: Path) -> Sidecar:
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{beside} was not written by fastvit's export") from error
     for name, digest in expected.items():
-        file = path.with_name(name)
+        file = path.parent / name
         if not file.exists():
             raise ExportError(f"{file} is missing, which belongs to {path.name}: copy it along")
         if sha256(file) != digest:

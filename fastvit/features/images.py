@@ -61,7 +61,7 @@ class Files(Part):
     files: tuple[tuple[str, str], ...]  # paths and classes
 
     def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(path for path, _ in self.files).encode()).hexdigest()
+        return hashlib.sha256("\n".join(f"{path}\t{label}" for path, label in self.files).encode()).hexdigest()
 
     def entries(self) -> Iterator[Entry]:
         return (Entry(path, label, path) for path, label in self.files)
@@ -125,7 +125,7 @@ class Samples(Part):
     def read(self, entry: Entry) -> tuple[Image.Image, str]:
         image, label = self.source[entry.place]
         names = getattr(self.source, "classes", None)
-        return as_rgb(image), str(names[label] if names else label)
+        return as_rgb(image, upright=False), str(names[label] if names else label)
 
 
 def find_parts(
@@ -160,6 +160,8 @@ def _of_dataset(
     title = names[0]
     if len(names) > 1 or not split:
         raise DataError(f"a dataset is embedded alone, and one split at a time: {title} --split train, for example")
+    if root is None and title.partition("/")[0] in ("torch", "wds"):
+        raise DataError(f"--root is missing: the folder of dataset {title}")
     source = open_source(
         title, root, split, training=False, num_classes=None, image_size=image_size, batch_size=1, upright=True
     )

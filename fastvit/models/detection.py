@@ -69,7 +69,7 @@ class PyramidMaskRCNN(OnPyramid, MaskRCNN):
     Args:
         body: a network of timm's; see `FeaturePyramid`, which gets `channels` and `output_norm`.
         num_classes: without the background. Labels are 1 to `num_classes`.
-        short_sides: pixels. In training an image is resized to one of them by chance, in eval mode to the last.
+        short_sides: pixels. In training an image is resized to one of them at random, in eval mode to the last.
         long_side: pixels, at most.
         anchor_sizes: pixels, for each of the five levels.
         box_channels, mask_channels: of the two heads.

@@ -40,9 +40,7 @@ class FeaturePyramid(nn.Module):
         extra_blocks: ExtraFPNBlock | None = None,
     ):
         super().__init__()
-        info = {each["reduction"]: (i, each["num_chs"]) for i, each in enumerate(body.feature_info)}
-        if not set(STRIDES) <= info.keys() or not hasattr(body, "prune_intermediate_layers"):
-            raise ValueError(f"{type(body).__name__} has stages of strides {sorted(info)}, but needs {list(STRIDES)}")
+        info = stages_of(body)
         indices, widths = zip(*(info[STRIDES[level]] for level in levels), strict=True)
         body.prune_intermediate_layers(list(indices), prune_head=True)
         self.body, self.indices, self.out_channels = body, list(indices), channels
@@ -54,6 +52,19 @@ class FeaturePyramid(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         features = self.body.forward_intermediates(images, indices=self.indices, intermediates_only=True)
         return self.fpn(OrderedDict((str(i), feature) for i, feature in enumerate(features)))
+
+
+def stages_of(body: nn.Module) -> dict[int, tuple[int, int]]:
+    """The index and the channels of each stage of a network of timm's, by its stride.
+
+    Raises ValueError if it does not have those that `FeaturePyramid` needs.
+    """
+    info = {each["reduction"]: (i, each["num_chs"]) for i, each in enumerate(getattr(body, "feature_info", ()))}
+    if not set(STRIDES) <= info.keys():
+        raise ValueError(f"{type(body).__name__} has stages of strides {sorted(info)}, but needs {list(STRIDES)}")
+    if not hasattr(body, "prune_intermediate_layers"):
+        raise ValueError(f"{type(body).__name__} does not tell the outputs of its stages")
+    return info
 
 
 class NormedConv(Reparameterizable):

@@ -32,7 +32,7 @@ class SemanticFPN(OnPyramid, nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x, *coarser = (head(x) for head, x in zip(self.scale_heads, self.backbone(images).values(), strict=True))
-        for y in coarser:  # (B, channels, H / 4, W / 4), but for odd sizes
+        for y in coarser:  # (B, channels, H / 4, W / 4), except for odd sizes
             x = x + _resize(y, x.shape[-2:])
         return _resize(self.classifier(self.dropout(x)), images.shape[-2:])
 

@@ -25,7 +25,7 @@ BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # pairs of
 class HandArrays(NamedTuple):
     """A hand model as numbers, in metres. V vertices, F triangles, S shape coefficients, 16 joints.
 
-    All arrays are float32 but for `faces`, which are integers.
+    All arrays are float32 except `faces`, which are integers.
     """
 
     vertices: np.ndarray  # (V, 3): at rest

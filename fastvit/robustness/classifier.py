@@ -8,7 +8,6 @@ from torchvision.transforms import CenterCrop, Compose
 from fastvit import reparameterize_model
 from fastvit.errors import RecipeError, UserError
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
-from fastvit.runtime.allocator import keep_freed_memory
 
 
 class Classifier:
@@ -33,7 +32,6 @@ class Classifier:
         else:
             device = torch.device("cpu")  # where exported files are at home
         self.model, self.device = model, device
-        keep_freed_memory(device)
 
     def geometry(self, config: SetConfig) -> tuple[int, float | None]:
         """Image size, and the side of the crop over that of the image; None for the latter if nothing is resized."""

@@ -27,6 +27,7 @@ ALEXNET_ERRORS = {
     "jpeg_compression": 0.606500,
 }
 CORRUPTIONS = tuple(ALEXNET_ERRORS)
+SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_IMAGE = 32  # pixels on a side, that the corruptions are defined for
 
 
@@ -34,7 +35,7 @@ def corruption_errors(top1: Mapping[str, Mapping[int, float]]) -> dict[str, floa
     """The corruption error of each corruption in percent: the mean error over severities, by AlexNet's.
 
     Args:
-        top1: percent, by corruption and severity.
+        top1: percent, by corruption and severity; of all severities.
     """
     return {
         name: 100 * mean(1 - percent / 100 for percent in by_severity.values()) / ALEXNET_ERRORS[name]

@@ -55,7 +55,7 @@ class CorruptedReader:
     def __call__(self, sample: tuple[int, str | None, int]) -> tuple[Tensor, int]:
         index, corruption, severity = sample
         image, label = self.source[index]
-        image = self.crop(as_rgb(image))
+        image = self.crop(as_rgb(image, upright=False))
         if corruption:
             with seeded(self.seed, Purpose.SAMPLE, index):
                 image = corrupt(image, corruption, severity)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
-from fastvit.robustness.corruptions import CORRUPTIONS
+from fastvit.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from fastvit.tasks.network import NamedNetwork
 
 
@@ -28,7 +28,7 @@ class SetConfig(Section):
     crop_pct: float | None = Field(None, gt=0, le=1)  # side of the crop over that of the image; null: the model's own
     resize: bool = True  # as the model's evaluation does; false: only crop the center, for images stored in their size
     corruptions: tuple[Literal[CORRUPTIONS], ...] = CORRUPTIONS
-    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (1, 2, 3, 4, 5)
+    severities: tuple[Annotated[int, Field(ge=1, le=5)], ...] = SEVERITIES
     expected: dict[str, float] = Field(default_factory=dict)  # published top-1 by the model's name
     expected_crop_pct: dict[str, float] = Field(default_factory=dict)  # of those that were not cropped as here
 

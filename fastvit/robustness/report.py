@@ -9,7 +9,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from fastvit.errors import RunError
-from fastvit.robustness.corruptions import corruption_errors
+from fastvit.robustness.corruptions import CORRUPTIONS, SEVERITIES, corruption_errors
 from fastvit.robustness.evaluation import Figure
 from fastvit.robustness.recipe import RobustnessRecipe
 from fastvit.runtime.environment import environment
@@ -46,8 +46,10 @@ def summarize(recipe: RobustnessRecipe, figures: Sequence[Figure], missing: Sequ
             result["corruptions"] = by_corruption
             result["corrupted_top1"] = mean(mean(each.values()) for each in by_corruption.values())
         if config.kind == "imagenet_c":
-            errors = corruption_errors(by_corruption)
-            result["corruption_errors"], result["mce"] = errors, mean(errors.values())
+            if set(config.severities) == set(SEVERITIES):  # which AlexNet's errors are the mean of
+                result["corruption_errors"] = errors = corruption_errors(by_corruption)
+                if set(errors) == set(CORRUPTIONS):
+                    result["mce"] = mean(errors.values())
         elif by_corruption:
             result["relative_robustness"] = 100 * result["corrupted_top1"] / result["top1"] if result["top1"] else 0.0
         sets[name] = result
@@ -66,7 +68,7 @@ def table(summary: dict[str, Any]) -> str:
         crop, other = result["crop_pct"], result.get("expected_crop_pct")
         geometry = f"{result['image_size']} px, " + (f"crop {crop:g}" if crop else "not resized")
         lines.append(f"{name} ({result['samples']:,} images; {geometry})")
-        published = "published top-1, %" if other == crop else f"published top-1 at crop {other:g}, %"
+        published = "published top-1, %" if other in (None, crop) else f"published top-1 at crop {other:g}, %"
         lines += [
             f"  {label:<34}{result[key]:>8.2f}"
             for key, label in (

@@ -14,6 +14,8 @@ def keep_freed_memory(device: torch.device) -> None:
     By default glibc gives large blocks back to the system as soon as they are freed, and the system clears them page by
     page when the next step or the next batch takes them again: 43,000 page faults for 16 images of T8, two fifths of
     the time. The price: the process stays as large as it once was. A preloaded jemalloc or tcmalloc is not affected.
+
+    It is a setting of the whole process: the commands make it, and the functions that others call do not.
     """
     if device.type == "cpu" and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

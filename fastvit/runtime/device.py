@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 
 def best_device(local_rank: int = 0) -> torch.device:
@@ -44,25 +45,18 @@ class BatchMover:
 
 def tensors_of(batch: Any) -> list[Tensor]:
     """The tensors in any nesting of tuples, lists and dicts."""
-    if isinstance(batch, Tensor):
-        return [batch]
-    if isinstance(batch, dict):
-        batch = list(batch.values())
-    return [tensor for each in batch for tensor in tensors_of(each)] if isinstance(batch, list | tuple) else []
+    return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
 
 
 def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
     """Any nesting of tuples, lists and dicts with its tensors on the device, images in one memory layout."""
-    if isinstance(batch, Tensor) and batch.ndim == 4:
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        return batch.to(device, non_blocking=True, memory_format=memory_format)
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device, channels_last=channels_last) for key, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(to_device(value, device, channels_last=channels_last) for value in batch)
-    return batch
+    of_images = torch.channels_last if channels_last else torch.contiguous_format
+
+    def move(tensor: Tensor) -> Tensor:
+        memory_format = of_images if tensor.ndim == 4 else torch.preserve_format
+        return tensor.to(device, non_blocking=True, memory_format=memory_format)
+
+    return tree_map_only(Tensor, move, batch)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:

@@ -5,7 +5,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -69,6 +69,10 @@ class Processes:
         dist.all_gather_object(packed, _pack(value))
         # These are our own processes, so that what they say may be unpickled.
         return [torch.load(io.BytesIO(each), map_location="cpu", weights_only=False) for each in packed]
+
+    def union(self, values: Sequence[T]) -> list[T]:
+        """What any process has, each once; by rank."""
+        return list(dict.fromkeys(value for part in self.gather(values) for value in part))
 
     def on_main(self, action: Callable[[], T]) -> T:
         """What the action returns on the main process, on all of them; if it raises a `UserError`, all of them end."""

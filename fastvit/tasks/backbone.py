@@ -6,6 +6,8 @@ from pydantic import PositiveInt, model_validator
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 
+from fastvit.errors import RecipeError
+from fastvit.models.pyramid import stages_of
 from fastvit.tasks.network import NetworkConfig, build_network
 
 
@@ -37,7 +39,11 @@ def build_body(config: BackboneConfig, *, initial_weights: bool) -> nn.Module:
     """The classification network without its classifier, with the weights that the recipe starts from.
 
     Raises:
-        RecipeError: as `build_network`.
+        RecipeError: as `build_network`; or it has no stages for a feature pyramid.
     """
     body = build_network(config, initial_weights=initial_weights, num_classes=0)
+    try:
+        stages_of(body)
+    except ValueError as error:
+        raise RecipeError(f"model.name: {config.name} cannot be the backbone: {error}") from error
     return freeze_batch_norm_2d(body) if config.batch_norm == "frozen" else body

@@ -41,7 +41,11 @@ def kind_of(source: str) -> Kind:
         return Kind.FILE
     if path.suffix in (".yaml", ".yml") or (not path.exists() and shipped.find(source).is_file()):
         return Kind.RECIPE
-    if path.exists() or path.suffix in (".pt", ".pth", ".tar") or len(path.parts) > 1:
+    if path.exists() or path.suffix in (".pt", ".pth", ".tar"):
+        return Kind.RUN
+    if len(path.parts) == 2 and path.parts[0] in {name.partition("/")[0] for name in shipped.names()}:
+        raise RunError(f"there is no recipe {source}{nearest(source, shipped.names())}")
+    if len(path.parts) > 1:
         return Kind.RUN
     if timm.is_model(source.partition(".")[0]):
         return Kind.TIMM

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.data.reading import as_rgb
 from fastvit.deploy.card import Card
 from fastvit.errors import ExportError, RunError
 from fastvit.predictor import CLASSIFIERS, Prediction, Predictor, find_predictor
@@ -18,6 +19,7 @@ from fastvit.trained.name import Kind
 from fastvit.training.task import Network, Task
 
 EXAMPLE_BATCH = 16  # images, on which an engine is compared with the network
+HANDED = "that the network was called with"
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Trained:
         return compile_for_inference(self.module.to(device), example, engine=engine)
 
     def __call__(self, image: Image.Image) -> Prediction:
-        (prediction,) = self.predictor.predict([self.predictor.prepare(image.convert("RGB"))])
+        """What it says about an image, which is turned as its EXIF orientation says, as photographs in files are."""
+        (prediction,) = self.predictor.predict([self.predictor.prepare(as_rgb(image, upright=True, name=HANDED))])
         return prediction
 
     def explain(self, image: Image.Image) -> Image.Image:
@@ -115,4 +118,4 @@ class Trained:
 
         Raises RunError where there is no such picture: see `fastvit.explain`.
         """
-        return self.predictor.explain(image.convert("RGB"))
+        return self.predictor.explain(as_rgb(image, upright=True, name=HANDED))

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.errors import RunError, nearest, require_packages, some
+from fastvit.errors import RunError, nearest, reason_of, require_packages, some
 from fastvit.pretrained import require_on_hub
 from fastvit.trained.licence import licence_of
 from fastvit.trained.name import CLIP_SCHEME, Kind, Options
@@ -50,7 +50,7 @@ def load_clip(source: str, options: Options) -> nn.Module:
         # Not the text tower's own weights, which would be downloaded to be replaced by those of the whole.
         return open_clip.create_model(name, pretrained=weights, pretrained_text=False).eval()
     except Exception as error:  # of the hub's client or of torch
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = reason_of(error)
         raise RunError(f"the weights of {source} cannot be loaded ({reason}); {ADVICE}") from error
 
 

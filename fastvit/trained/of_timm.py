@@ -1,5 +1,6 @@
 """A network of timm's: by its name with weights, from the hub, or from a folder."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -144,5 +145,8 @@ def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
         return tuple(described.get(name, name) for name in names)
     if subset := infer_imagenet_subset({"num_classes": num_classes}):
         imagenet = ImageNetInfo(subset)
-        return tuple(imagenet.index_to_description(label) for label in range(num_classes))
+        names = [imagenet.index_to_description(label) for label in range(num_classes)]
+        count = Counter(names)  # two classes of ImageNet are called crane
+        synsets = map(imagenet.index_to_label_name, range(num_classes))
+        return tuple(f"{name} ({each})" if count[name] > 1 else name for name, each in zip(names, synsets, strict=True))
     return tuple(str(label) for label in range(num_classes))

@@ -17,7 +17,7 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None
         keep: where that file goes; by default it is replaced.
 
     Raises:
-        RunError: it cannot be written, for the disk is full, say.
+        RunError: it cannot be written, for example because the disk is full.
     """
     temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: replacing is atomic within a file system only
     try:
@@ -64,8 +64,6 @@ def read_resumable(path: Path) -> dict[str, Any]:
     previous = path.with_name("previous.pt")
     try:
         checkpoint = read_checkpoint(path)
-        if "optimizer" not in checkpoint:
-            raise RunError(f"{path} holds weights only; resume from last.pt or previous.pt")
     except RunError as error:
         if path == previous or not previous.is_file():
             raise
@@ -73,6 +71,8 @@ def read_resumable(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{error}; the one before it is whole: go on from step {step} with --resume {previous}"
         ) from error
+    if "optimizer" not in checkpoint:
+        raise RunError(f"{path} holds weights only; resume from last.pt or previous.pt")
     return checkpoint
 
 

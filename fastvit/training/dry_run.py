@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from fastvit.data.grid import captioned_grid
 from fastvit.data.lettering import legible
+from fastvit.runtime.folders import require_writable
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.training.loaders import loader_of
 from fastvit.training.log import say
@@ -24,7 +25,12 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
 
     Returns:
         The folder of the pictures: the recipe's output with `-dry-run` added. The output itself is not touched.
+
+    Raises:
+        RunError: it cannot be written.
     """
+    folder = recipe.output.with_name(f"{recipe.output.name}-dry-run")
+    require_writable(folder)
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()
     groups = describe_groups(model, build_optimizer(model, recipe))
@@ -34,7 +40,6 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     seed_everything(recipe.seed, Purpose.STEP, 0, 0)  # the mixing of the first step
     images, captions = task.labelled(batch, data.class_names)
 
-    folder = recipe.output.with_name(f"{recipe.output.name}-dry-run")
     folder.mkdir(parents=True, exist_ok=True)
     picture = captioned_grid(images[:PICTURED_IMAGES], captions[:PICTURED_IMAGES], font=legible(captions)[1])
     picture.savefig(folder / "batch.png", dpi=120)

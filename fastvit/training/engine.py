@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from fastvit.errors import RunError, RunStopped
-from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import best_device, cuda_kernels
 from fastvit.runtime.environment import environment
 from fastvit.runtime.processes import ALONE, Processes
@@ -57,7 +56,7 @@ def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, proces
         trainer.fit()
     except BaseException:
         if processes.is_main:
-            folder.remove_unless_saved()  # an unreadable image in the first epoch, say: it is free to try again
+            folder.remove_unless_saved()  # the name is free for another try, for example once a bad image is repaired
         raise
     return trainer
 
@@ -84,12 +83,11 @@ class Trainer:
     ):
         self.task, self.recipe, self.folder, self.processes = task, recipe, folder, processes
         self.device = best_device(processes.local_rank)
-        keep_freed_memory(self.device)
         self._build_loaders()
         seed_everything(recipe.seed, Purpose.WEIGHTS)
         memory_format = torch.channels_last if recipe.loop.channels_last else torch.preserve_format
         model = task.build_model(initial_weights=initial_weights).to(self.device, memory_format=memory_format)
-        task.prepare_training(self.device, self.batches)
+        task.prepare_training(self.device, self.train_data, self.batches)
         steps = self.batches.steps_per_epoch
         self.learner = Learner(task, model, recipe, device=self.device, processes=processes, steps_per_epoch=steps)
         self.total_steps = recipe.total_epochs * steps
@@ -127,14 +125,17 @@ class Trainer:
             progress.close()
             if log:
                 log.close()
-        metric = self.task.best_metric
-        for line in closing_lines(self.folder, self.recipe, self.history, metric, self.best.epoch):
+        metric, exportable = self.task.best_metric, self.task.exportable
+        for line in closing_lines(
+            self.folder, self.recipe, self.history, metric, self.best.epoch, exportable=exportable
+        ):
             self._say(line)
 
     def _fit_epoch(self, progress: Progress, signals: StopSignals, log: RunLog | None) -> None:
         self._train_epoch(progress, signals)
+        row = self._training_row(progress)
         self._save()  # an evaluation that fails or is killed does not cost the epoch
-        self.history.append(self._training_row(progress) | self._evaluate())
+        self.history.append(row | self._evaluate())
         self.losses = LossMeter()
         self._save_if_best()
         self._save()
@@ -194,7 +195,8 @@ class Trainer:
         raise RunError(
             f"the training loss is not finite for {skipped} steps, the last of them step {self.step} (epoch "
             f"{len(self.history) + 1}, learning rate {self.learner.lr_at(self.step - 1):g}). "
-            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad; {self._kept}"
+            f"Not finite first: {first}. Lower optimizer.lr or set loop.clip_grad in a new run "
+            f"(a resumed one keeps its recipe); {self._kept}"
         )
 
     @property
@@ -229,8 +231,8 @@ class Trainer:
         return row | {f"raw_{self.task.best_metric}": each.report()[self.task.best_metric] for each in raw}
 
     def _notices(self) -> list[str]:
-        """What the data has to say, each sentence once in a run."""
-        notices = dict.fromkeys((*self.train_data.notices(), *self.val_data.notices()))
+        """What the data has to say, in any process, each sentence once in a run."""
+        notices = self.processes.union([*self.train_data.notices(), *self.val_data.notices()])
         new = [notice for notice in notices if notice not in self._said]
         self._said.update(new)
         return new

@@ -14,19 +14,22 @@ from fastvit.training.run_folder import RunFolder
 LENGTH = ("epochs", "cooldown_epochs")  # keys of the schedule that may grow when a run is finished
 
 
-def closing_lines(folder: RunFolder, recipe: Recipe, history: Sequence[Row], metric: str, best: int) -> list[str]:
+def closing_lines(
+    folder: RunFolder, recipe: Recipe, history: Sequence[Row], metric: str, best: int, *, exportable: bool
+) -> list[str]:
     """What came out, where it is, and what to type next.
 
     Args:
         metric: that chooses the best epoch.
         best: that epoch, counted from 1.
+        exportable: whether `fastvit export` takes the network.
     """
     value, last = (row[f"val_{metric}"] for row in (history[best - 1], history[-1]))
     epochs, run = recipe.schedule.epochs, shlex.quote(str(folder.path))
     next_commands = {
         f"fastvit evaluate {run}": "all measures, as trained and fused",
         f"fastvit predict photo.jpg --model {run}": "on your own pictures",
-        f"fastvit export {run} --format onnx": "for other runtimes",
+        **({f"fastvit export {run} --format onnx": "for other runtimes"} if exportable else {}),
         f"fastvit train --resume {run} schedule.epochs={2 * epochs}": f"{epochs} more epochs",
     }
     width = max(map(len, next_commands))

@@ -178,7 +178,7 @@ class StreamLoader:
     ):
         if workers == 0:
             raise RecipeError(
-                "data.workers is 0, but a stream shuffles anew in worker processes only: set it to 1 or more"
+                "data.workers is 0, but a stream shuffles each epoch in worker processes only: set it to 1 or more"
             )
         if hasattr(dataset, "set_loader_cfg"):
             dataset.set_loader_cfg(num_workers=workers)  # timm's length is of the whole batches of all workers

@@ -108,7 +108,7 @@ class Progress:
         """Of the epoch so far: images per second in all processes, part of the time spent waiting for data, and on a
         GPU the most memory that was allocated, in GiB.
         """
-        elapsed = time.monotonic() - self.epoch_start
+        elapsed = max(time.monotonic() - self.epoch_start, 1e-9)  # nothing, if only the evaluation was missing
         memory = {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}
         return {
             "images_per_second": self.epoch_steps * self.batch_size / elapsed,
@@ -140,7 +140,7 @@ class Progress:
 
 
 class RunLog:
-    """The files that tell how a run went. All but TensorBoard's are written anew from the whole history each time."""
+    """The files that tell how a run went. All but TensorBoard's are written again from the whole history each time."""
 
     def __init__(self, folder: RunFolder, recipe: Recipe, best_metric: str, step: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -160,9 +160,9 @@ class RunLog:
 
     def write_files(self, history: Sequence[Row], best_epoch: int) -> None:
         """log.csv and curve.png."""
-        row = history[-1]
+        columns = list(dict.fromkeys(name for row in history for name in row))  # on a GPU there is one more
         with self.folder.log.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), lineterminator="\n")
+            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(history)
         curves(history, self.best_metric, best_epoch).savefig(self.folder.curve, dpi=120)

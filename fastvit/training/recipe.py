@@ -99,7 +99,7 @@ class LoopConfig(Section):
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, slower
     sync_batch_norm: bool = False  # statistics over all processes; else each its own, averaged after every epoch
     clip_grad: PositiveFloat | None = None  # largest norm of all gradients together
-    max_nonfinite_steps: PositiveInt = 5  # steps are skipped where the loss is not finite; so many in a row end the run
+    max_nonfinite_steps: PositiveInt = 5  # steps without a finite loss are skipped; this many in a row end the run
     checkpoint_steps: PositiveInt | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # save within epochs, too
 
     @model_validator(mode="after")

@@ -34,6 +34,7 @@ class Part:
         notices: what the user should know about the data so far, such as files that were skipped.
         groups: (N,), the group of each sample; those of one group are to share training batches, such as images of like
             shape, which then need little padding. None where any may share one.
+        class_counts: (classes,), how many samples have each label; None where that is not known without reading them.
     """
 
     samples: Dataset
@@ -41,6 +42,7 @@ class Part:
     name_of: Callable[[int], str] | None = None
     notices: Callable[[], list[str]] = list  # which makes an empty one
     groups: Tensor | None = None
+    class_counts: Tensor | None = None
 
 
 class Metrics(ABC):
@@ -76,6 +78,7 @@ class Task(ABC):
     best_metric: str  # the name in `Metrics.report()` that chooses the best epoch
     higher_is_better: bool = True
     headline: tuple[str, ...] = ()  # the metrics that the line about an epoch tells; all if it is empty
+    exportable: bool = True  # whether `fastvit export` takes the network
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe
@@ -113,8 +116,15 @@ class Task(ABC):
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""
         return default_collate(samples)
 
-    def prepare_training(self, device: torch.device, loader: "TrainLoader") -> None:  # noqa: B027 - most need nothing
-        """Load what only training needs, such as a teacher; called once, after `build_model`."""
+    def prepare_training(  # noqa: B027 - most need nothing
+        self, device: torch.device, data: Part, loader: "TrainLoader"
+    ) -> None:
+        """Load what only training needs, such as a teacher; called once, after `build_model`.
+
+        Args:
+            data: to train on, as `open_data` gave it.
+            loader: of their batches.
+        """
 
     def training_batches(self, loader: "TrainLoader", epoch: int, start: int) -> Iterator[Any]:
         """The batches of an epoch from the `start`-th step on, with what a task adds that is in no sample."""
@@ -185,6 +195,8 @@ def open_train_and_val(task: Task) -> tuple[Part, Part]:
         )
         where = [f"only to train on: {some(only_train)}"] if only_train else []
         where += [f"only to validate on: {some(only_val)}"] if only_val else []
+        if not where and train.class_names != val.class_names:
+            where = ["the same names in another order, which the labels follow"]
         if where:
             raise DataError(f"training and validation data have different classes: {'; '.join(where)}")
     return train, val

@@ -14,7 +14,7 @@ from fastvit.deploy.runtimes.run import Run, Settings
 class AotInductor(Format):
     """A package that runs without Python code of ours and without a compiler.
 
-    A bare package checks nothing: another memory format, dtype or size gives wrong numbers without a word. Use
+    A bare package checks nothing: another memory format, dtype or size gives wrong numbers without a warning. Use
     `fastvit.deploy.load`, which brings the images into the exported form or refuses them.
     """
 

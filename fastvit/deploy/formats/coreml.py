@@ -86,7 +86,7 @@ class CoreMl(Format):
 
     def _require_image(self, request: Request) -> None:
         if request.card.preprocessing is None:
-            raise ExportError("coreml needs the preprocessing, for its input is an image: give mean, std and the rest")
+            raise ExportError("coreml needs the preprocessing, as its input is an image: give mean, std and the rest")
         batch, channels, *_ = request.example.shape
         if (batch, channels) != (1, 3):
             raise ExportError(
@@ -117,7 +117,7 @@ class CoreMl(Format):
         norms = [name for name, part in request.network.named_modules() if isinstance(part, nn.LayerNorm)]
         found = [each for each in operations if each.op_type == "layer_norm" and each.outputs[0].dtype is types.fp32]
         expected = sum(is_part_of(name, layers) for name in norms)
-        _require(len(found) >= expected, f"{len(found)} of its layer norms are in float32, and {expected} ought to be")
+        _require(len(found) >= expected, f"{len(found)} of its layer norms are in float32, and {expected} should be")
         if labels := _single_labels(request):
             (classify,) = (operation for operation in operations if operation.op_type == "classify")
             _require(tuple(classify.classes.val) == labels, "its labels are not the network's")

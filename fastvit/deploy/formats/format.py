@@ -31,7 +31,7 @@ class Format(ABC):
         limits: how far.
         tolerance: largest relative L2 difference of the outputs from the eager network's.
         depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
-        float16: whether its numbers are, but for layers that are named.
+        float16: whether its numbers are, except in layers that are named.
         sets_threads: whether its runtime can be told how many threads and streams to take.
         inside: the name of the format whose files have the preprocessing inside; None if there is none.
     """
@@ -122,6 +122,10 @@ class Format(ABC):
     def files(self, path: Path) -> list[Path]:
         """What belongs to the exported network `path`."""
         return [path, *(path.with_suffix(suffix) for suffix in self.companions)]
+
+    def fixed(self, path: Path) -> list[Path]:
+        """What must stay as it is written; of a folder, others of its files are the user's to edit."""
+        return self.files(path)
 
 
 def run_of(function: Callable[[Tensor], Any]) -> Run:

@@ -17,7 +17,7 @@ from fastvit.deploy.runtimes.run import Run, Settings, as_float32
 class LiteRt(Format):
     """A .tflite file whose images are (B, H, W, C), as Android's libraries have them, normalized.
 
-    What converts, litert-torch, wants torch below 2.15; running needs no such.
+    What converts, litert-torch, needs torch below 2.15; running does not.
     """
 
     name = "litert"

@@ -50,6 +50,9 @@ class TimmFolder(Format):
         save_file(fused, path / FUSED, metadata={"format": "pt"})
         (path / "README.md").write_text(self.readme, encoding="utf-8")
 
+    def fixed(self, path: Path) -> list[Path]:
+        return [path / name for name in ("config.json", "model.safetensors", FUSED)]
+
     def load(self, path: Path, settings: Settings) -> Run:
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
         return run_of(Network(network).eval().requires_grad_(False))
@@ -64,7 +67,7 @@ def say_once(path: Path) -> None:
 
 
 def train_form(original: nn.Module, card: Card) -> nn.Module:
-    """The network as timm builds it, which is to say with the arguments that `config.json` has to repeat."""
+    """The network as timm builds it: with the arguments that `config.json` has to repeat."""
     network = timm.create_model(card.architecture["name"], **card.architecture["options"])
     try:
         network.load_state_dict(original.state_dict())

@@ -80,7 +80,7 @@ class Web(Format):
         super().require()
         if self.offline and shutil.which("npm") is None:
             raise ExportError(
-                f"--offline takes {RUNTIME} from npm, which is not installed: install Node.js, or leave --offline away "
+                f"--offline takes {RUNTIME} from npm, which is not installed: install Node.js, or leave out --offline "
                 "to have visitors load the runtime from a public content network"
             )
         for path in self.examples:
@@ -96,6 +96,8 @@ class Web(Format):
             raise ExportError(
                 "a page is for classifiers and segmenters: this network has no labels or no preprocessing"
             )
+        if len(request.example) != 1:
+            raise ExportError("a page takes one picture at a time: export a batch of one")
         if request.card.several_labels:
             raise ExportError("a page shows one label of an image: for several export onnx --preprocessing inside")
         preprocessing = preprocessing_graph(shown.preprocessing)
@@ -135,6 +137,9 @@ class Web(Format):
         for example, name in zip(self.examples, names, strict=True):
             shutil.copyfile(example, path / name)
         return names
+
+    def fixed(self, path: Path) -> list[Path]:
+        return [path / NETWORK, path / PREPROCESSING]
 
     def load(self, path: Path, settings: Settings) -> Run:
         return Onnx().load(path / NETWORK, settings)

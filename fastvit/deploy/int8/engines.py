@@ -69,7 +69,7 @@ class Nncf(Quantizer):
         nodes = {name: node for node, name in weighted_nodes(content).items()}
         ignored = nncf.IgnoredScope(names=_openvino_names(model, {nodes[name]: name for name in in_float}))
         batches = [batch.numpy() for batch in images.split(len(request.example))]
-        # Its own choice of ranges, the mean over the images, errs more.
+        # Its own choice of ranges, the mean over the images, has a larger error.
         ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
         quantized = nncf.quantize(
             model,

@@ -60,7 +60,7 @@ class Samples:
 
 
 def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed: int = 0) -> tuple[Samples, Samples]:
-    """Images to calibrate on, at most half of all, and others to validate on, at most so many.
+    """Images to calibrate on, at most half of all, and others to validate on, at most `validation`.
 
     They are drawn evenly over the dataset: one from each of as many equal parts of its order. Where it is sorted by
     classes, as a folder is, all classes are there in proportion.
@@ -71,6 +71,8 @@ def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed
     Raises:
         DataError: there are too few to say anything.
     """
+    if calibration < LEAST_CALIBRATION:
+        raise DataError(f"{calibration} images to calibrate on are too few: {LEAST_CALIBRATION} are the least")
     total = len(source)
     count = min(calibration, total // 2)
     if count < LEAST_CALIBRATION or min(total - count, validation) < LEAST_VALIDATION:

@@ -19,10 +19,10 @@ from fastvit.deploy.int8.sensitivity import layer_errors
 from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.runtimes.run import Run, make_settings
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
-from fastvit.errors import ExportError
+from fastvit.errors import ExportError, reason_of
 
 QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e(), AiEdge())}
-FLOAT_LAYERS = (0, 3, 8)  # so many of the most sensitive layers are left in float, one try after the other
+FLOAT_LAYERS = (0, 3, 8)  # of the most sensitive layers, this many are left in float, one try after the other
 GOOD_ENOUGH = 0.03  # relative L2 error on the calibration images that ends the tries
 SENSITIVITY_IMAGES = 32
 
@@ -102,7 +102,7 @@ def _quantize_until_good(
             raise
         except Exception as error:  # each tool has errors of its own
             require_space(draft.parent, request)  # they do not always say that the disk is full
-            reason = (str(error).strip().splitlines() or [""])[0]
+            reason = reason_of(error)
             raise ExportError(f"{quantizer.method} failed ({type(error).__name__}: {reason})") from error
 
     for count in FLOAT_LAYERS:

@@ -25,13 +25,14 @@ class CudaGraphs:
 
     Args:
         run: what to record; it has to compute the same for the same shape, without waiting for the GPU.
+        device: where it computes.
     """
 
-    def __init__(self, run: Run):
+    def __init__(self, run: Run, device: torch.device):
         self._run = run
         self._graphs: dict[torch.Size, Recorded] = {}
         self._lock = Lock()
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """A graph has one place for its images: all calls go through one stream, one after the other."""

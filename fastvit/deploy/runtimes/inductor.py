@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
 
-_compiling = Lock()  # inductor's settings and caches are those of the process
+_compiling = RLock()  # inductor's settings and caches are those of the process
 
 
 def require_compiler(what: str) -> None:
@@ -62,7 +62,7 @@ class Compiled:
         return self._programs[key](images)
 
     def _compile(self, images: Tensor) -> Run:
-        with exact_float32():
+        with _compiling, exact_float32():
             expected = flat(self._network(images))  # first: where it does not take them, it says so
             if self._dtype == torch.float16 and not all(each.isfinite().all() for each in expected):
                 raise RuntimeError(f"the network's numbers become too large in float16: {ADVICE}")
@@ -75,7 +75,7 @@ class Compiled:
     def _program(self, images: Tensor) -> Run:
         program = compile_program(self._network, images, OPTIONS.get(images.device.type, {}))
         run: Run = lambda images: flat(program(images))  # noqa: E731
-        return CudaGraphs(run) if images.device.type == "cuda" else run
+        return CudaGraphs(run, images.device) if images.device.type == "cuda" else run
 
 
 def computes_in_tf32(images: Tensor) -> bool:
@@ -89,8 +89,8 @@ def computes_in_tf32(images: Tensor) -> bool:
 def compile_program(network: nn.Module, images: Tensor, options: Mapping[str, Any]) -> Callable[[Tensor], Any]:
     """Compile a network for images of this size: for this batch if it is of one, else for any batch from two on.
 
-    `torch.compile` is not used, for what its guards would do: they are checked in every call; where the caller's thread
-    is in another mode or has another number of threads, they compile again; and of its option `freezing` it sees only
+    `torch.compile` is not used, because of its guards: they are checked in every call; where the caller's thread is in
+    another mode or has another number of threads, they compile again; and of its option `freezing` it sees only
     half. It also refuses the ninth network of a process. A graph captured by `torch.export` has none of that. What is
     used of torch's private interfaces for it is all here, run with torch 2.11 and 2.14:
 

@@ -47,7 +47,7 @@ def make_settings(
 def computed(
     run: Run, images: Tensor | np.ndarray, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> tuple[Tensor, ...]:
-    """`run(images)` in `dtype`, but for integers, on `device`; the same whatever mode the caller's thread is in.
+    """`run(images)` in `dtype`, integers as they are, on `device`; the same whatever mode the caller's thread is in.
 
     Raises:
         UserError: these are no images.

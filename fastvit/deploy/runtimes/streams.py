@@ -17,12 +17,12 @@ class Streams:
     """Computes a small batch with all threads, and a large one in pieces, several at a time.
 
     A thread that has an image to itself never waits for others, and what a layer leaves behind is still in the caches
-    when the next one takes it: OpenVINO and ONNX Runtime compute 16 images 1.1 to 1.4 times as fast so.
+    when the next one takes it: OpenVINO and ONNX Runtime compute 16 images 1.1 to 1.4 times as fast that way.
 
     Args:
         make: `make(streams)` gives what computes as many pieces at a time, each with threads / streams threads.
         threads: all together.
-        streams: always so many. None: one for each thread where there are as many images, else one.
+        streams: always this many. None: one for each thread where there are as many images, else one.
         whole: a batch must stay together.
     """
 

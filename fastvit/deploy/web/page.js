@@ -137,7 +137,15 @@ function showClasses(labels, high, wide) {
   showList(entries.filter(({ share }) => share > 0).sort((a, b) => b.share - a.share));
 }
 
-async function answer() {
+let last = Promise.resolve();
+
+// One at a time: who clicks again while a runtime loads must not load it twice.
+function answer() {
+  last = last.catch(() => {}).then(answerNow);
+  return last;
+}
+
+async function answerNow() {
   if (!current) return;
   await ready; // a picture may come while the network is still loading
   say("Looking …");

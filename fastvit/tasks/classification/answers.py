@@ -126,7 +126,7 @@ class AnswersFile:
         return self.path.stat().st_size != self.size_with(self.epochs)
 
     def size_with(self, epochs: int) -> int:
-        """Bytes of the file when it has so many epochs."""
+        """Bytes of the file when it has this many epochs."""
         return self.start + epochs * self.header.record_bytes
 
     def append(self, epoch: Epoch) -> None:

@@ -20,17 +20,16 @@ def class_counts(source: Any, num_classes: int) -> Tensor | None:
     return targets.sum(0).long() if targets.ndim == 2 else targets.bincount(minlength=num_classes)
 
 
-def require_counts(counts: Tensor | None, dataset: str) -> Tensor:
-    """The counts. Raises RecipeError if they are not known, or a class has no images."""
+def require_counts(counts: Tensor | None, dataset: str) -> None:
+    """Raise RecipeError if the counts are not known, or a class has no images: there are no weights then."""
     if counts is None:
         raise RecipeError(f"loss.class_weights: dataset {dataset} does not say its labels beforehand: set it to null")
     if not counts.all():
         raise RecipeError(f"loss.class_weights: {int((counts == 0).sum())} classes have no image to train on")
-    return counts
 
 
 def balanced(counts: Tensor) -> Tensor:
-    """(classes,) weights that make each class count alike, and are 1 on average over the images."""
+    """(classes,) weights that make each class count equally, and are 1 on average over the images."""
     return counts.sum() / (len(counts) * counts.float())
 
 
@@ -41,5 +40,5 @@ def skew_notice(counts: Tensor | None, names: Sequence[str]) -> list[str]:
     most, least = int(counts.argmax()), int(counts.argmin())
     return [
         f"the classes are skewed: {int(counts[most])} images to train on have {names[most]}, {int(counts[least])} have "
-        f"{names[least]}; loss.class_weights=balanced makes each class count alike"
+        f"{names[least]}; loss.class_weights=balanced makes each class count equally"
     ]

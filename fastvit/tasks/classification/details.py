@@ -1,9 +1,10 @@
-"""What a classifier said about each image, and what it takes for what."""
+"""What a classifier said about each image, and which classes it confuses."""
 
 import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,11 @@ from fastvit.errors import require_packages
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.training.task import Part
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 NAMED_CLASSES = 40  # more names would not be readable beside a confusion matrix
-COUNTED_CLASSES = 20  # nor more numbers in it
+COUNTED_CLASSES = 20  # with more, there are no numbers in the cells
 LONGEST_NAME = 24  # letters beside it
 
 
@@ -36,7 +40,7 @@ def write_details(metrics: ClassificationMetrics, data: Part, folder: Path) -> l
     scores = precision_recall_fscore_support(true, predicted, labels=all_classes, zero_division=math.nan)
     _write_classes(paths[1], scores, class_names)
     confusion = torch.from_numpy(confusion_matrix(true, predicted, labels=all_classes))
-    _draw_confusion(paths[2], confusion, class_names)
+    draw_confusion(confusion, class_names).savefig(paths[2], dpi=120)
     return paths
 
 
@@ -70,8 +74,12 @@ def _write_classes(path: Path, scores: Sequence[Sequence[float]], class_names: S
             writer.writerow((name, images, *figures))
 
 
-def _draw_confusion(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
-    """How many images of each class (rows) were taken for each class (columns)."""
+def draw_confusion(confusion: Tensor, class_names: Sequence[str]) -> "Figure":
+    """A picture of how many images of each class (rows) were taken for each class (columns).
+
+    Args:
+        confusion: (classes, classes), images.
+    """
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
 
@@ -93,4 +101,4 @@ def _draw_confusion(path: Path, confusion: Tensor, class_names: Sequence[str]) -
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=7, color=color)
     figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class")
-    figure.savefig(path, dpi=120)
+    return figure

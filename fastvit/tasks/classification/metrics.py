@@ -49,7 +49,8 @@ class ClassificationMetrics(Metrics):
         return {**report, "loss": losses[counts].cpu().double().mean().item(), "samples": len(hits)}
 
     def same_predictions(self, other: "ClassificationMetrics") -> int:
-        return int((torch.cat(self.ranked)[:, 0] == torch.cat(other.ranked)[:, 0]).sum())
+        same = torch.cat(self.ranked)[:, 0] == torch.cat(other.ranked)[:, 0]
+        return int((same & (torch.cat(self.labels) != NO_LABEL)).sum())
 
 
 def _percent(hits: Tensor) -> float:

@@ -60,7 +60,8 @@ class Classes(Prediction):
         picture = Image.new("RGB", (image.width + BARS_WIDTH, height), "white")
         picture.paste(image)
         pen = ImageDraw.Draw(picture)
-        names, font = legible([name for name, _ in best])
+        names = [name for name, _ in best]
+        names, font = legible(names, [self.names.index(name) for name in names])
         for line, (name, (_, probability)) in enumerate(zip(names, best, strict=True)):
             left, top = image.width + 10, 6 + line * LINE
             text = f"{shortened(name, LONGEST_NAME)}  {probability:.1%}"

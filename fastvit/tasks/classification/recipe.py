@@ -49,7 +49,7 @@ class ModelConfig(NetworkConfig):
 
     drop_rate: float = Field(0.0, ge=0, lt=1)  # dropout before the classifier
     reset_head: bool = False  # leave the checkpoint's classifier out, for other classes
-    # Keep the stem and so many stages as they are; 0 keeps nothing, not even the stem.
+    # Keep the stem and this many stages as they are; 0 keeps nothing, not even the stem.
     frozen_stages: int = Field(0, ge=0, le=4)
 
     @model_validator(mode="after")
@@ -77,8 +77,9 @@ class ImageDataConfig(DataConfig):
     interpolation: Literal["bilinear", "bicubic", "nearest"] | None = None  # of resizing
     mean: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] | None = None  # of the colors, from 0 to 1
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None  # standard deviation of the same
-    on_bad_image: Literal["error", "skip"] = "error"  # not for streams (wds/, ...): timm leaves bad images out there
-    exif_orientation: bool = True  # turn photographs as they say they lie; not for streams, which timm reads
+    # Of an image that cannot be read. Not for streams (wds/, ...): timm leaves bad images out there.
+    on_bad_image: Literal["error", "skip"] = Field("error", json_schema_extra=FREE_ON_RESUME)
+    exif_orientation: bool = True  # turn photographs as their EXIF says; not for streams, which timm reads
 
     @model_validator(mode="after")
     def _division_is_possible(self) -> "ImageDataConfig":
@@ -101,7 +102,7 @@ class AugmentationConfig(Section):
     color_jitter: NonNegativeFloat = 0.4  # strength; has no effect beside auto_augment
     auto_augment: Annotated[str, AfterValidator(_known_policy)] | None = None  # such as rand-m9-mstd0.5-inc1
     reprob: Probability = 0.0  # of random erasing
-    remode: Literal["const", "rand", "pixel"] = "pixel"  # erase with black, one random color, or random pixels
+    remode: Literal["const", "rand", "pixel"] = "pixel"  # erase with the mean color, one random color, or random pixels
     recount: PositiveInt = 1  # most patches erased in an image
     mixup: NonNegativeFloat = 0.0  # alpha; 0 is off
     cutmix: NonNegativeFloat = 0.0  # alpha; 0 is off
@@ -137,7 +138,7 @@ class DistillationConfig(Section):
 class LossConfig(Section):
     """What an error costs."""
 
-    class_weights: Literal["balanced"] | None = None  # balanced: each class counts alike, however many images it has
+    class_weights: Literal["balanced"] | None = None  # balanced: each class counts equally, however many images it has
 
 
 class ClassificationRecipe(Recipe):

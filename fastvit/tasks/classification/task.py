@@ -62,7 +62,7 @@ class Classification(Task):
         )
         self.normalization = Normalization(self.input["mean"], self.input["std"])
         self.augment = BatchAugmentation(recipe, self.normalization)
-        self.class_weights: Tensor | None = None  # (classes,), once the training data are open, if the recipe asks
+        self.class_weights: Tensor | None = None  # (classes,), once training is prepared, if the recipe asks
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -91,22 +91,17 @@ class Classification(Task):
         source = self.recipe.open_images(training=training)
         names = tuple(getattr(source, "classes", map(str, range(data.num_classes))))
         transform = self._train_transform() if training else self.preprocessing.transform()
-        skew = self._balance(source, names) if training else []
+        counts = class_counts(source, len(names)) if training else None
+        if training and self.recipe.loss.class_weights:
+            require_counts(counts, data.dataset)
+        skew = [] if self.recipe.loss.class_weights else skew_notice(counts, names)
         if isinstance(source, IterableDataset):
             source.transform = transform  # type: ignore[attr-defined]  # timm reads and transforms streams itself
-            return Part(source, names)
+            return Part(source, names, class_counts=counts)
         images = TransformedImages(
             source, transform, on_bad_image=data.on_bad_image, training=training, no_label=self.no_label
         )
-        return Part(images, names, images.name, lambda: [*skew, *images.notices()])
-
-    def _balance(self, source: Any, names: Sequence[str]) -> list[str]:
-        """Weigh the classes as the recipe asks, or say that it might."""
-        counts = class_counts(source, len(names))
-        if not self.recipe.loss.class_weights:
-            return skew_notice(counts, names)
-        self.class_weights = self.weights_of(require_counts(counts, self.recipe.data.dataset), len(source))
-        return []
+        return Part(images, names, images.name, lambda: [*skew, *images.notices()], class_counts=counts)
 
     @property
     def no_label(self) -> int | Tensor:
@@ -125,9 +120,9 @@ class Classification(Task):
         images, labels = zip(*samples, strict=True)
         return stack_images(images), default_collate(labels)
 
-    def prepare_training(self, device: torch.device, loader: TrainLoader) -> None:
-        if self.class_weights is not None:
-            self.class_weights = self.class_weights.to(device)
+    def prepare_training(self, device: torch.device, data: Part, loader: TrainLoader) -> None:
+        if self.recipe.loss.class_weights:
+            self.class_weights = self.weights_of(data.class_counts, len(data.samples)).to(device)
         distillation = self.recipe.distillation
         if distillation and distillation.answers:
             self.stored = StoredAnswers(self, loader, device)

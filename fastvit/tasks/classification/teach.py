@@ -11,7 +11,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastvit.errors import RecipeError, RunError, RunStopped
-from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import BatchMover, autocast, best_device, cuda_kernels
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, seed_everything
@@ -75,7 +74,6 @@ class Recording:
     def __init__(self, task: Classification, loader: SampleLoader, processes: Processes):
         self.task, self.recipe, self.loader, self.processes = task, task.recipe, loader, processes
         self.device = best_device(processes.local_rank)
-        keep_freed_memory(self.device)
         self.move = BatchMover(self.device, channels_last=self.recipe.loop.channels_last)
         distillation, num_classes = self.recipe.distillation, self.recipe.data.num_classes
         self.header = Header(

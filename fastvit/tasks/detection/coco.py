@@ -36,7 +36,7 @@ class CocoImages(Dataset):
     """RGB images, each with its annotations.
 
     Labels (`category_id` in what `__getitem__` returns) are 1 to the number of categories, in the order of the file's
-    category ids, whatever those are. All else is as annotated, for evaluation has to be by the file; `learnable` tells
+    category ids, whatever those are. All else is as annotated, because evaluation follows the file; `learnable` tells
     what to learn from. An image without objects stays, as background.
 
     Args:

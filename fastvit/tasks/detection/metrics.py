@@ -1,6 +1,7 @@
 """Average precision of boxes and masks as COCO defines it, computed by pycocotools."""
 
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from io import StringIO
 from typing import Any
 
@@ -125,6 +126,15 @@ def _agree(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> bool:
     labels = [torch.tensor([each["category_id"] for each in part]) for part in (first, second)]
     same = (box_iou(*boxes) > 0.95) & (labels[0][:, None] == labels[1])
     return bool(same.any(0).all() and same.any(1).all())
+
+
+def require_backend(backend: str) -> None:
+    """Raises `DataError` where faster-coco-eval is asked for and is not installed."""
+    if backend == "faster-coco-eval" and find_spec("faster_coco_eval") is None:
+        raise DataError(
+            "evaluation.backend faster-coco-eval is not installed: pip install faster-coco-eval, or set "
+            "evaluation.backend=pycocotools"
+        )
 
 
 def _evaluator(backend: str) -> tuple[Any, Any]:

@@ -1,6 +1,5 @@
 """What a detection recipe can say, besides what all recipes can."""
 
-from importlib.util import find_spec
 from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
@@ -45,7 +44,7 @@ class DetectionDataConfig(DataConfig):
     check_images: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # read each image's header before training
     train_scenes: PositiveInt = 1000  # of digits: in an epoch
     val_scenes: PositiveInt = 200  # of digits: to validate on
-    # Pixels of the shorter side: in training one of them by chance, in validation the last.
+    # Pixels of the shorter side: in training one of them at random, in validation the last.
     short_sides: tuple[PositiveInt, ...] = Field((800,), min_length=1)
     long_side: PositiveInt = 1333  # pixels, at most
 
@@ -67,13 +66,8 @@ class DetectionAugmentationConfig(Section):
 class DetectionEvaluationConfig(Section):
     """How precision is computed."""
 
-    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"  # the same numbers, the second sooner
-
-    @model_validator(mode="after")
-    def _is_installed(self) -> "DetectionEvaluationConfig":
-        if self.backend == "faster-coco-eval" and find_spec("faster_coco_eval") is None:
-            raise ValueError("backend faster-coco-eval is not installed: pip install faster-coco-eval")
-        return self
+    # The same numbers, the second sooner.
+    backend: Literal["pycocotools", "faster-coco-eval"] = Field("pycocotools", json_schema_extra=FREE_ON_RESUME)
 
 
 class DetectionRecipe(Recipe):

@@ -64,7 +64,7 @@ class ValSamples(Dataset):
 def learnable(annotations: Sequence[Annotation], width: int, height: int) -> list[Annotation]:
     """What a detector can learn from: boxes within the image, at least a pixel wide and high.
 
-    Crowds are left out, for they mark where many objects are and are none themselves; so are masks without a pixel.
+    Crowds are left out, because they mark where many objects are and are none themselves; so are masks without a pixel.
 
     Args:
         annotations: of an image of this size; a `segmentation` in COCO's compressed run-length encoding.

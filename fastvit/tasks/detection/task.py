@@ -16,7 +16,7 @@ from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.detection.coco import LAYOUT, CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.masks import decode_masks
-from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics
+from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics, require_backend
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
 from fastvit.tasks.detection.samples import TrainSamples, ValSamples
@@ -34,6 +34,7 @@ class Detection(Task):
     recipe: DetectionRecipe
     best_metric = "box_ap"
     headline = ("box_ap", "mask_ap")
+    exportable = False  # the number of boxes differs from image to image
 
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
@@ -69,6 +70,7 @@ class Detection(Task):
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         require_pycocotools()
+        require_backend(self.recipe.evaluation.backend)
         source, num_classes = self._open(part), self.recipe.data.num_classes
         if len(source.classes) != num_classes:
             raise DataError(
@@ -124,14 +126,21 @@ class Detection(Task):
         return model.backbone
 
     def write_details(self, metrics: DetectionMetrics, data: Part, folder: Path) -> list[Path]:
-        """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file."""
+        """Of COCO data: all detections in COCO's format for results, with the ids of the annotation file.
+
+        Boxes and masks apart: of a result that has both, COCO's tools take the box's area for the mask's.
+        """
         samples: Any = data.samples
         source = samples.source
         if not isinstance(source, CocoImages):
             return []
-        path = folder / "detections.json"
-        path.write_text(json.dumps([_result(detection, source) for detection in metrics.detections]), encoding="utf-8")
-        return [path]
+        results, written = [_result(detection, source) for detection in metrics.detections], []
+        files = {"detections.json": "segmentation", "masks.json": "bbox"}  # and what each leaves out
+        for name, without in files.items() if self.masks else [("detections.json", "segmentation")]:
+            written.append(folder / name)
+            content = [{key: value for key, value in each.items() if key != without} for each in results]
+            written[-1].write_text(json.dumps(content), encoding="utf-8")
+        return written
 
     def draw(
         self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]

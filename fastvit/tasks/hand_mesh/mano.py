@@ -59,7 +59,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
 def _require_mano(arrays: dict[str, np.ndarray], path: Path) -> None:
     shapes = {name: array.shape for name, array in arrays.items()}
     wrong = [f"{name} is {shapes[name]}, not {shape}" for name, shape in SHAPE_OF.items() if shapes[name] != shape]
-    if not wrong and tuple(arrays["kintree_table"][0, 1:]) != PARENTS[1:]:  # the first is no number, for the wrist
+    if not wrong and tuple(arrays["kintree_table"][0, 1:]) != PARENTS[1:]:  # the wrist has no parent
         wrong = [f"its joints hang on {arrays['kintree_table'][0].tolist()}, not on {list(PARENTS)}"]
     if wrong:
         raise DataError(f"{path} is no MANO hand ({wrong[0]}); {REGISTER}")

@@ -1,4 +1,4 @@
-"""What a hand network says about single photographs, as every task does."""
+"""What a hand network says about single photographs, of any size."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from torch import Tensor
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.models.hand_mesh import HandMesh
 from fastvit.predictor import Prediction, Predictor, Shown
-from fastvit.tasks.hand_mesh.inference import PICTURE_SIZE, prepare
 from fastvit.tasks.hand_mesh.picture import in_pixels, overlay
+from fastvit.tasks.hand_mesh.transform import fit, to_tensor, warp
+
+PICTURE_SIZE = 1024  # pixels of the longer side of a picture, at most
 
 
 class Prepared(NamedTuple):
@@ -82,3 +84,9 @@ class HandPredictor(Predictor):
             Hand(vertices, joints, in_pixels(joints, camera, each.size), camera, faces)
             for each, (vertices, joints, camera) in zip(prepared, found, strict=True)
         ]
+
+
+def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """(3, S, S): the image in the middle of a square, as in training."""
+    side = preprocessing.height
+    return to_tensor(warp(image, fit(image.size, side), side), preprocessing.mean, preprocessing.std)

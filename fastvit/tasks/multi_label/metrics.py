@@ -59,7 +59,8 @@ class MultiLabelMetrics(Metrics):
 
     def same_predictions(self, other: "MultiLabelMetrics") -> int:
         own, others = (torch.cat(each.logits) >= 0 for each in (self, other))
-        return int((own == others).all(1).sum())
+        known = torch.cat(self.labels) != NO_LABEL
+        return int(((own == others) & known).all(1).sum())
 
 
 def average_precisions(logits: Tensor, labels: Tensor) -> Sequence[float]:

@@ -1,4 +1,4 @@
-"""The task of several labels an image: a classifier whose outputs are so many answers, each yes or no."""
+"""The task of several labels an image: a classifier with an answer for each label, yes or no."""
 
 from collections.abc import Sequence
 from pathlib import Path

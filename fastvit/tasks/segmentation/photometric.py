@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-BRIGHTNESS = 32.0  # at most so much is added or taken away, of 255
+BRIGHTNESS = 32.0  # the most that is added or taken away, of 255
 FACTORS = (0.5, 1.5)  # of contrast, and of saturation
 HUE_STEPS = 18  # of two degrees, which is how OpenCV counts hue in a byte
 HUE_CIRCLE = 255  # Pillow's

@@ -71,7 +71,7 @@ class TrainTransform:
 
 
 class ValTransform:
-    """The image in its box; the mask as it is, for predictions are compared at the size of the original."""
+    """The image in its box; the mask as it is, because predictions are compared at the size of the original."""
 
     def __init__(self, normalization: Normalization, box: ResizeBox):
         self.normalization, self.box = normalization, box
