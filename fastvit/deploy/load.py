@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fastvit.data.reading import as_rgb
 from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.image_input import ImageInput, ImageRun
@@ -53,8 +54,8 @@ class Exported:
 class ExportedForImages:
     """A loaded classifier with its preprocessing inside.
 
-    Call it with an RGB image of any size, Pillow's or uint8 (H, W, 3); it returns the probabilities (classes,). Several
-    threads may call it at a time.
+    Call it with an image of any size, Pillow's or RGB in uint8 (H, W, 3); it returns the probabilities (classes,).
+    Several threads may call it at a time.
 
     Attributes:
         engine, sidecar, card: as those of `Exported`.
@@ -65,7 +66,9 @@ class ExportedForImages:
         self.card = Card.from_dict(sidecar)
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
-        pixels = np.ascontiguousarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
+        if isinstance(image, Image.Image):
+            image = as_rgb(image, upright=True, name="that the network was called with")
+        pixels = np.ascontiguousarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ExportError(f"an image must be RGB, uint8 (H, W, 3), not {pixels.dtype} of {pixels.shape}")
         return torch.from_numpy(self._run(pixels))
