@@ -62,14 +62,14 @@ def test_the_network_in_it_is_the_one_that_was_exported(page):
 
 
 def test_the_page_may_be_edited_and_the_network_may_not(page, tmp_path):
-    copy = tmp_path / "mine.web"
+    copy = tmp_path / page.name
     shutil.copytree(page, copy)
     shutil.copyfile(sidecar_path(page), sidecar_path(copy))
     (copy / "index.html").write_text("mine")
     (copy / "example-1.jpg").unlink()
     load(copy)
     (copy / "network.onnx").write_bytes(b"another")
-    with pytest.raises(ExportError, match=r"network\.onnx is not the file that mine\.web\.json is about"):
+    with pytest.raises(ExportError, match=r"network\.onnx is not the file that flowers & more\.web\.json is about"):
         load(copy)
 
 
