@@ -42,6 +42,7 @@ def test_a_worker_measures_and_goes_on_after_a_failure(worker: Worker):
     assert "KeyError" in worker.call(asked, 1).reason
 
 
+@pytest.mark.slow
 def test_a_waiting_worker_leaves_the_processor_to_others(worker: Worker):
     worker.build(measurement())
     worker.call(measurement(), 1)

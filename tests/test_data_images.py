@@ -102,7 +102,7 @@ def test_what_timm_cannot_open_is_said(tmp_path: Path):
         open_one("torch/cifar10", tmp_path, "train", num_classes=10)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])  # torch waits 5 s for the worker
 def test_a_bad_image_ends_the_run_with_its_name(workers: int, root: Path):
     bad = spoil(root / "train" / "bee" / "1.jpg")
     images = TransformedImages(open_root(root)[0], TRANSFORM, on_bad_image="error", training=True)

@@ -55,6 +55,7 @@ print(growth_of_a_forked_reader([*map(pickle.dumps, items)]), growth_of_a_forked
 
 
 @pytest.mark.skipif(not MEMORY.exists(), reason="Linux tells in /proc what a process shares")
+@pytest.mark.slow
 def test_a_forked_reader_copies_nothing():
     """In a process of its own: the heap of this one has holes, and writing into them is copying, too."""
     done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)

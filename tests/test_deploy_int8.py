@@ -13,7 +13,8 @@ from fastvit import FastViT, reparameterize_model
 from fastvit.data.images import NO_LABEL
 from fastvit.deploy import FORMATS, load
 from fastvit.deploy.int8 import QUANTIZERS, Samples, quantize, split
-from fastvit.deploy.int8.quantize import FLOAT_LAYERS
+from fastvit.deploy.int8.measure import Comparison, Measured
+from fastvit.deploy.int8.quantize import FLOAT_LAYERS, _require_good
 from fastvit.deploy.int8.sensitivity import layer_errors, quantize_channels, quantize_tensor
 from fastvit.errors import DataError, ExportError
 from launch import ROOT, complaint, script
@@ -128,7 +129,9 @@ def test_calibration_and_validation_images_are_different_ones_of_all_classes():
     assert sorted(numbers(calibration) + numbers(validation)) == list(range(120))
     assert len(split(folder, 500)[0]) == 60
     with pytest.raises(DataError, match="30 images are too few"):
-        split(Folder(30), 10)
+        split(Folder(30), 40)
+    with pytest.raises(DataError, match="8 images to calibrate on are too few"):
+        split(Folder(500), 8)
     for samples in split(Folder(50_000), 100, 1000):
         classes = [label for _, label in samples]
         assert [classes.count(label) for label in range(10)] == pytest.approx([len(classes) / 10] * 10, rel=0.2)
@@ -190,11 +193,32 @@ def test_layers_left_in_float_reduce_the_error(model, samples, tmp_path, name, m
     assert tries["100"] < 0.5 * tries["0"]  # additions and the like may still be quantised
 
 
+def measured_as(top1: float | None, agreement: float) -> Measured:
+    return Measured("any", "any", top1, agreement, 0.0, 1, None, None)
+
+
+@pytest.mark.parametrize(
+    ("top1", "agreement", "message"),
+    [
+        (90.0, 97.9, r"97\.9 % of the validation images, less than 98 %: not good, nothing was written"),
+        (88.9, 98.0, r"loses 1\.1 points of top-1 \(90\.0 to 88\.9\) on 100 labelled images, more than 1: not good"),
+    ],
+)
+def test_the_bounds(top1: float, agreement: float, message: str):
+    full = measured_as(90.0, 100.0)
+    _require_good(Comparison((full, full, measured_as(89.0, 98.0)), 100, 100, 0), 98.0, 1.0)
+    with pytest.raises(ExportError, match=message):
+        _require_good(Comparison((full, full, measured_as(top1, agreement)), 100, 100, 0), 98.0, 1.0)
+    unlabelled = measured_as(None, 100.0)
+    _require_good(Comparison((unlabelled, unlabelled, measured_as(None, 98.0)), 100, 0, 0), 98.0, 1.0)
+
+
+@SLOW
 @pytest.mark.parametrize(
     ("bounds", "message"),
     [
         ({"min_agreement": 100.1}, "less than 100.1 %: not good"),
-        pytest.param({"max_top1_loss": -101.0, "min_agreement": 0.0}, "points of top-1", marks=SLOW),
+        ({"max_top1_loss": -101.0, "min_agreement": 0.0}, "points of top-1"),
     ],
 )
 def test_what_falls_below_the_bounds_is_refused_and_leaves_nothing(model, samples, tmp_path, bounds, message):

@@ -34,7 +34,13 @@ def test_no_block_escapes():
     assert "for block in quickstart test; do" in ci
 
 
-@pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.strip().splitlines()[-1][:40])
+def block(code: str):
+    """Engines are compiled for the one that takes them all."""
+    marks = [pytest.mark.slow] if "compile_for_inference" in code else []
+    return pytest.param(code, marks=marks, id=code.strip().splitlines()[-1][:40])
+
+
+@pytest.mark.parametrize("code", map(block, PYTHON))
 def test_python(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from pycocotools.mask import area as mask_area
 from torchvision.ops import box_iou
 
 from coco_files import HEIGHT, WIDTH, save_coco
@@ -110,10 +111,12 @@ def test_the_results_file_is_what_coco_s_tools_read(tmp_path: Path):
         boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
         outputs.append({"boxes": boxes, "labels": labels, "scores": torch.full((len(boxes),), 0.9), "masks": masks})
     metrics.update(outputs, ([image for image, _ in samples], targets))
-    (path,) = configured.write_details(metrics, val, tmp_path)
     truth = COCO(str(tmp_path / "annotations" / "instances_val2017.json"))
-    for kind in ("bbox", "segm"):
-        evaluation = COCOeval(truth, truth.loadRes(str(path)), kind)
+    for kind, path in zip(("bbox", "segm"), configured.write_details(metrics, val, tmp_path), strict=True):
+        found = truth.loadRes(str(path))
+        areas = [each["area"] == mask_area(truth.annToRLE(each)) for each in found.anns.values()]
+        assert kind == "bbox" or all(areas)  # of the mask, by which COCO tells small from large, and not of its box
+        evaluation = COCOeval(truth, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
