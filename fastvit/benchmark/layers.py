@@ -94,11 +94,15 @@ def profile(path: Path, image: Tensor, dtype: str, rounds: int) -> dict[str, Any
         for node in counted.profiling_info:
             times.setdefault(node.node_name, []).append(node.real_time.total_seconds())
     work = {op.get_friendly_name(): work_of(op) for op in model.get_ops()}
+    # A linear layer is run under the name of the addition of its bias.
+    sums = (op for op in model.get_ops() if op.get_type_name() == "Add")
+    linear = work | {op.get_friendly_name(): work_behind(op) for op in sums}
     itemsize = getattr(torch, dtype).itemsize
     kinds = {kind: {"nodes": 0, "ms": 0.0, "macs": 0, "bytes": 0} for kind in KINDS}
     for node in compiled.get_runtime_model().get_ops():
         info = node.get_rt_info()
-        kind, macs, numbers = kind_of(str(info["layerType"].value), str(info["originalLayersNames"].value), work)
+        layer_type, originals = (str(info[key].value) for key in ("layerType", "originalLayersNames"))
+        kind, macs, numbers = kind_of(layer_type, originals, linear if layer_type == "FullyConnected" else work)
         milliseconds = 1000 * median(times.get(node.get_friendly_name(), [0.0]))
         if milliseconds:
             of_kind = kinds[kind]
@@ -126,6 +130,15 @@ def work_of(op: Any) -> Work | None:
     one_pixel = name == "Convolution" and weights[-2:] == [1, 1]
     kind = PRODUCTS if name == "MatMul" else DEPTHWISE if one_each else POINTWISE if one_pixel else OTHER
     return kind, prod(made) * inner, sum(map(prod, shapes))
+
+
+def work_behind(op: Any) -> Work | None:
+    """Of the product that is added up, between which and the addition it may be scaled."""
+    for _ in range(3):
+        op = op.input_value(0).get_node()
+        if (found := work_of(op)) or not op.get_input_size():
+            return found
+    return None
 
 
 def kind_of(layer_type: str, originals: str, work: dict[str, Work | None]) -> Work:
