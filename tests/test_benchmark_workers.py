@@ -23,7 +23,8 @@ def worker():
 
 
 def measurement(name: str = "fastvit_t8", **form) -> Measurement:
-    return Measurement(name, "form", Network(name=name, image_size=64), Form(**form), 2)
+    batch = 1 if form.get("dtype") == "int8" else 2
+    return Measurement(name, "form", Network(name=name, image_size=64), Form(**form), batch)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """int8 in each runtime, by its own tool. Layers are named as in the network that is exported."""
 
+import ast
 import io
 import logging
 from abc import ABC, abstractmethod
@@ -151,12 +152,22 @@ def weighted_nodes(content: bytes) -> dict[str, str]:
     import onnx
 
     graph = onnx.load_from_string(content).graph
-    return {
-        node.name: name.removesuffix(".weight")
-        for node in graph.node
-        for name in node.input
-        if name.endswith(".weight") and node.op_type in ("Conv", "Gemm")
-    }
+    constants = {each.name for each in graph.initializer}
+    layers: dict[str, str] = {}
+    for node in graph.node:
+        for name in constants.intersection(node.input):
+            if node.op_type in ("Conv", "Gemm") and name.endswith(".weight"):
+                layers[node.name] = name.removesuffix(".weight")
+            elif node.op_type == "MatMul" and (scopes := _scopes(node)):
+                # Of a linear layer over tokens the weight is transposed, and has lost its name.
+                layers[node.name] = scopes[-2]
+    return layers
+
+
+def _scopes(node: Any) -> list[str]:
+    """The modules that a node of ONNX is from, the innermost and the operation last; [] where it does not say."""
+    said = {each.key: each.value for each in node.metadata_props}
+    return ast.literal_eval(said.get("pkg.torch.onnx.name_scopes", "[]"))
 
 
 def _openvino_names(model: Any, layers: dict[str, str]) -> list[str]:
