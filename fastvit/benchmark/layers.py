@@ -1,10 +1,10 @@
 """Suite `layers`: where the time of a call goes, layer by layer, and what is left to gain.
 
 OpenVINO, the fastest engine on a CPU, tells the time of each node of the graph that it runs, where it is compiled to
-count; that is why this suite compiles by itself. It fuses a convolution
-with its bias, activation and sum; such a node is of the kind of its convolution. Beside the time stand the operations
-and the bytes of each kind, and the least time that they take on this machine (the roofline): of batch 1 all tensors fit
-into the caches, so that it is their bandwidth that counts, and not the memory's.
+count; that is why this suite compiles by itself. It fuses a convolution with its bias, activation and sum; such a node
+is of the kind of its convolution. Beside the time stand the operations and the bytes of each kind, and the least time
+that they take on this machine (the roofline): of batch 1 all tensors fit into the caches, so that it is their bandwidth
+that counts, and not the memory's.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ from fastvit.benchmark.report import markdown
 from fastvit.benchmark.suite import Form, Network
 from fastvit.config import Section, UserPath
 from fastvit.deploy import export
-from fastvit.deploy.runtimes.openvino import PRECISIONS, core
+from fastvit.deploy.runtimes.openvino import configuration, core
+from fastvit.deploy.runtimes.run import make_settings
 from fastvit.errors import require_packages
 from fastvit.runtime.environment import environment
 from fastvit.runtime.timing import seconds_of
@@ -78,11 +79,7 @@ def profile(path: Path, image: Tensor, dtype: str, rounds: int) -> dict[str, Any
     """Milliseconds of a call, and of each kind of layer in it: how many nodes, their milliseconds, their work."""
     model = core().read_model(path)
     model.reshape(list(image.shape))
-    settings = {
-        "INFERENCE_PRECISION_HINT": PRECISIONS[getattr(torch, dtype)],
-        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-        "NUM_STREAMS": 1,
-    }
+    settings = configuration(make_settings(getattr(torch, dtype)), streams=1)
     plain = core().compile_model(model, "CPU", settings).create_infer_request()
     compiled = core().compile_model(model, "CPU", settings | {"PERF_COUNT": True})
     counted, pixels = compiled.create_infer_request(), image.numpy()
@@ -92,25 +89,33 @@ def profile(path: Path, image: Tensor, dtype: str, rounds: int) -> dict[str, Any
         seconds.append(seconds_of(lambda: plain.infer([pixels])))
         counted.infer([pixels])
         for node in counted.profiling_info:
-            times.setdefault(node.node_name, []).append(node.real_time.total_seconds())
+            times.setdefault(node.node_name, []).append(1000 * node.real_time.total_seconds())
+    medians = {name: median(each) for name, each in times.items()}
+    return {"ms": 1000 * median(seconds), "kinds": by_kind(model, compiled, medians, getattr(torch, dtype).itemsize)}
+
+
+def by_kind(model: Any, compiled: Any, milliseconds: dict[str, float], itemsize: int) -> dict[str, dict[str, Any]]:
+    """The nodes that took time, summed up.
+
+    Args:
+        model: before it was compiled, where the work can be counted.
+        milliseconds: of the nodes of the compiled one.
+        itemsize: bytes of a number.
+    """
     work = {op.get_friendly_name(): work_of(op) for op in model.get_ops()}
     # A linear layer is run under the name of the addition of its bias.
     sums = (op for op in model.get_ops() if op.get_type_name() == "Add")
     linear = work | {op.get_friendly_name(): work_behind(op) for op in sums}
-    itemsize = getattr(torch, dtype).itemsize
     kinds = {kind: {"nodes": 0, "ms": 0.0, "macs": 0, "bytes": 0} for kind in KINDS}
     for node in compiled.get_runtime_model().get_ops():
+        if not (taken := milliseconds.get(node.get_friendly_name())):
+            continue
         info = node.get_rt_info()
         layer_type, originals = (str(info[key].value) for key in ("layerType", "originalLayersNames"))
         kind, macs, numbers = kind_of(layer_type, originals, linear if layer_type == "FullyConnected" else work)
-        milliseconds = 1000 * median(times.get(node.get_friendly_name(), [0.0]))
-        if milliseconds:
-            of_kind = kinds[kind]
-            of_kind["nodes"] += 1
-            of_kind["ms"] += milliseconds
-            of_kind["macs"] += macs
-            of_kind["bytes"] += numbers * itemsize
-    return {"ms": 1000 * median(seconds), "kinds": kinds}
+        for name, amount in (("nodes", 1), ("ms", taken), ("macs", macs), ("bytes", numbers * itemsize)):
+            kinds[kind][name] += amount
+    return kinds
 
 
 Work = tuple[str, int, int]  # the kind, the multiply-adds, and the numbers that go in and come out, with weights
@@ -143,9 +148,11 @@ def work_behind(op: Any) -> Work | None:
 
 def kind_of(layer_type: str, originals: str, work: dict[str, Work | None]) -> Work:
     """Of a node as it is run, from the nodes that were fused into it."""
+    if layer_type in MOVING:
+        return LAYOUT, 0, 0
     known = [found for name in originals.split(",") if (found := work.get(name))]
-    if layer_type in MOVING or not known:
-        return (LAYOUT if layer_type in MOVING else REST), 0, 0
+    if not known:
+        return REST, 0, 0
     return known[0][0], sum(macs for _, macs, _ in known), sum(numbers for *_, numbers in known)
 
 

@@ -13,6 +13,7 @@ from fastvit.errors import DataError
 
 IMAGE_SUFFIXES = (*IMG_EXTENSIONS, ".avif", ".gif")
 ADVICE = "repair it or leave it out"
+HANDED = "that the network was called with"  # an image without a file, in messages
 # What brings the stored pixels upright, by EXIF's orientation; 1 is upright.
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

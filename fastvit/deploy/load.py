@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from fastvit.data.reading import as_rgb
+from fastvit.data.reading import HANDED, as_rgb
 from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.image_input import ImageInput, ImageRun
@@ -67,7 +67,7 @@ class ExportedForImages:
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
         if isinstance(image, Image.Image):
-            image = as_rgb(image, upright=True, name="that the network was called with")
+            image = as_rgb(image, upright=True, name=HANDED)
         pixels = np.ascontiguousarray(image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ExportError(f"an image must be RGB, uint8 (H, W, 3), not {pixels.dtype} of {pixels.shape}")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.data.reading import as_rgb
+from fastvit.data.reading import HANDED, as_rgb
 from fastvit.deploy.card import Card
 from fastvit.errors import ExportError, RunError
 from fastvit.predictor import CLASSIFIERS, Prediction, Predictor, find_predictor
@@ -19,7 +19,6 @@ from fastvit.trained.name import Kind
 from fastvit.training.task import Network, Task
 
 EXAMPLE_BATCH = 16  # images, on which an engine is compared with the network
-HANDED = "that the network was called with"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,15 @@ def precisions() -> set[torch.dtype]:
     return {dtype for dtype, name in names.items() if name in known}
 
 
+def configuration(settings: Settings, streams: int) -> dict[str, str | int]:
+    """The settings in OpenVINO's words."""
+    return {
+        "INFERENCE_PRECISION_HINT": PRECISIONS[settings.dtype],
+        "INFERENCE_NUM_THREADS": settings.threads,
+        "NUM_STREAMS": streams,
+    }
+
+
 def openvino_run(model: Any, settings: Settings) -> Run:
     """A model of OpenVINO as a function of images.
 
@@ -57,11 +66,7 @@ class Requests:
 
     def __init__(self, model: Any, settings: Settings, streams: int):
         self._model, self._streams = model, streams
-        self._config = {
-            "INFERENCE_PRECISION_HINT": PRECISIONS[settings.dtype],
-            "INFERENCE_NUM_THREADS": settings.threads,
-            "NUM_STREAMS": streams,
-        }
+        self._config = configuration(settings, streams)
         self._idle: dict[tuple[int, ...] | None, SimpleQueue] = {}
         self._lock = Lock()
 
