@@ -71,6 +71,8 @@ def to_onnx(
         raise ExportError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}, not {opset}")
     axes = {0: "batch"} if "batch" in dynamic else {}
     axes |= {2: "height", 3: "width"} if "size" in dynamic else {}
+    if "batch" in dynamic:  # what comes as one image can be taken for a constant one
+        example = example[:1].expand(2, -1, -1, -1)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
