@@ -33,6 +33,19 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def without_paths(section: Section) -> dict[str, Any]:
+    """Its plain data but for files and folders, to be passed on: they are of one machine alone."""
+
+    def kept(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: kept(plain[key], value) if isinstance(value, Mapping) else plain[key]
+            for key, value in values.items()
+            if not isinstance(value, Path)
+        }
+
+    return kept(section.model_dump(mode="json"), section.model_dump())
+
+
 AnySection = typing.TypeVar("AnySection", bound=Section)
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the user's home

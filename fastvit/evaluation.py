@@ -36,10 +36,13 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
     """The task to evaluate a network with: its own or, of a classifier that has none, one on a folder of images.
 
     Raises:
-        UserError: it is no classifier, or the overrides do not say where the images are.
+        UserError: it does not say what it was trained for, or the overrides do not say where the images are.
     """
     if trained.task is not None:
         return trained.task
+    if trained.recipe and trained.does not in CLASSIFIERS:
+        recipe = {**trained.recipe, "output": f"runs/{trained.name}"}
+        return make_task(build_recipe(recipe, overrides, source=trained.source))
     if trained.does not in CLASSIFIERS or trained.preprocessing is None or trained.labels is None:
         raise RunError(f"{trained.source} is no classifier, or does not say what images go through: evaluate its run")
     stated = trained.preprocessing

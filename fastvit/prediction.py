@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_left_out, read_image
-from fastvit.errors import DataError, RunError
+from fastvit.errors import DataError, ExportError, RunError
 from fastvit.predictor import Prediction, Predictor, Shown
 
 BATCHES_AHEAD = 2  # of each thread: done before they are asked for
@@ -27,7 +27,7 @@ BATCHES_AHEAD = 2  # of each thread: done before they are asked for
 
 @dataclass(frozen=True)
 class Predicted:
-    """A file and what was said about it, or why it could not be read."""
+    """A file and what was said about it, or why nothing could be."""
 
     path: Path
     prediction: Prediction | None
@@ -74,7 +74,7 @@ def predict_files(
     threads: int | None = None,
     then: Callable[[Predicted], None] = lambda predicted: None,
 ) -> Iterator[Predicted]:
-    """What is said about each file, in their order. Files that cannot be read are among them.
+    """What is said about each file, in their order. Those of which nothing can be said are among them.
 
     Each thread takes a batch, and reads, prepares and predicts it. On a CPU each computes on one core, so that all are
     busy and none waits for another; torch's own number of threads is afterwards as before.
@@ -110,11 +110,24 @@ def _predict(predictor: Predictor, paths: Sequence[Path], alone: Any) -> list[Pr
         except UnreadableImage as error:
             reasons[path] = error.reason
     with alone:
-        predictions = iter(predictor.predict(prepared) if prepared else ())
-    return [
-        Predicted(path, None, reasons[path]) if path in reasons else Predicted(path, next(predictions))
-        for path in paths
-    ]
+        answers = iter(_answers(predictor, prepared))
+    predicted = []
+    for path in paths:
+        answer = reasons[path] if path in reasons else next(answers)
+        predicted.append(Predicted(path, None, answer) if isinstance(answer, str) else Predicted(path, answer))
+    return predicted
+
+
+def _answers(predictor: Predictor, prepared: Sequence[Any]) -> list[Prediction | str]:
+    """What is said about each, or why an exported file does not take it."""
+    if not prepared:
+        return []
+    try:
+        return list(predictor.predict(prepared))
+    except ExportError as error:
+        if len(prepared) == 1:
+            return [str(error)]
+        return [answer for each in prepared for answer in _answers(predictor, [each])]
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What every task can say about a single image; how each says it is in its own room."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -11,7 +11,6 @@ from PIL import Image
 
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
-from fastvit.training.task import Task
 
 # Of exported files with their preprocessing inside.
 IMAGE_CLASSIFICATION = "classification of images as they are"
@@ -19,14 +18,14 @@ IMAGE_MULTI_LABEL = "multi_label of images as they are"
 
 CLASSIFIERS = ("classification", "multi_label")
 
-PREDICTORS = {  # module in `fastvit.tasks`, and class
-    "classification": ("classification.prediction", "Classifier"),
-    IMAGE_CLASSIFICATION: ("classification.prediction", "ImageClassifier"),
-    "multi_label": ("multi_label.prediction", "SeveralLabels"),
-    IMAGE_MULTI_LABEL: ("multi_label.prediction", "ImageSeveralLabels"),
-    "segmentation": ("segmentation.prediction", "Segmenter"),
-    "detection": ("detection.prediction", "Detector"),
-    "hand_mesh": ("hand_mesh.predictor", "HandPredictor"),
+PREDICTORS = {  # module in `fastvit.tasks`, class, and what it cannot do without
+    "classification": ("classification.prediction", "Classifier", ("preprocessing", "labels")),
+    IMAGE_CLASSIFICATION: ("classification.prediction", "ImageClassifier", ("labels",)),
+    "multi_label": ("multi_label.prediction", "SeveralLabels", ("preprocessing", "labels")),
+    IMAGE_MULTI_LABEL: ("multi_label.prediction", "ImageSeveralLabels", ("labels",)),
+    "segmentation": ("segmentation.prediction", "Segmenter", ("preprocessing", "labels", "settings")),
+    "detection": ("detection.prediction", "Detector", ("labels",)),
+    "hand_mesh": ("hand_mesh.predictor", "HandPredictor", ("preprocessing", "settings")),
 }
 
 
@@ -75,7 +74,7 @@ class Predictor(ABC):
         device: where the network takes its images.
         preprocessing: what images go through; None if it is not known.
         labels: names of the classes, where there are any.
-        task: of a run or a recipe, whose settings may matter; else None.
+        settings: what the task says besides, as `Task.prediction_settings`.
     """
 
     def __init__(
@@ -85,10 +84,10 @@ class Predictor(ABC):
         device: torch.device,
         preprocessing: Preprocessing | None,
         labels: Sequence[str] | None,
-        task: Task | None = None,
+        settings: Mapping[str, Any] | None = None,
     ):
         self.network, self.device = network, device
-        self.preprocessing, self.labels, self.task = preprocessing, labels, task
+        self.preprocessing, self.labels, self.settings = preprocessing, labels, settings or {}
 
     @abstractmethod
     def columns(self, shown: Shown) -> tuple[str, ...]:
@@ -110,18 +109,20 @@ class Predictor(ABC):
         raise RunError("only what a classifier says can be explained")
 
 
-def find_predictor(
-    task: str | None, preprocessing: Preprocessing | None, labels: Sequence[str] | None, settings: Task | None
-) -> type[Predictor]:
-    """The predictor of a task. Raises RunError, whose subject is the network, if there is none, or it needs more."""
+def find_predictor(task: str | None, known: Mapping[str, Any]) -> type[Predictor]:
+    """The predictor of a task.
+
+    Args:
+        known: preprocessing, labels and settings of a network, as the predictor takes them; None or empty if unknown.
+
+    Raises:
+        RunError, whose subject is the network: there is no predictor, or it needs to know more.
+    """
     if task is None:
         raise RunError("gives features, which say nothing about an image by themselves: fastvit embed writes them")
     if task not in PREDICTORS:
         raise RunError(f"is for {task}, for which single images cannot be predicted: use fastvit evaluate")
-    needed = {"preprocessing": preprocessing, "labels": labels}
-    if missing := [name for name, value in needed.items() if value is None and task in CLASSIFIERS]:
-        raise RunError(f"was exported without {' and '.join(missing)}: it cannot name what is in an image")
-    if task not in (*CLASSIFIERS, IMAGE_CLASSIFICATION, IMAGE_MULTI_LABEL) and settings is None:
-        raise RunError(f"is an exported file for {task}, which does not say its settings: name the run that it is from")
-    module, name = PREDICTORS[task]
+    module, name, needed = PREDICTORS[task]
+    if missing := [each for each in needed if not known[each]]:
+        raise RunError(f"was exported without {' and '.join(missing)}, which predicting takes: export it again")
     return getattr(import_module(f"fastvit.tasks.{module}"), name)

@@ -21,9 +21,9 @@ pytestmark = pytest.mark.slow  # a browser, 14 MB of runtime, and npm
 READY = "document.getElementById('status').textContent.startsWith('Choose')"
 ANSWERED = "document.getElementById('status').textContent.startsWith('Prepared')"
 
+SEEN = ("sky", "roof", "tree")
 OVERLAY = Overlay(
     WholeImage(ResizeBox(96, 200, 32), Normalization(PREPROCESSING.mean, PREPROCESSING.std)),
-    labels=("sky", "roof", "tree"),
     colors=((20, 20, 20), (250, 80, 0), (0, 200, 80)),
 )
 PAINTED = """() => {
@@ -275,7 +275,13 @@ def segmenter():
 
 def test_a_segmenter_paints_the_classes_of_pixels(browser, folder, segmenter, pictures, tmp_path):
     path = tmp_path / "scenes.web"
-    export(segmenter, path, torch.zeros(1, 3, 64, 64), format=Web(overlay=OVERLAY))
+    export(
+        segmenter,
+        path,
+        torch.zeros(1, 3, 64, 64),
+        format=Web(overlay=OVERLAY),
+        card=Card(labels=SEEN, task="segmentation"),
+    )
     page = browser.new_page()
     page.route(f"{CONTENT_NETWORK}/*", ContentNetwork(folder))
     with served(path) as address:
@@ -287,7 +293,7 @@ def test_a_segmenter_paints_the_classes_of_pixels(browser, folder, segmenter, pi
                 logits = segmenter(OVERLAY.preprocessing.transform()(photographs()[name])[None])[0]
             right = logits.argmax(0)
             shares = right.flatten().bincount(minlength=3) / right.numel()
-            assert found == pytest.approx(dict(zip(OVERLAY.labels, shares.tolist(), strict=True)), abs=1e-3)
+            assert found == pytest.approx(dict(zip(SEEN, shares.tolist(), strict=True)), abs=1e-3)
             assert page.get_by_label("Colors").is_visible()
             assert {tuple(color) for color in page.evaluate(PAINTED)} == set(OVERLAY.colors)
     page.close()

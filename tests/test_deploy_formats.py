@@ -113,9 +113,11 @@ def test_takes_any_layout_and_dtype_and_refuses_other_shapes(model, tmp_path, na
     last = images.to(memory_format=torch.channels_last)
     for same in (images, last, images.double(), images.numpy(), images.flip(3).flip(3), np.asfortranarray(images)):
         assert relative_error(network(same), right) < 1e-5
-    for shape in ((1, 3, 64, 96), (2, 4, 64, 96), (2, 3, 96, 64), (2, 3, 64, 64)):
-        with pytest.raises(ExportError, match="was exported for"):
+    for shape, axis in (((1, 3, 64, 96), "batch"), ((2, 3, 96, 64), "size"), ((2, 3, 64, 64), "size")):
+        with pytest.raises(ExportError, match=f"was exported for .* export it with an open {axis}"):
             network(torch.randn(shape))
+    with pytest.raises(ExportError, match="was exported for channels 3, not 4: export it for that"):
+        network(torch.randn(2, 4, 64, 96))
     with pytest.raises(UserError, match="normalized floats"):
         network(torch.zeros(2, 3, 64, 96, dtype=torch.uint8))
 

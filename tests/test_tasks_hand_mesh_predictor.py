@@ -1,7 +1,6 @@
 """The hand in a photograph of any size: where training would see it, and where it is."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,8 +25,6 @@ FACES = synthetic_hand().faces
 class Network:
     """In place of a trained one: a hand in the lower left of whatever it sees."""
 
-    hand = SimpleNamespace(faces=torch.from_numpy(FACES))
-
     def __call__(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         assert images.shape == (1, 3, SIZE, SIZE)
         hand = {name: value[:1] for name, value in posed_hands(1).items()}
@@ -35,7 +32,8 @@ class Network:
 
 
 def predict_hand(image: Image.Image) -> Hand:
-    predictor = HandPredictor(Network(), device=torch.device("cpu"), preprocessing=PREPROCESSING, labels=None)
+    known = {"preprocessing": PREPROCESSING, "labels": None, "settings": {"faces": FACES.tolist()}}
+    predictor = HandPredictor(Network(), device=torch.device("cpu"), **known)
     (hand,) = predictor.predict([predictor.prepare(image)])
     return hand
 

@@ -188,8 +188,8 @@ def test_the_demo_learns_and_predicts_about_pictures_of_another_size(tmp_path: P
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]  # 0.44 from 0.84
     assert history[-1]["val_miou"] > 150 / 11
 
-    options = {"device": torch.device("cpu"), "preprocessing": None, "labels": CLASSES, "task": configured}
-    segmenter = Segmenter(trainer.learner.eval_model.eval(), **options)
+    known = {"preprocessing": configured.preprocessing, "labels": CLASSES, "settings": configured.prediction_settings}
+    segmenter = Segmenter(trainer.learner.eval_model.eval(), device=torch.device("cpu"), **known)
     metrics = SegmentationMetrics(11)
     for image, mask in DigitLabelMaps(train=False, count=40, size=64):
         (predicted,) = segmenter.predict([segmenter.prepare(image.resize((320, 320)))])

@@ -31,7 +31,8 @@ def task() -> Segmentation:
 def segmenter(task: Segmentation) -> Segmenter:
     torch.manual_seed(0)
     network = reparameterize_model(randomize(task.build_model()))
-    return Segmenter(network, device=torch.device("cpu"), preprocessing=None, labels=CLASSES, task=task)
+    settings = {"preprocessing": task.preprocessing, "labels": CLASSES, "settings": task.prediction_settings}
+    return Segmenter(network, device=torch.device("cpu"), **settings)
 
 
 def predicted(segmenter: Segmenter, image: Image.Image) -> LabelMap:

@@ -167,7 +167,7 @@ def overlay_of(trained: "Trained") -> "Overlay | None":
 
     task = trained.task
     colors = class_colors(len(trained.labels))
-    return Overlay(WholeImage(task.box, task.normalization), trained.labels, tuple(colors))
+    return Overlay(WholeImage(task.box, task.normalization), tuple(colors))
 
 
 def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list[Path]:
@@ -182,17 +182,14 @@ def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list
 
 
 def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:
-    """The names of a classifier's classes: its own, or those in a file. Raises ExportError."""
-    from fastvit.predictor import CLASSIFIERS
-
-    own = trained.labels if trained.does in CLASSIFIERS else None
+    """The names of the classes: the network's own, or those in a file. Raises ExportError."""
     if file is None:
-        return own
-    if own is None:
-        raise ExportError(f"--labels is for classifiers: {trained.source} is for {trained.does or 'features'}")
+        return trained.labels
+    if trained.labels is None:
+        raise ExportError(f"--labels: {trained.source} is for {trained.does or 'features'}, which has no classes")
     labels = read_labels(file)
-    if len(labels) != len(own):
-        raise ExportError(f"{file} has {len(labels)} names, and {trained.source} has {len(own)} classes")
+    if len(labels) != len(trained.labels):
+        raise ExportError(f"{file} has {len(labels)} names, and {trained.source} has {len(trained.labels)} classes")
     return labels
 
 

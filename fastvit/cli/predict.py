@@ -5,9 +5,9 @@ fastvit predict photos/ "more/*.png" --model runs/quickstart --output prediction
 fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jsonl
 fastvit predict photos/ --model runs/finetune --explain explained
 
-Images that cannot be read are skipped and counted. The network runs on a GPU if there is one (exported files: on the
-CPU), and otherwise on all cores; a classifier by OpenVINO where that is installed and there are
-enough images to make up for its start.
+Images that cannot be read, or whose size an exported file does not take, are skipped and counted. The network runs on
+a GPU if there is one (exported files: on the CPU), and otherwise on all cores; a classifier by OpenVINO where that is
+installed and there are enough images to make up for its start.
 """
 
 import argparse
@@ -166,8 +166,8 @@ def tell(
     read = count - len(skipped)
     print(f"{read} images in {seconds:.1f} s, {read / seconds:.0f} a second", file=sys.stderr)
     if skipped:
-        print(f"{len(skipped)} skipped, which cannot be read: {some(skipped)}", file=sys.stderr)
+        print(f"{len(skipped)} skipped: {some(skipped)}", file=sys.stderr)
     if written := targets(arguments):
         print(f"written: {', '.join(map(str, written))}")
     if not read:
-        raise DataError("none of the images can be read")
+        raise DataError("nothing could be said about any of the images")

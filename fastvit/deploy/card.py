@@ -1,7 +1,7 @@
 """What belongs to a trained network, and travels with it wherever it goes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -15,12 +15,14 @@ class Card:
 
     Attributes:
         preprocessing: what images go through before; None if unknown. Predicting on image files and Core ML need it.
-        labels: names of the classes, in the order of the output; None for what is no classifier.
+        labels: names of the classes, in the order of the output; None where there are none.
         weights: where they come from, in words.
         architecture: {"name": ..., "options": ...}: `timm.create_model(name, **options)` is the unfused network. None:
             timm does not build it.
         task: what it was trained for; None if unknown. Of "multi_label" an image has several of the labels.
         licence: of published weights that these are or were made from, as timm calls it; "" where nothing is said.
+        settings: what predicting takes besides: `Task.prediction_settings`.
+        recipe: what a network that is no classifier was trained by, without paths, to be evaluated by; None if unknown.
     """
 
     preprocessing: Preprocessing | None = None
@@ -29,6 +31,13 @@ class Card:
     architecture: Mapping[str, Any] | None = None
     task: str | None = None
     licence: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the labels are of whole images, and not of pixels."""
+        return self.labels is not None and self.task != "segmentation"
 
     @property
     def several_labels(self) -> bool:
@@ -48,6 +57,8 @@ class Card:
             "licence": self.licence,
             "labels": self.labels and list(self.labels),
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+            "recipe": self.recipe,
+            "settings": self.settings,
         }
 
     @classmethod
@@ -61,4 +72,6 @@ class Card:
             values["architecture"],
             values.get("task"),
             values.get("licence", ""),
+            values.get("settings", {}),
+            values.get("recipe"),
         )

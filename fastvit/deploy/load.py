@@ -11,6 +11,7 @@ from fastvit.data.reading import HANDED, as_rgb
 from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.image_input import ImageInput, ImageRun
+from fastvit.deploy.network import made_up_names
 from fastvit.deploy.runtimes.run import Run, computed, make_settings
 from fastvit.deploy.sidecar import Sidecar, read_sidecar
 from fastvit.errors import ExportError
@@ -20,9 +21,9 @@ class Exported:
     """A loaded network.
 
     Call it with images (B, C, H, W), normalized: a tensor or an array in any float dtype and memory format, on any
-    device. It returns what the network did, a tensor or a tuple of tensors, on the CPU, in the dtype that it was loaded
-    for; the same whatever mode the caller's thread is in. Several threads may call it at a time. Images of a shape that
-    was not exported are refused with an ExportError.
+    device. It returns what the network did, a tensor, or a tuple or a dict of tensors, on the CPU, in the dtype that it
+    was loaded for; the same whatever mode the caller's thread is in. Several threads may call it at a time. Images of a
+    shape that was not exported are refused with an ExportError.
 
     Attributes:
         engine: the name of what computes.
@@ -37,10 +38,12 @@ class Exported:
         self._run, self.sidecar, self.engine, self.dtype = run, sidecar, engine, dtype
         self.card = Card.from_dict(sidecar)
 
-    def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...]:
+    def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...] | dict[str, Tensor]:
         images = torch.as_tensor(images)
         self._require_shape(images)
-        outputs = computed(self._run, images, self.dtype)
+        outputs, names = computed(self._run, images, self.dtype), tuple(self.sidecar["outputs"])
+        if names != made_up_names(len(names)):
+            return dict(zip(names, outputs, strict=True))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _require_shape(self, images: Tensor) -> None:
@@ -48,7 +51,9 @@ class Exported:
             low, high = self.sidecar["input"][name]
             if not low <= size <= high:
                 allowed = f"{low}" if low == high else f"{low} to {high}"
-                raise ExportError(f"the network was exported for {name} {allowed}, not {size}: export it for that")
+                axis = {"height": "size", "width": "size"}.get(name, name)
+                fix = "export it for that" if name == "channels" or low < high else f"export it with an open {axis}"
+                raise ExportError(f"the network was exported for {name} {allowed}, not {size}: {fix}")
 
 
 class ExportedForImages:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from fastvit.errors import ExportError, reason_of
 from fastvit.precision import exact_float32
@@ -72,3 +72,15 @@ def outputs_of(network: Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tr
     if others := {type(output).__name__ for output in outputs if not isinstance(output, Tensor)}:
         raise ExportError(f"the network returns something else than tensors: {', '.join(sorted(others))}")
     return tuple(outputs), structure
+
+
+def names_of(structure: TreeSpec) -> tuple[str, ...]:
+    """Of the outputs of a network: the keys, if it returns a dict of tensors; else made-up ones."""
+    positions = tree_unflatten(range(structure.num_leaves), structure)
+    if isinstance(positions, dict) and all(isinstance(position, int) for position in positions.values()):
+        return tuple(map(str, positions))
+    return made_up_names(structure.num_leaves)
+
+
+def made_up_names(count: int) -> tuple[str, ...]:
+    return ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastvit.deploy.card import Card
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import require_layers
-from fastvit.deploy.network import Network, flat, make_network, outputs_of
+from fastvit.deploy.network import Network, flat, make_network, names_of, outputs_of
 from fastvit.errors import ExportError
 
 INPUT_NAME = "images"
@@ -113,7 +113,7 @@ def make_request(
     if "size" in dynamic:
         limits = replace(limits, side=_sides(network, example, limits))
         _require_shapes(example, dynamic, limits)
-    tensors, _ = outputs_of(network, example)
+    tensors, structure = outputs_of(network, example)
     shapes = [tuple(tensor.shape) for tensor in tensors]
     labels = card.labels
     if labels is not None and (len(shapes) > 1 or len(shapes[0]) < 2 or shapes[0][1] != len(labels)):
@@ -121,8 +121,7 @@ def make_request(
     if depthwise:
         split_depthwise(network)
     require_layers(network.network, float32)
-    names = ("output",) if len(shapes) == 1 else tuple(f"output_{i}" for i in range(len(shapes)))
-    outputs = dict(zip(names, shapes, strict=True))
+    outputs = dict(zip(names_of(structure), shapes, strict=True))
     return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset, tuple(float32), images)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from fastvit.errors import ExportError
 
 Sidecar = dict[str, Any]
+LIST_OF_NUMBERS = re.compile(r"\[\s+((?:-?[\d.eE+-]+,\s+)*-?[\d.eE+-]+)\s+\]")  # is written in one line
 
 
 def sidecar_path(path: Path) -> Path:
@@ -17,7 +19,9 @@ def sidecar_path(path: Path) -> Path:
 
 
 def write_sidecar(sidecar: Sidecar, path: Path) -> None:
-    sidecar_path(path).write_text(json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(sidecar, indent=2, ensure_ascii=False)
+    text = LIST_OF_NUMBERS.sub(lambda found: f"[{', '.join(found[1].split())}]".replace(",,", ","), text)
+    sidecar_path(path).write_text(f"{text}\n", encoding="utf-8")
 
 
 def read_sidecar(path: Path) -> Sidecar:

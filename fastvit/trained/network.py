@@ -1,7 +1,7 @@
 """A trained network, and what belongs to it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -39,6 +39,8 @@ class Trained:
         task: of a run or a recipe, with its settings; else None.
         load: reads the weights.
         licence: of published weights that it has or began from, as timm calls it; "" where nothing is said.
+        settings: what predicting takes besides: `Task.prediction_settings`.
+        recipe: what it was trained by, without paths; None if unknown.
     """
 
     source: str
@@ -52,6 +54,8 @@ class Trained:
     task: Task | None
     load: Callable[[], Network]
     licence: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] | None = None
 
     @cached_property
     def network(self) -> Network:
@@ -68,7 +72,16 @@ class Trained:
     @property
     def card(self) -> Card:
         """What belongs to it, to travel with an exported file."""
-        return Card(self.preprocessing, self.labels, self.weights, self.architecture, self.does, self.licence)
+        return Card(
+            self.preprocessing,
+            self.labels,
+            self.weights,
+            self.architecture,
+            self.does,
+            self.licence,
+            self.settings,
+            None if self.does in CLASSIFIERS else self.recipe,
+        )
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -85,8 +98,9 @@ class Trained:
         Raises:
             UserError: its task has none, an exported file does not say what it needs, or the engine cannot be used.
         """
+        known = {"preprocessing": self.preprocessing, "labels": self.labels, "settings": self.settings}
         try:
-            make = find_predictor(self.does, self.preprocessing, self.labels, self.task)
+            make = find_predictor(self.does, known)
         except RunError as error:
             raise RunError(f"{self.source} {error}") from error
         network = self.network
@@ -96,7 +110,7 @@ class Trained:
             network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
         else:
             device = torch.device("cpu")
-        return make(network, device=device, preprocessing=self.preprocessing, labels=self.labels, task=self.task)
+        return make(network, device=device, **known)
 
     def _made_ready(self, device: torch.device, engine: str) -> Network:
         from fastvit.deploy.compile import compile_for_inference

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from fastvit.data.preprocessing import Preprocessing
+from fastvit.deploy.card import Card
 from fastvit.deploy.load import load
 from fastvit.deploy.sidecar import read_sidecar, sidecar_path
 from fastvit.errors import RunError
@@ -25,8 +25,8 @@ def of_file(source: str, options: Options) -> Trained:
     if path.suffix == ".safetensors" and path.exists() and not sidecar_path(path).exists():
         raise RunError(f"{source} holds weights alone: name their network, and give the file with --checkpoint")
     sidecar = read_sidecar(path)
-    labels, preprocessing = sidecar["labels"], sidecar["preprocessing"]
-    does = sidecar.get("task") or ("classification" if labels else None)
+    card = Card.from_dict(sidecar)
+    does = card.task or ("classification" if card.labels else None)
 
     def read() -> Network:
         return AnyBatch(load(path), *sidecar["input"]["batch"])
@@ -39,13 +39,15 @@ def of_file(source: str, options: Options) -> Trained:
         name=path.name.partition(".")[0],
         kind=Kind.FILE,
         does=does,
-        preprocessing=Preprocessing.from_dict(preprocessing) if preprocessing else None,
-        labels=tuple(labels) if labels else None,
+        preprocessing=card.preprocessing,
+        labels=card.labels or None,
         weights=source,
-        architecture=sidecar["architecture"],
+        architecture=card.architecture,
         task=None,
         load=read,
-        licence=sidecar.get("licence", ""),
+        licence=card.licence,
+        settings=card.settings,
+        recipe=card.recipe,
     )
 
 

@@ -119,12 +119,14 @@ def _of_task(
     licence: str,
     load: Callable[[], nn.Module],
 ) -> Trained:
+    from fastvit.config import without_paths
+
     recipe: Any = task.recipe
     architecture = None
     height, width = options.image_size or task.input_size[1:]
     count = getattr(recipe.data, "num_classes", 0)
     if not labels or len(labels) != count:
-        labels = [str(label) for label in range(count)]
+        labels = task.class_names or [str(label) for label in range(count)]
     if recipe.task in CLASSIFIERS:
         architecture = {"name": recipe.model.name.partition(".")[0], "options": {"num_classes": count}}
     return Trained(
@@ -139,4 +141,6 @@ def _of_task(
         task=task,
         load=load,
         licence=licence,
+        settings=task.prediction_settings,
+        recipe=without_paths(recipe),
     )

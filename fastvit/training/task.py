@@ -109,6 +109,16 @@ class Task(ABC):
         of_timm = Preprocessing.of_timm(config)
         return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None, crop_mode=CENTER)
 
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """Names of the classes, where they are known without opening the data."""
+        return None
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        """What predicting takes besides the network, `preprocessing` and the labels, ready for JSON."""
+        return {}
+
     def write_split(self, train: Part, path: Path) -> None:  # noqa: B027 - most data are divided already
         """Write down which samples are for what, where the task itself has divided them; into a new run's folder."""
 

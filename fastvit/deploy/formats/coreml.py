@@ -128,7 +128,8 @@ class CoreMl(Format):
 
 def _single_labels(request: Request) -> tuple[str, ...] | None:
     """The labels of which an image has one: Core ML's classifiers have no several."""
-    return None if request.card.several_labels else request.card.labels
+    card = request.card
+    return card.labels if card.classifies and not card.several_labels else None
 
 
 def mark(program: ExportedProgram, names: Collection[str]) -> None:

@@ -136,7 +136,7 @@ def with_image_input(request: Request) -> bytes:
     from fastvit.deploy.preprocessing_graph import joined, preprocessing_graph
 
     card = request.card
-    if card.preprocessing is None or card.labels is None:
+    if card.preprocessing is None or not card.classifies:
         raise ExportError("preprocessing inside is for classifiers: this network has no labels or no preprocessing")
     if len(request.example) != 1:
         raise ExportError(f"with preprocessing inside there is one image at a time, not {len(request.example)}")

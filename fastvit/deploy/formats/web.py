@@ -46,12 +46,10 @@ class Overlay:
 
     Attributes:
         preprocessing: of the network, which gives logits (1, classes, height, width).
-        labels: names of the classes.
         colors: of each class, red, green and blue from 0 to 255.
     """
 
     preprocessing: WholeImage
-    labels: tuple[str, ...]
     colors: tuple[tuple[int, int, int], ...]
 
 
@@ -91,16 +89,17 @@ class Web(Format):
 
         from fastvit.deploy.preprocessing_graph import preprocessing_graph
 
-        shown = self.overlay or request.card
-        if shown.labels is None or shown.preprocessing is None:
+        card = request.card
+        shown = (self.overlay or card).preprocessing
+        if card.labels is None or shown is None or not (card.classifies or self.overlay):
             raise ExportError(
                 "a page is for classifiers and segmenters: this network has no labels or no preprocessing"
             )
         if len(request.example) != 1:
             raise ExportError("a page takes one picture at a time: export a batch of one")
-        if request.card.several_labels:
+        if card.several_labels:
             raise ExportError("a page shows one label of an image: for several export onnx --preprocessing inside")
-        preprocessing = preprocessing_graph(shown.preprocessing)
+        preprocessing = preprocessing_graph(shown)
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
@@ -118,13 +117,12 @@ class Web(Format):
     def _describe(self, request: Request, title: str, examples: Sequence[str]) -> dict[str, Any]:
         """What the page says and shows."""
         card = request.card
-        labels = (self.overlay or card).labels
         parameters = sum(parameter.numel() for parameter in request.network.parameters())
         name = f"{card.architecture['name']}, " if card.architecture else ""
         return {
             "title": title,
-            "about": f"{name}{len(labels)} classes, {parameters / 1e6:.1f} million parameters",
-            "labels": list(labels),
+            "about": f"{name}{len(card.labels)} classes, {parameters / 1e6:.1f} million parameters",
+            "labels": list(card.labels),
             "colors": self.overlay and self.overlay.colors,
             "network": NETWORK,
             "preprocessing": PREPROCESSING,

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.models.hand_mesh import HandMesh
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.tasks.hand_mesh.picture import in_pixels, overlay
 from fastvit.tasks.hand_mesh.transform import fit, to_tensor, warp
@@ -65,7 +64,6 @@ class Hand(Prediction):
 class HandPredictor(Predictor):
     """The hand in a photograph of any size, which should fill most of it."""
 
-    network: HandMesh
     preprocessing: Preprocessing
 
     def columns(self, shown: Shown) -> tuple[str, ...]:
@@ -79,7 +77,7 @@ class HandPredictor(Predictor):
         outputs = self.network(torch.stack([each.image for each in prepared]).to(self.device))
         names = ("vertices", "joints", "camera")
         found = zip(*(outputs[name].float().cpu().numpy() for name in names), strict=True)
-        faces = self.network.hand.faces.cpu().numpy()
+        faces = np.array(self.settings["faces"])
         return [
             Hand(vertices, joints, in_pixels(joints, camera, each.size), camera, faces)
             for each, (vertices, joints, camera) in zip(prepared, found, strict=True)

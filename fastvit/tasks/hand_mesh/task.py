@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from timm.data import resolve_data_config
@@ -59,6 +59,10 @@ class HandMeshRecovery(Task):
     def hand(self) -> HandArrays:
         mano = self.recipe.model.mano
         return read_mano(mano) if mano else synthetic_hand()
+
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        return {"faces": self.hand.faces.tolist()}
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
         images = HandImages(

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -11,15 +12,13 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastvit.data.normalization import Normalization
+from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.whole_image import ResizeBox
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.tasks.drawing import enlarged, with_legend
 from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.picture import LEGEND_ENTRIES, OPACITY, class_colors
 from fastvit.training.task import Network
-
-if TYPE_CHECKING:
-    from fastvit.tasks.segmentation.task import Segmentation
 
 
 @dataclass(frozen=True)
@@ -93,17 +92,26 @@ def segment(
 
 
 class Segmenter(Predictor):
-    """Label maps, by the size and the windows of validation, which the task knows."""
+    """Label maps, by the size and the windows of validation, which the settings are about."""
 
-    task: "Segmentation"
+    preprocessing: Preprocessing
     labels: tuple[str, ...]
+
+    @cached_property
+    def box(self) -> ResizeBox:
+        return ResizeBox(**self.settings["box"])
+
+    @cached_property
+    def window(self) -> Window | None:
+        window = self.settings["window"]
+        return window and Window(**window)
 
     def columns(self, shown: Shown) -> tuple[str, ...]:
         return ("label", "share")
 
     def prepare(self, image: Image.Image) -> Prepared:
-        return prepare(image, self.task.normalization, self.task.box)
+        return prepare(image, Normalization(self.preprocessing.mean, self.preprocessing.std), self.box)
 
     def predict(self, prepared: Sequence[Prepared]) -> list[LabelMap]:
-        found = segment(self.network, prepared, window=self.task.window, device=self.device)
+        found = segment(self.network, prepared, window=self.window, device=self.device)
         return [LabelMap(tuple(self.labels), labels) for labels in found]

@@ -4,7 +4,7 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,10 @@ class Segmentation(Task):
     def input_size(self) -> tuple[int, int, int]:
         return 3, self.recipe.data.crop_size, self.recipe.data.crop_size
 
+    @property
+    def prediction_settings(self) -> dict[str, Any]:
+        return {"box": self.box._asdict(), "window": self.window and self.window._asdict()}
+
     def build_model(self, *, initial_weights: bool = True) -> nn.Module:
         config = self.recipe.model
         body = build_body(config, initial_weights=initial_weights)
@@ -72,9 +76,10 @@ class Segmentation(Task):
                 photometric=augmentation.photometric,
                 max_class_share=augmentation.max_class_share,
             )
-        return Part(TransformedMaskedImages(self._open(part), transform), tuple(self._class_names()))
+        return Part(TransformedMaskedImages(self._open(part), transform), tuple(self.class_names))
 
-    def _class_names(self) -> Sequence[str]:
+    @property
+    def class_names(self) -> Sequence[str]:
         data = self.recipe.data
         if data.class_names:
             return data.class_names
