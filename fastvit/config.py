@@ -33,15 +33,16 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def without_paths(section: Section) -> dict[str, Any]:
-    """Its plain data but for files and folders, to be passed on: they are of one machine alone."""
+def without_folders(section: Section) -> dict[str, Any]:
+    """Its plain data to be passed on: of paths the last part alone, since folders are of one machine."""
 
     def kept(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            key: kept(plain[key], value) if isinstance(value, Mapping) else plain[key]
-            for key, value in values.items()
-            if not isinstance(value, Path)
-        }
+        return {key: one(plain[key], value) for key, value in values.items()}
+
+    def one(plain: Any, value: Any) -> Any:
+        if isinstance(value, Path):
+            return value.name
+        return kept(plain, value) if isinstance(value, Mapping) else plain
 
     return kept(section.model_dump(mode="json"), section.model_dump())
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -28,8 +28,12 @@ from fastvit.training.evaluation import evaluate
 from fastvit.training.loaders import eval_loader
 from fastvit.training.task import Metrics, Network, Task
 
+if TYPE_CHECKING:
+    from fastvit.training.recipe import Recipe
+
 PICTURED_SAMPLES = 50
 FORMS = ("unfused", "fused")
+SETTLED_BY_RECIPES = ("segmentation", "hand_mesh")  # what a validation image goes through, and the metrics
 
 
 def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
@@ -40,9 +44,10 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
     """
     if trained.task is not None:
         return trained.task
-    if trained.recipe and trained.does not in CLASSIFIERS:
-        recipe = {**trained.recipe, "output": f"runs/{trained.name}"}
-        return make_task(build_recipe(recipe, overrides, source=trained.source))
+    if trained.recipe:
+        return make_task(_recipe_of_file(trained, overrides))
+    if trained.does in SETTLED_BY_RECIPES:
+        raise RunError(f"{trained.source} was exported without its recipe: export it again, or evaluate its run")
     if trained.does not in CLASSIFIERS or trained.preprocessing is None or trained.labels is None:
         raise RunError(f"{trained.source} is no classifier, or does not say what images go through: evaluate its run")
     stated = trained.preprocessing
@@ -69,6 +74,15 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
         "loop": {"batch_size": 64},
     }
     return make_task(build_recipe(recipe, overrides, source=trained.source))
+
+
+def _recipe_of_file(trained: Trained, overrides: Sequence[str]) -> "Recipe":
+    """The recipe that an exported file has with it, for what computes in float32, and with the names of its classes."""
+    recipe: dict[str, Any] = {**trained.recipe, "output": f"runs/{trained.name}"}
+    recipe["loop"] = {**recipe["loop"], "precision": "float32"}
+    if trained.labels:
+        recipe["data"] = {**recipe["data"], "class_names": list(trained.labels)}
+    return build_recipe(recipe, overrides, source=trained.source)
 
 
 def evaluate_forms(
@@ -106,7 +120,8 @@ def evaluate_forms(
     notices = processes.union(data.notices())
     if not processes.is_main:
         return {}, [], []
-    result = compare(task, models, metrics) | {"source": trained.source, "weights": trained.weights}
+    result = compare(task, models, metrics, _input_size(trained, task))
+    result |= {"source": trained.source, "weights": trained.weights}
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "evaluation.json", folder / "predictions.png"]
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -158,9 +173,17 @@ def measure(task: Task, models: Mapping[str, Network], val: Dataset, processes: 
     return dict(zip(models, metrics, strict=True))
 
 
-def compare(task: Task, models: Mapping[str, Network], metrics: Mapping[str, Metrics]) -> dict[str, Any]:
+def _input_size(trained: Trained, task: Task) -> tuple[int, int, int]:
+    """(channels, height, width) of a typical image; of an exported file, those that it was exported for."""
+    stated = trained.preprocessing
+    return (3, stated.height, stated.width) if trained.kind is Kind.FILE and stated else task.input_size
+
+
+def compare(
+    task: Task, models: Mapping[str, Network], metrics: Mapping[str, Metrics], input_size: tuple[int, int, int]
+) -> dict[str, Any]:
     """Metrics, parameters and latency of each form, and how far they agree, ready for JSON."""
-    latency = latency_ms(models, task)
+    latency = latency_ms(models, task, input_size)
     result: dict[str, Any] = {}
     for form, model in models.items():
         result[form] = metrics[form].report()
@@ -170,21 +193,21 @@ def compare(task: Task, models: Mapping[str, Network], metrics: Mapping[str, Met
     if len(models) == len(FORMS):
         result["same_predictions"] = metrics["unfused"].same_predictions(metrics["fused"])
         unfused, fused = (task.comparable(models[form]) for form in FORMS)
-        result["fusion_error"] = fusion_error(unfused, fused, task.input_size)
+        result["fusion_error"] = fusion_error(unfused, fused, input_size)
         result["speed_up"] = latency["unfused"] / latency["fused"]
     return result | {
         "precision": task.recipe.loop.precision,
-        "input_size": task.input_size,
+        "input_size": input_size,
         "recipe": task.recipe.to_dict(),
         "environment": environment(),
     }
 
 
 @torch.inference_mode()
-def latency_ms(models: Mapping[str, Network], task: Task) -> dict[str, float]:
+def latency_ms(models: Mapping[str, Network], task: Task, input_size: tuple[int, int, int]) -> dict[str, float]:
     """Median milliseconds of one image, in the recipe's precision."""
     device = _device(models)
-    image = torch.randn(1, *task.input_size, device=device)
+    image = torch.randn(1, *input_size, device=device)
     with autocast(device, task.recipe.loop.precision):
         seconds = interleaved_latency({name: lambda model=model: model(image) for name, model in models.items()})
     return {name: 1000 * median(times) for name, times in seconds.items()}

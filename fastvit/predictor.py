@@ -124,5 +124,5 @@ def find_predictor(task: str | None, known: Mapping[str, Any]) -> type[Predictor
         raise RunError(f"is for {task}, for which single images cannot be predicted: use fastvit evaluate")
     module, name, needed = PREDICTORS[task]
     if missing := [each for each in needed if not known[each]]:
-        raise RunError(f"was exported without {' and '.join(missing)}, which predicting takes: export it again")
+        raise RunError(f"was exported without {', '.join(missing)}, which prediction needs: export it again")
     return getattr(import_module(f"fastvit.tasks.{module}"), name)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 from deployment import need
@@ -209,6 +210,16 @@ def test_a_network_of_one_image_size_keeps_to_it(first):
     assert relative_error(infer(images), expected(model, images)) < 1e-5
     with pytest.raises(EngineError, match="made ready for images of 3x16x16, not 3x32x32"):
         infer(torch.randn(1, 3, 32, 32))
+
+
+def test_a_network_with_tensorflow_s_padding_is_for_one_size():
+    """For any size, an EfficientNet would take minutes to be written."""
+    model = nn.Sequential(Conv2dSame(3, 4, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    images = torch.randn(2, 3, 16, 16)
+    infer = compile_for_inference(model, images, engine="onnxruntime")
+    assert relative_error(infer(images), expected(model, images)) < 1e-5
+    with pytest.raises(EngineError, match="made ready for images of 3x16x16, not 3x16x32"):
+        infer(torch.randn(1, 3, 16, 32))
 
 
 class Fake(Engine):

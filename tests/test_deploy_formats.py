@@ -150,7 +150,8 @@ def test_onnx_has_the_opset_that_was_asked_for(model, tmp_path, opset):
     assert [each.name for each in tmp_path.iterdir() if "data" in each.name] == []  # the weights are inside
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) for name in ("torch_export", "onnx", "executorch")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torch_export", "onnx", "openvino", "executorch"])
 def test_backbones_and_networks_around_them_export(tmp_path, name):
     class Segmenter(nn.Module):
         """A dict of outputs, one of them as large as the image."""
@@ -170,11 +171,12 @@ def test_backbones_and_networks_around_them_export(tmp_path, name):
     for model in (backbone, Segmenter(backbone)):
         folder = tmp_path / type(model).__name__
         path, sidecar = exported(model, folder, name, card=Card(), dynamic=("batch", "size"))
-        right = expected(model, images)
-        right = list(right.values()) if isinstance(right, dict) else right
-        for output, of_eager in zip(load(path)(images), right, strict=True):
+        right, outputs = expected(model, images), load(path)(images)
+        if isinstance(right, dict):
+            assert list(outputs) == list(right) == list(sidecar["outputs"])
+            right, outputs = right.values(), outputs.values()
+        for output, of_eager in zip(outputs, right, strict=True):
             assert relative_error(output, of_eager) < 1e-5
-        assert len(sidecar["outputs"]) == len(right)
 
 
 @pytest.fixture(scope="module")

@@ -107,8 +107,8 @@ def test_a_wrong_preprocessing_leaves_nothing(model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("example", "card", "message"),
     [
-        (EXAMPLE, Card(PREPROCESSING), "no labels or no preprocessing"),
-        (EXAMPLE, Card(labels=LABELS), "no labels or no preprocessing"),
+        (EXAMPLE, Card(PREPROCESSING), "that have labels and a stated preprocessing"),
+        (EXAMPLE, Card(labels=LABELS), "that have labels and a stated preprocessing"),
         (EXAMPLE.expand(2, -1, -1, -1), CARD, "one image at a time, not 2"),
         (EXAMPLE, Card(replace(PREPROCESSING, interpolation="nearest"), LABELS), "bicubic or bilinear, not nearest"),
     ],

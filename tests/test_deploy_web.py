@@ -101,7 +101,7 @@ def test_the_server_shows_pages_only_and_names_a_port_that_is_taken(page, tmp_pa
     ("card", "message"),
     [
         (Card(PREPROCESSING), "a page is for classifiers and segmenters"),
-        (Card(PREPROCESSING, LABELS, task="segmentation"), "a page is for classifiers and segmenters"),
+        (Card(PREPROCESSING, LABELS, task="segmentation"), "needs the colors of the classes"),
         (Card(labels=LABELS), "a page is for classifiers and segmenters"),
         (Card(replace(PREPROCESSING, interpolation="nearest"), LABELS), "bicubic or bilinear, not nearest"),
     ],

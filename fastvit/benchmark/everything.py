@@ -35,6 +35,8 @@ PARTS = {
         Part("repmixer", "repmixer", ("batch_sizes=[64]",), (), ("eager bf16",)),
         Part("backbones", "backbones", (), (), GRAPHS),
         Part("resolution", "resolution", (), (), ("eager fp16",)),
+        Part("encoders", "encoders"),
+        Part("hand_mesh", "hand_mesh"),
         Part("compiled", "variants", AS_TIMMS, ("T8",), ("CUDA graph fp16", "compiled fp16", "compiled bf16")),
         # One network after the other at batch 1, then at 256, then at 8.
         Part("peers", "peers", ("batch_sizes=[1,256,8]", "rounds=10", "calls=1", "seconds=2"), (), GRAPHS),

@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
     size = image_size(arguments.image_size)
     trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
+    trained.require_module()
     tell_licence(trained.licence)
     labels = labels_of(trained, arguments.labels)
     images = read_images(trained, arguments.images, arguments.batch)

@@ -21,8 +21,8 @@ class Card:
             timm does not build it.
         task: what it was trained for; None if unknown. Of "multi_label" an image has several of the labels.
         licence: of published weights that these are or were made from, as timm calls it; "" where nothing is said.
-        settings: what predicting takes besides: `Task.prediction_settings`.
-        recipe: what a network that is no classifier was trained by, without paths, to be evaluated by; None if unknown.
+        settings: what prediction needs besides the network, the preprocessing and the labels.
+        recipe: what a network that is no classifier was trained by, to evaluate it by; None if unknown.
     """
 
     preprocessing: Preprocessing | None = None

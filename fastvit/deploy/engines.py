@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from timm.layers import AvgPool2dSame, Conv2dSame
 from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
@@ -24,6 +25,10 @@ from fastvit.errors import EngineError, ExportError, require_packages
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 # tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "tf32": 5e-3, "float16": 0.05, "bfloat16": 0.05}
+
+
+# TensorFlow's padding depends on the size: for any size, torch.onnx nests the formulas of all layers, for minutes.
+PADDED_BY_SIZE = (Conv2dSame, AvgPool2dSame)
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Subject:
     @cached_property
     def at_another_size(self) -> tuple[Tensor, tuple[Tensor, ...]] | None:
         """An image of another size and what the network returns for it; None if it takes one size alone."""
+        if any(isinstance(module, PADDED_BY_SIZE) for module in self.network.modules()):
+            return None
         _, channels, height, width = self.example.shape
         generator = torch.Generator().manual_seed(0)
         image = torch.randn(1, channels, height + 32, width + 64, generator=generator).to(self.example)

@@ -37,7 +37,8 @@ def export(
         path: where to; its folder is made.
         example_input: (B, C, H, W); the shape that the file will take.
         format: a name in `FORMATS`, or a `Format` with settings of its own; by default what the suffix of `path` says.
-        dynamic: "batch" for any number of images from 1 to 128, "size" for 64 to 1024 pixels on each side; or both.
+        dynamic: "batch" for any number of images from 1 to 128, "size" for 64 to 1024 pixels on each side (to 4096
+            of onnx, openvino and torch_export); or both.
         card: what belongs to the network: preprocessing, labels, where its weights come from, its architecture.
         opset: of ONNX, 18 to 24.
         float32: names of layers, in the fused network, that stay in float32 in a format of float16 (coreml): see

@@ -11,7 +11,6 @@ from fastvit.data.reading import HANDED, as_rgb
 from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.image_input import ImageInput, ImageRun
-from fastvit.deploy.network import made_up_names
 from fastvit.deploy.runtimes.run import Run, computed, make_settings
 from fastvit.deploy.sidecar import Sidecar, read_sidecar
 from fastvit.errors import ExportError
@@ -41,9 +40,9 @@ class Exported:
     def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...] | dict[str, Tensor]:
         images = torch.as_tensor(images)
         self._require_shape(images)
-        outputs, names = computed(self._run, images, self.dtype), tuple(self.sidecar["outputs"])
-        if names != made_up_names(len(names)):
-            return dict(zip(names, outputs, strict=True))
+        outputs = computed(self._run, images, self.dtype)
+        if keys := self.sidecar.get("keys"):
+            return dict(zip(keys, outputs, strict=True))
         return outputs[0] if len(outputs) == 1 else outputs
 
     def _require_shape(self, images: Tensor) -> None:
@@ -51,8 +50,9 @@ class Exported:
             low, high = self.sidecar["input"][name]
             if not low <= size <= high:
                 allowed = f"{low}" if low == high else f"{low} to {high}"
-                axis = {"height": "size", "width": "size"}.get(name, name)
-                fix = "export it for that" if name == "channels" or low < high else f"export it with an open {axis}"
+                axis = name if name == "batch" else "size"
+                can_open = low == high and name != "channels" and axis in get_format(self.sidecar["format"]).axes
+                fix = f"export it with an open {axis}" if can_open else "export it for that"
                 raise ExportError(f"the network was exported for {name} {allowed}, not {size}: {fix}")
 
 

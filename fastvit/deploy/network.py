@@ -74,13 +74,14 @@ def outputs_of(network: Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tr
     return tuple(outputs), structure
 
 
-def names_of(structure: TreeSpec) -> tuple[str, ...]:
-    """Of the outputs of a network: the keys, if it returns a dict of tensors; else made-up ones."""
+def keys_of(structure: TreeSpec) -> tuple[str, ...] | None:
+    """The keys of a dict of tensors; None for outputs of any other structure."""
     positions = tree_unflatten(range(structure.num_leaves), structure)
-    if isinstance(positions, dict) and all(isinstance(position, int) for position in positions.values()):
-        return tuple(map(str, positions))
-    return made_up_names(structure.num_leaves)
+    is_named = isinstance(positions, dict) and all(isinstance(key, str) for key in positions)
+    is_flat = is_named and all(isinstance(position, int) for position in positions.values())
+    return tuple(positions) if is_flat else None
 
 
 def made_up_names(count: int) -> tuple[str, ...]:
+    """Of outputs that have none."""
     return ("output",) if count == 1 else tuple(f"output_{i}" for i in range(count))

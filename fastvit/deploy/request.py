@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastvit.deploy.card import Card
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import require_layers
-from fastvit.deploy.network import Network, flat, make_network, names_of, outputs_of
+from fastvit.deploy.network import Network, flat, keys_of, made_up_names, make_network, outputs_of
 from fastvit.errors import ExportError
 
 INPUT_NAME = "images"
@@ -25,6 +25,9 @@ class Limits:
     side: tuple[int, int] = (64, 1024)  # and no less than two pixels of the smallest map inside
 
 
+LARGE = Limits(side=(64, 4096))  # where the largest size costs nothing
+
+
 @dataclass(frozen=True)
 class Request:
     """One export.
@@ -35,7 +38,8 @@ class Request:
         example: (B, C, H, W), float32, on the CPU: the shape that is exported.
         dynamic: which of `AXES` stay open.
         limits: how far those that do.
-        outputs: names and shapes of the tensors that the example gives.
+        outputs: names in the file and shapes of the tensors that the example gives.
+        keys: of the dict that the model returns; None if it returns something else.
         card: what belongs to the network.
         opset: of ONNX; None for the format's own.
         float32: names of layers in the fused network that stay in float32 where numbers are float16.
@@ -48,6 +52,7 @@ class Request:
     dynamic: frozenset[str]
     limits: Limits
     outputs: dict[str, tuple[int, ...]]
+    keys: tuple[str, ...] | None
     card: Card
     opset: int | None
     float32: tuple[str, ...] = ()
@@ -121,8 +126,12 @@ def make_request(
     if depthwise:
         split_depthwise(network)
     require_layers(network.network, float32)
-    outputs = dict(zip(names_of(structure), shapes, strict=True))
-    return Request(model, network, example, frozenset(dynamic), limits, outputs, card, opset, tuple(float32), images)
+    keys = keys_of(structure)
+    names = made_up_names(len(shapes)) if keys is None or INPUT_NAME in keys else keys
+    outputs = dict(zip(names, shapes, strict=True))
+    return Request(
+        model, network, example, frozenset(dynamic), limits, outputs, keys, card, opset, tuple(float32), images
+    )
 
 
 def _sides(network: Network, example: Tensor, limits: Limits) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from typing import Any
 from fastvit.errors import ExportError
 
 Sidecar = dict[str, Any]
-LIST_OF_NUMBERS = re.compile(r"\[\s+((?:-?[\d.eE+-]+,\s+)*-?[\d.eE+-]+)\s+\]")  # is written in one line
+LIST_OF_NUMBERS = re.compile(r"\[\n\s+([\d.eE+-]+(?:,\n\s+[\d.eE+-]+)*)\n\s+\]")  # is written in one line
 
 
 def sidecar_path(path: Path) -> Path:
@@ -20,7 +20,7 @@ def sidecar_path(path: Path) -> Path:
 
 def write_sidecar(sidecar: Sidecar, path: Path) -> None:
     text = json.dumps(sidecar, indent=2, ensure_ascii=False)
-    text = LIST_OF_NUMBERS.sub(lambda found: f"[{', '.join(found[1].split())}]".replace(",,", ","), text)
+    text = LIST_OF_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
     sidecar_path(path).write_text(f"{text}\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """A trained network, and what belongs to it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -39,8 +39,7 @@ class Trained:
         task: of a run or a recipe, with its settings; else None.
         load: reads the weights.
         licence: of published weights that it has or began from, as timm calls it; "" where nothing is said.
-        settings: what predicting takes besides: `Task.prediction_settings`.
-        recipe: what it was trained by, without paths; None if unknown.
+        stated: what an exported file says; of others nothing.
     """
 
     source: str
@@ -54,8 +53,7 @@ class Trained:
     task: Task | None
     load: Callable[[], Network]
     licence: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    recipe: Mapping[str, Any] | None = None
+    stated: Card = Card()  # noqa: RUF009 - frozen
 
     @cached_property
     def network(self) -> Network:
@@ -65,9 +63,27 @@ class Trained:
     @property
     def module(self) -> nn.Module:
         """The network, to be fused, exported or quantised. Raises ExportError if it is an exported file."""
-        if not isinstance(self.network, nn.Module):
-            raise ExportError(f"{self.source} is exported already: name the run or the network that it was made from")
+        self.require_module()
         return self.network
+
+    def require_module(self) -> None:
+        """Raise ExportError if it is an exported file."""
+        if self.kind is Kind.FILE:
+            raise ExportError(f"{self.source} is exported already: name the run or the network that it was made from")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What prediction needs besides the network, the preprocessing and the labels."""
+        return self.task.prediction_settings if self.task else self.stated.settings
+
+    @property
+    def recipe(self) -> Mapping[str, Any] | None:
+        """What a network that is no classifier was trained by, without folders; None if unknown."""
+        if self.task is None or self.does in CLASSIFIERS:
+            return self.stated.recipe
+        from fastvit.config import without_folders
+
+        return {key: value for key, value in without_folders(self.task.recipe).items() if key != "log"}
 
     @property
     def card(self) -> Card:
@@ -80,7 +96,7 @@ class Trained:
             self.does,
             self.licence,
             self.settings,
-            None if self.does in CLASSIFIERS else self.recipe,
+            self.recipe,
         )
 
     @cached_property

@@ -46,8 +46,7 @@ def of_file(source: str, options: Options) -> Trained:
         task=None,
         load=read,
         licence=card.licence,
-        settings=card.settings,
-        recipe=card.recipe,
+        stated=card,
     )
 
 

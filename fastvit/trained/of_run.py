@@ -119,8 +119,6 @@ def _of_task(
     licence: str,
     load: Callable[[], nn.Module],
 ) -> Trained:
-    from fastvit.config import without_paths
-
     recipe: Any = task.recipe
     architecture = None
     height, width = options.image_size or task.input_size[1:]
@@ -141,6 +139,4 @@ def _of_task(
         task=task,
         load=load,
         licence=licence,
-        settings=task.prediction_settings,
-        recipe=without_paths(recipe),
     )

@@ -111,12 +111,12 @@ class Task(ABC):
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """Names of the classes, where they are known without opening the data."""
+        """Names of the classes, where they are known without reading images or labels."""
         return None
 
     @property
     def prediction_settings(self) -> dict[str, Any]:
-        """What predicting takes besides the network, `preprocessing` and the labels, ready for JSON."""
+        """What prediction needs besides the network, `preprocessing` and the labels, ready for JSON."""
         return {}
 
     def write_split(self, train: Part, path: Path) -> None:  # noqa: B027 - most data are divided already

@@ -94,6 +94,7 @@ class Format(ABC):
             "input": {"name": INPUT_NAME, "dtype": "float32", "layout": "NCHW", **request.ranges()},
             "example": list(request.example.shape),
             "outputs": {name: list(shape) for name, shape in request.outputs.items()},
+            "keys": request.keys and list(request.keys),
         }
 
     def require(self) -> None:

@@ -137,7 +137,7 @@ def with_image_input(request: Request) -> bytes:
 
     card = request.card
     if card.preprocessing is None or not card.classifies:
-        raise ExportError("preprocessing inside is for classifiers: this network has no labels or no preprocessing")
+        raise ExportError("preprocessing inside is for classifiers that have labels and a stated preprocessing")
     if len(request.example) != 1:
         raise ExportError(f"with preprocessing inside there is one image at a time, not {len(request.example)}")
     preprocessing = preprocessing_graph(card.preprocessing)

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from fastvit.deploy.formats.format import Format
-from fastvit.deploy.network import Network, flat
+from fastvit.deploy.network import Network, flat, made_up_names
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
 
 
 class LiteRt(Format):
     """A .tflite file whose images are (B, H, W, C), as Android's libraries have them, normalized.
+
+    Its outputs are sorted by their names, which are made up so that they keep their order.
 
     What converts, litert-torch, needs torch below 2.15; running does not.
     """
@@ -32,7 +34,7 @@ class LiteRt(Format):
     def convert(self, request: Request, path: Path) -> None:
         import litert_torch
 
-        network = ChannelsLast(request.network, request.outputs).eval()
+        network = ChannelsLast(request.network, made_up_names(len(request.outputs))).eval()
         images = request.example.permute(0, 2, 3, 1).contiguous()
         litert_torch.config.show_progress = False
         litert_torch.convert(network, sample_kwargs={INPUT_NAME: images}).export(str(path))
@@ -41,6 +43,8 @@ class LiteRt(Format):
         taken = super().interface(request)
         batch, channels, height, width = taken["example"]
         taken["input"]["layout"] = "NHWC"
+        shapes = taken["outputs"].values()
+        taken["outputs"] = dict(zip(made_up_names(len(shapes)), shapes, strict=True))
         return taken | {"example": [batch, height, width, channels]}
 
     def load(self, path: Path, settings: Settings) -> Run:

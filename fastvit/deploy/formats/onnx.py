@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.network import Network
-from fastvit.deploy.request import INPUT_NAME, Request
+from fastvit.deploy.request import INPUT_NAME, LARGE, Request
 from fastvit.deploy.runtimes.onnxruntime import onnxruntime_run
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError
@@ -33,6 +33,7 @@ class Onnx(Format):
     depthwise = True
     sets_threads = True
     inside = "onnx_image"
+    limits = LARGE
 
     def convert(self, request: Request, path: Path) -> None:
         path.write_bytes(onnx_of(request))

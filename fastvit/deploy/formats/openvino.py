@@ -8,7 +8,7 @@ import torch
 
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.onnx import PACKAGES, onnx_of
-from fastvit.deploy.request import Request
+from fastvit.deploy.request import LARGE, Request
 from fastvit.deploy.runtimes.openvino import core, openvino_run, precisions
 from fastvit.deploy.runtimes.run import Run, Settings
 
@@ -26,6 +26,7 @@ class OpenVino(Format):
     depthwise = True
     sets_threads = True
     inside = "openvino_image"
+    limits = LARGE
 
     def convert(self, request: Request, path: Path) -> None:
         import openvino

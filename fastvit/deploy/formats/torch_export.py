@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from fastvit.deploy.formats.format import Format, export_program, run_of
-from fastvit.deploy.request import Request
+from fastvit.deploy.request import LARGE, Request
 from fastvit.deploy.runtimes.run import Run, Settings
 
 
@@ -15,6 +15,7 @@ class TorchExport(Format):
     name = "torch_export"
     suffix = ".exported.pt2"
     runtime = "PyTorch"
+    limits = LARGE
 
     def convert(self, request: Request, path: Path) -> None:
         torch.export.save(export_program(request), path)

@@ -91,10 +91,12 @@ class Web(Format):
 
         card = request.card
         shown = (self.overlay or card).preprocessing
-        if card.labels is None or shown is None or not (card.classifies or self.overlay):
+        if card.labels is None or shown is None:
             raise ExportError(
                 "a page is for classifiers and segmenters: this network has no labels or no preprocessing"
             )
+        if not (card.classifies or self.overlay):
+            raise ExportError("a page of a segmenter needs the colors of the classes: Web(overlay=...)")
         if len(request.example) != 1:
             raise ExportError("a page takes one picture at a time: export a batch of one")
         if card.several_labels:

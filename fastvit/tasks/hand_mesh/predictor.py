@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,10 @@ class HandPredictor(Predictor):
 
     preprocessing: Preprocessing
 
+    @cached_property
+    def faces(self) -> np.ndarray:
+        return np.array(self.settings["faces"])
+
     def columns(self, shown: Shown) -> tuple[str, ...]:
         return ("joint", "left", "top", "x", "y", "z")
 
@@ -77,9 +82,8 @@ class HandPredictor(Predictor):
         outputs = self.network(torch.stack([each.image for each in prepared]).to(self.device))
         names = ("vertices", "joints", "camera")
         found = zip(*(outputs[name].float().cpu().numpy() for name in names), strict=True)
-        faces = np.array(self.settings["faces"])
         return [
-            Hand(vertices, joints, in_pixels(joints, camera, each.size), camera, faces)
+            Hand(vertices, joints, in_pixels(joints, camera, each.size), camera, self.faces)
             for each, (vertices, joints, camera) in zip(prepared, found, strict=True)
         ]
 

@@ -1,6 +1,7 @@
 """From a hand in an image to tensors, with augmentation that changes image, camera and hand alike."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastvit.models.skinning import ROOT
-from fastvit.tasks.hand_mesh.recipe import HandAugmentationConfig
 from fastvit.tasks.hand_mesh.sample import HandSample, project
+
+if TYPE_CHECKING:
+    from fastvit.tasks.hand_mesh.recipe import HandAugmentationConfig
 
 
 class HandImages(Dataset):
@@ -34,7 +37,7 @@ class HandImages(Dataset):
         image_size: int,
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        augmentation: HandAugmentationConfig | None,
+        augmentation: "HandAugmentationConfig | None",
     ):
         self.source, self.image_size, self.augmentation = source, image_size, augmentation
         self.mean, self.std = mean, std
@@ -63,7 +66,7 @@ class HandImages(Dataset):
         return {"image": image, **known}
 
 
-def draw(augmentation: HandAugmentationConfig) -> tuple[float, float, np.ndarray]:
+def draw(augmentation: "HandAugmentationConfig") -> tuple[float, float, np.ndarray]:
     """A roll in radians, a zoom, and a factor for each color channel (3,)."""
     limit = min(2 * augmentation.rotation, 180.0)
     roll = float(np.clip(np.random.normal(0, 1) * augmentation.rotation, -limit, limit))
