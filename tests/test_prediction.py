@@ -21,6 +21,7 @@ from fastvit.trained import load_trained
 from launch import complaint, script
 
 SLOW = pytest.mark.slow
+BY_HALVES = ("--engine", "openvino", "--precision", "bfloat16")
 predict, export = script("predict"), script("export")
 
 
@@ -101,6 +102,11 @@ def test_many_images_are_predicted_by_openvino_with_the_same_answers(random_run,
         assert float(one["probability"]) == pytest.approx(float(other["probability"]), abs=1e-4)
     predict([str(images), "--model", str(random_run), "--output", str(tmp_path / "eager.csv"), "--engine", "eager"])
     assert said not in capsys.readouterr().err
+    half = tmp_path / "half.csv"
+    predict([str(images), "--model", str(random_run), "--output", str(half), *BY_HALVES])
+    by_halves, exactly = ([float(row["probability"]) for row in csv.DictReader(path.open())] for path in (half, fast))
+    assert by_halves != exactly
+    assert by_halves == pytest.approx(exactly, abs=0.03)
     with monkeypatch.context() as broken:
         broken.setattr("fastvit.deploy.compile._find", lambda name: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # a bug is no reason to compute otherwise
@@ -243,6 +249,7 @@ def test_a_name_that_no_font_has_is_the_number_of_its_class(images, monkeypatch)
         (".", ["--score", "50"], "--score is 50.0, and has to be from 0 to 1"),
         (".", ["--engine", "openvin"], "there is no engine 'openvin'"),
         (".", ["--engine", "openvino", "--explain", "seen"], "--explain needs gradients, which only PyTorch has"),
+        (".", ["--precision", "bfloat16"], "--precision bfloat16 is of an engine: add --engine openvino, or auto"),
         (".", ["--output", "p.txt"], "has to end in .csv or .jsonl"),
         (".", ["--output", "there.csv"], "there.csv exists already: name another, or say --overwrite"),
         (".", ["--output", "/proc/x.csv"], "/proc/x.csv cannot be written"),

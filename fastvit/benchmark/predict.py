@@ -26,6 +26,7 @@ from fastvit.benchmark.report import markdown
 from fastvit.benchmark.special import paired_ratio
 from fastvit.config import Section, UserPath
 from fastvit.data.reading import read_image
+from fastvit.deploy.runtimes.openvino import precisions
 from fastvit.prediction import find_images, predict_files
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
@@ -80,7 +81,7 @@ def _process(suite: PredictSuite, name: str) -> ProcessPoolExecutor:
 def _begin(name: str, network: str, batch: int) -> None:
     """Of a process: make its way to predict ready."""
     global _way, _until_ready
-    if name in (COMMAND, BY_OPENVINO):
+    if name.startswith(COMMAND):
         keep_freed_memory(torch.device("cpu"))
     trained = find_trained(network, Options(random_weights=True))
     start = time.perf_counter()
@@ -108,20 +109,28 @@ def fused(trained: Trained, batch: int) -> Way:
     return _one_by_one(reparameterize_model(trained.module), trained)
 
 
-def command(trained: Trained, batch: int, engine: str | None = None) -> Way:
+def command(trained: Trained, batch: int, engine: str | None = None, dtype: torch.dtype = torch.float32) -> Way:
     """What `fastvit predict` does on a CPU."""
-    predictor = trained.predictor_on(torch.device("cpu"), engine)
+    predictor = trained.predictor_on(torch.device("cpu"), engine, dtype)
     return lambda paths: [each.prediction.probabilities for each in predict_files(predictor, paths, batch=batch)]
 
 
 BASELINE, COMMAND = "one after the other, fused", "fastvit predict"
-BY_OPENVINO = "fastvit predict --engine openvino"
 
 
 def ways() -> dict[str, Callable[[Trained, int], Way]]:
     """All that are compared, by name."""
     known = {"one after the other, as trained": as_trained, BASELINE: fused, COMMAND: command}
-    return known | ({BY_OPENVINO: partial(command, engine="openvino")} if find_spec("openvino") else {})
+    if not find_spec("openvino"):
+        return known
+    by_openvino = {
+        f"{COMMAND} --engine openvino{'' if dtype is torch.float32 else ' --precision bfloat16'}": partial(
+            command, engine="openvino", dtype=dtype
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+        if dtype in precisions()
+    }
+    return known | by_openvino
 
 
 def _one_by_one(network: nn.Module, trained: Trained) -> Way:

@@ -221,7 +221,9 @@ def export_one(kind: "Format", path: Path, trained: "Trained", given: "Given", a
         images=given.images,
         overwrite=arguments.overwrite,
     )
-    return summary(path, sidecar)
+    takes_one_size = trained.does == "segmentation" and "size" in set(kind.axes) - set(arguments.dynamic)
+    note = "\n  takes images of this size alone; photographs of any, with --dynamic size" if takes_one_size else ""
+    return summary(path, sidecar) + note
 
 
 def read_labels(path: Path) -> tuple[str, ...]:

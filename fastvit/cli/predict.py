@@ -4,6 +4,7 @@ fastvit predict photo.jpg --model fastvit_t8.apple_in1k
 fastvit predict photos/ "more/*.png" --model runs/quickstart --output predictions.csv --pictures pictures
 fastvit predict photos/ --model exports/quickstart.onnx --output predictions.jsonl
 fastvit predict photos/ --model runs/finetune --explain explained
+fastvit predict photos/ --model runs/finetune --output predictions.csv --engine openvino --precision bfloat16
 
 Images that cannot be read, or whose size an exported file does not take, are skipped and counted. The network runs on
 a GPU if there is one (exported files: on the CPU), and otherwise on all cores; a classifier by OpenVINO where that is
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--score", type=float, default=0.5, help="that an object or a label must have (0.5)")
     parser.add_argument("--batch", type=int, default=16, metavar="N", help="images at a time in each thread (16)")
     parser.add_argument("--engine", metavar="NAME", help="eager, openvino, onnxruntime, torch, or auto: the fastest")
+    parser.add_argument(
+        "--precision", choices=("float32", "bfloat16"), default="float32", help="of an engine (float32)"
+    )
     parser.add_argument("--image-size", type=int, nargs="+", metavar="PIXELS", help="a side, or height and width")
     add_weights(parser)
 
@@ -99,11 +103,13 @@ def require_fitting(trained: "Trained", arguments: argparse.Namespace) -> None:
 
 def make_predictor(trained: "Trained", count: int, arguments: argparse.Namespace) -> "Predictor":
     """By the engine that is asked for; or by OpenVINO where that pays, and by PyTorch where it cannot."""
+    import torch
+
     from fastvit.runtime.device import best_device
 
     device, engine = best_device(), arguments.engine
     if engine or not pays(trained, device.type, count, arguments):
-        return trained.predictor_on(device, None if engine == EAGER else engine)
+        return trained.predictor_on(device, None if engine == EAGER else engine, getattr(torch, arguments.precision))
     _ = trained.network  # an error about the weights is not OpenVINO's
     print("making the network ready for OpenVINO (or say --engine eager)", file=sys.stderr)
     try:
@@ -126,6 +132,8 @@ def require_sound(arguments: argparse.Namespace) -> None:
     """Raise RunError for numbers that mean nothing, and files that must not be replaced."""
     if arguments.explain and arguments.engine not in (None, EAGER):
         raise RunError("--explain needs gradients, which only PyTorch has: leave out --engine")
+    if arguments.precision != "float32" and arguments.engine in (None, EAGER):
+        raise RunError(f"--precision {arguments.precision} is of an engine: add --engine openvino, or auto")
     if not 0 <= arguments.score <= 1:
         raise RunError(f"--score is {arguments.score}, and has to be from 0 to 1")
     for name in ("top", "batch"):

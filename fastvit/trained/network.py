@@ -104,12 +104,15 @@ class Trained:
         """What says something about images, on the CPU."""
         return self.predictor_on(torch.device("cpu"))
 
-    def predictor_on(self, device: torch.device, engine: str | None = None) -> Predictor:
+    def predictor_on(
+        self, device: torch.device, engine: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> Predictor:
         """As `predictor`, on a device; exported files are at home on the CPU.
 
         Args:
             engine: of `compile_for_inference`, for a classifier that is no exported file. It makes the network ready
                 for images of the validated size, which takes seconds to minutes. None: PyTorch, at once.
+            dtype: that the engine computes in.
 
         Raises:
             UserError: its task has none, an exported file does not say what it needs, or the engine cannot be used.
@@ -121,21 +124,21 @@ class Trained:
             raise RunError(f"{self.source} {error}") from error
         network = self.network
         if engine:
-            network = self._made_ready(device, engine)
+            network = self._made_ready(device, engine, dtype)
         elif isinstance(network, nn.Module):
             network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
         else:
             device = torch.device("cpu")
         return make(network, device=device, **known)
 
-    def _made_ready(self, device: torch.device, engine: str) -> Network:
+    def _made_ready(self, device: torch.device, engine: str, dtype: torch.dtype) -> Network:
         from fastvit.deploy.compile import compile_for_inference
 
         if self.does not in CLASSIFIERS or self.preprocessing is None:
             raise RunError(f"{self.source} is no classifier, whose images have one size: leave out the engine")
         shape = (EXAMPLE_BATCH, 3, self.preprocessing.height, self.preprocessing.width)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return compile_for_inference(self.module.to(device), example, engine=engine)
+        return compile_for_inference(self.module.to(device), example, dtype, engine)
 
     def __call__(self, image: Image.Image) -> Prediction:
         """What it says about an image, which is turned as its EXIF orientation says, as photographs in files are."""
