@@ -106,7 +106,7 @@ def test_many_images_are_predicted_by_openvino_with_the_same_answers(random_run,
     predict([str(images), "--model", str(random_run), "--output", str(half), *BY_HALVES])
     by_halves, exactly = ([float(row["probability"]) for row in csv.DictReader(path.open())] for path in (half, fast))
     assert by_halves != exactly
-    assert by_halves == pytest.approx(exactly, abs=0.03)
+    assert by_halves == pytest.approx(exactly, abs=0.1)  # of logits with 8 bits
     with monkeypatch.context() as broken:
         broken.setattr("fastvit.deploy.compile._find", lambda name: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # a bug is no reason to compute otherwise

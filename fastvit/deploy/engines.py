@@ -1,7 +1,6 @@
 """What can compute a network: each engine makes a function of images from it."""
 
 import copy
-import io
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +17,7 @@ from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
 from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
-from fastvit.deploy.runtimes.openvino import core, openvino_run, precisions
+from fastvit.deploy.runtimes.openvino import openvino_run, precisions, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
 
@@ -196,7 +195,7 @@ class OpenVino(_ByOnnx):
         self._require_dtype(subject, *precisions())
 
     def read(self, model: bytes, subject: Subject) -> Run:
-        return openvino_run(core().read_model(io.BytesIO(model)), subject.settings)
+        return openvino_run(read_onnx(model), subject.settings)
 
 
 class OnnxRuntime(_ByOnnx):

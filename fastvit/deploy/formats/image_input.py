@@ -19,7 +19,7 @@ from fastvit.deploy.formats.onnx import Onnx, onnx_of
 from fastvit.deploy.formats.openvino import OpenVino
 from fastvit.deploy.network import Network
 from fastvit.deploy.request import Request
-from fastvit.deploy.runtimes.openvino import core
+from fastvit.deploy.runtimes.openvino import core, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings, make_settings
 from fastvit.errors import ExportError
 
@@ -112,7 +112,7 @@ class OpenVinoImage(ImageInput, OpenVino):
     def convert(self, request: Request, path: Path) -> None:
         import openvino
 
-        model = core().read_model(io.BytesIO(with_image_input(request)))
+        model = read_onnx(with_image_input(request))
         for name, value in metadata(request).items():
             model.set_rt_info(value, name)
         openvino.save_model(model, path, compress_to_fp16=False)

@@ -1,6 +1,5 @@
 """OpenVINO's intermediate representation, for Intel and AMD CPUs, Intel GPUs and NPUs."""
 
-import io
 from collections.abc import Collection
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.onnx import PACKAGES, onnx_of
 from fastvit.deploy.request import LARGE, Request
-from fastvit.deploy.runtimes.openvino import core, openvino_run, precisions
+from fastvit.deploy.runtimes.openvino import core, openvino_run, precisions, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
 
 
@@ -31,7 +30,7 @@ class OpenVino(Format):
     def convert(self, request: Request, path: Path) -> None:
         import openvino
 
-        model = core().read_model(io.BytesIO(onnx_of(request)))
+        model = read_onnx(onnx_of(request))
         openvino.save_model(model, path, compress_to_fp16=False)  # by default it would halve the weights
 
     def load(self, path: Path, settings: Settings) -> Run:

@@ -1,7 +1,6 @@
 """int8 in each runtime, by its own tool. Layers are named as in the network that is exported."""
 
 import ast
-import io
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
@@ -18,7 +17,7 @@ from fastvit.deploy.formats.executorch import write_pte
 from fastvit.deploy.formats.format import export_program
 from fastvit.deploy.formats.onnx import onnx_of
 from fastvit.deploy.request import INPUT_NAME, Request
-from fastvit.deploy.runtimes.openvino import core
+from fastvit.deploy.runtimes.openvino import read_onnx
 from fastvit.errors import require_packages
 
 
@@ -66,7 +65,7 @@ class Nncf(Quantizer):
 
         nncf.set_log_level(logging.ERROR)
         content = onnx_of(request)
-        model = core().read_model(io.BytesIO(content))
+        model = read_onnx(content)
         nodes = {name: node for node, name in weighted_nodes(content).items()}
         ignored = nncf.IgnoredScope(names=_openvino_names(model, {nodes[name]: name for name in in_float}))
         batches = [batch.numpy() for batch in images.split(len(request.example))]

@@ -22,7 +22,7 @@ from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError, reason_of
 
 QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e(), AiEdge())}
-FLOAT_LAYERS = (0, 3, 8)  # of the most sensitive layers, this many are left in float, one try after the other
+FLOAT_LAYERS = (0, 2, 4, 6, 8)  # of the most sensitive layers, this many are left in float, one try after the other
 GOOD_ENOUGH = 0.03  # relative L2 error on the calibration images that ends the tries
 SENSITIVITY_IMAGES = 32
 

@@ -1,5 +1,6 @@
 """OpenVINO, on the CPU."""
 
+import io
 from functools import cache
 from queue import SimpleQueue
 from threading import Lock
@@ -28,6 +29,17 @@ def core() -> "openvino.Core":
     import openvino
 
     return openvino.Core()
+
+
+def read_onnx(content: bytes) -> "openvino.Model":
+    """An ONNX model as one of OpenVINO's, without operations on constants, which are half of it: shapes of biases."""
+    from openvino.passes import ConstantFolding, Manager
+
+    model = core().read_model(io.BytesIO(content))
+    folding = Manager()
+    folding.register_pass(ConstantFolding())
+    folding.run_passes(model)
+    return model
 
 
 def precisions() -> set[torch.dtype]:
