@@ -178,7 +178,7 @@ class Table:
         self.file.close()
 
     def write(self, predicted: Predicted) -> None:
-        """Add a prediction. Of an image that cannot be read, JSON says why; in CSV it has no row."""
+        """Add a prediction. Where there is none, JSON says why; in CSV the image has no row."""
         said = predicted.prediction
         try:
             if not self.is_csv:

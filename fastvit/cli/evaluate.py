@@ -6,10 +6,12 @@ fastvit evaluate runs/quickstart/last.pt data.root=/data/elsewhere
 fastvit evaluate classification/finetune --checkpoint fastvit_sa12.pth.tar data.root=/data/imagenet
 fastvit evaluate fastvit_t8.apple_in1k data.root=/data/imagenet data.image_size=320
 fastvit evaluate exports/quickstart.onnx data.root=my_images
+fastvit evaluate exports/segmentation_digits.onnx
 fastvit evaluate robustness/all model.name=fastvit_t8.apple_in1k root=/data
 torchrun --nproc-per-node 8 -m fastvit evaluate runs/fastvit_t8
 
-Computed in the recipe's loop.precision; what is no run is evaluated in float32 on <data.root>/val/<class>/*.jpg.
+Computed in the recipe's loop.precision. What is no run is evaluated in float32: classifiers on
+<data.root>/val/<class>/*.jpg, exported segmenters and hands by the recipe that their file has with it.
 """
 
 import argparse

@@ -104,8 +104,9 @@ def compile_for_inference(
         float32: names of layers, in the fused network, that stay in float32 in another dtype; of engine torch alone.
             See `overflowing_layers`.
 
-    Other sizes of images: torch compiles each when it first comes; openvino and onnxruntime take them as they are, but
-    for networks of one size, and those with TensorFlow's padding (`tf_efficientnet_b0`).
+    Other sizes of images: torch compiles each when it first comes; openvino and onnxruntime are made ready for all of
+    them when the first one comes. That takes seconds, and minutes where padding depends on the size
+    (`tf_efficientnet_b0`).
 
     On a CPU, torch takes the memory of its intermediate results from the system again in each call, unless
     `fastvit.runtime.allocator.keep_freed_memory` was called before: in batches of 16 images of 256 px that makes T8 and

@@ -2,11 +2,12 @@
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 
 import torch
-from timm.layers import AvgPool2dSame, Conv2dSame
 from torch import Tensor
 from torch.utils._pytree import TreeSpec
 
@@ -24,10 +25,6 @@ from fastvit.errors import EngineError, ExportError, require_packages
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 # tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.
 TOLERANCE = {"float64": 1e-8, "float32": 1e-4, "tf32": 5e-3, "float16": 0.05, "bfloat16": 0.05}
-
-
-# TensorFlow's padding depends on the size: for any size, torch.onnx nests the formulas of all layers, for minutes.
-PADDED_BY_SIZE = (Conv2dSame, AvgPool2dSame)
 
 
 @dataclass(frozen=True)
@@ -55,23 +52,9 @@ class Subject:
         """The network as ONNX in float32, for any number of images of the example's size."""
         return self._to_onnx("batch")
 
-    @cached_property
     def onnx_of_any_size(self) -> bytes:
         """The same for any size; torch.onnx also writes such a thing for networks that take one size alone."""
         return self._to_onnx("batch", "size")
-
-    @cached_property
-    def at_another_size(self) -> tuple[Tensor, tuple[Tensor, ...]] | None:
-        """An image of another size and what the network returns for it; None if it takes one size alone."""
-        if any(isinstance(module, PADDED_BY_SIZE) for module in self.network.modules()):
-            return None
-        _, channels, height, width = self.example.shape
-        generator = torch.Generator().manual_seed(0)
-        image = torch.randn(1, channels, height + 32, width + 64, generator=generator).to(self.example)
-        try:
-            return image, outputs_of(self.network, image)[0]
-        except ExportError:
-            return None
 
     def _to_onnx(self, *dynamic: str) -> bytes:
         network = copy.deepcopy(self.network).cpu().float()
@@ -152,7 +135,7 @@ class _ByOnnx(Engine):
             raise EngineError(f"{self.name} cannot keep layers in float32: leave out float32, or take engine torch")
 
     def build(self, subject: Subject) -> Run:
-        return self._of_any_size(subject) or _of_one_size(self.read(subject.onnx, subject), subject.example.shape)
+        return _Sizes(self, subject)
 
     @abstractmethod
     def read(self, model: bytes, subject: Subject) -> Run:
@@ -161,27 +144,39 @@ class _ByOnnx(Engine):
     def trials(self, subject: Subject) -> list[tuple[int, ...]]:
         return [(3, *subject.example.shape[1:])]
 
-    def _of_any_size(self, subject: Subject) -> Run | None:
-        """None where the network, or what torch.onnx makes of it, is for one size alone."""
-        if subject.at_another_size is None:
-            return None
-        image, expected = subject.at_another_size
+
+class _Sizes:
+    """A network made ready for images of the example's size, and for those of any other when the first one comes."""
+
+    _making = Lock()  # one at a time: torch.onnx has settings of the whole process
+
+    def __init__(self, engine: _ByOnnx, subject: Subject):
+        self._engine, self._size = engine, subject.example.shape[1:]
+        self._of_this_size = engine.read(subject.onnx, subject)
+        self._of_any_size: Run | None = None
+        self._subject: Subject | None = replace(subject)  # until it is needed no more; without the ONNX that it keeps
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        if images.shape[1:] == self._size:
+            return self._of_this_size(images)
+        with self._making:
+            if self._subject and images.shape[1] == self._size[0]:
+                with suppress(ExportError):  # the network itself does not take this size
+                    self._of_any_size, self._subject = self._made(self._subject, images[:1]), None
+        if self._of_any_size is None:
+            made, given = ("x".join(map(str, size)) for size in (self._size, images.shape[1:]))
+            raise EngineError(f"the network was made ready for images of {made}, not {given}")
+        return self._of_any_size(images)
+
+    def _made(self, subject: Subject, images: Tensor) -> Run | None:
+        """None where what torch.onnx writes is for one size alone. Raises ExportError where the network is."""
+        expected, _ = outputs_of(subject.network, images.to(subject.example))
         try:
-            run = self.read(subject.onnx_of_any_size, subject)
-            error = relative_error(run(image), expected)
+            run = self._engine.read(subject.onnx_of_any_size(), subject)
+            error = relative_error(run(images), expected)
         except Exception:  # torch.onnx and the engines have errors of their own
             return None
-        return run if error <= TOLERANCE[self.precision(subject)] else None
-
-
-def _of_one_size(run: Run, shape: tuple[int, ...]) -> Run:
-    def checked(images: Tensor) -> tuple[Tensor, ...]:
-        if images.shape[1:] != shape[1:]:
-            made, given = ("x".join(map(str, each[1:])) for each in (shape, images.shape))
-            raise EngineError(f"the network was made ready for images of {made}, not {given}")
-        return run(images)
-
-    return checked
+        return run if error <= TOLERANCE[self._engine.precision(subject)] else None
 
 
 class OpenVino(_ByOnnx):
