@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 TABLES = (".csv", ".jsonl")
 EAGER = "eager"  # PyTorch, without being made ready
-MANY = 2000  # images from which on OpenVINO pays: it takes 5 s to be ready, and saves 2.5 ms an image (T8, 2 cores)
+MANY = 2000  # images from which on OpenVINO pays: it takes 3 s to be ready, and saves 3 ms an image (T8, 2 cores)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
