@@ -123,7 +123,6 @@ def test_predictions_are_of_upright_photographs(folders: Path):
         device=torch.device("cpu"),
         preprocessing=preprocessing,
         labels=tuple("abcdefghi"),
-        task=None,
     )
     paths = find_images([folders / "val"])
     assert len(paths) == 8

@@ -68,8 +68,8 @@ class Card:
         return cls(
             preprocessing and Preprocessing.from_dict(preprocessing),
             labels and tuple(labels),
-            values["weights"],
-            values["architecture"],
+            values.get("weights", cls.weights),
+            values.get("architecture"),
             values.get("task"),
             values.get("licence", ""),
             values.get("settings", {}),
