@@ -116,7 +116,7 @@ def find_predictor(task: str | None, known: Mapping[str, Any]) -> type[Predictor
         known: preprocessing, labels and settings of a network, as the predictor takes them; None or empty if unknown.
 
     Raises:
-        RunError, whose subject is the network: there is no predictor, or it needs to know more.
+        RunError: there is no predictor, or it needs to know more. The subject of the sentence is the network.
     """
     if task is None:
         raise RunError("gives features, which say nothing about an image by themselves: fastvit embed writes them")
