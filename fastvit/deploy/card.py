@@ -1,7 +1,7 @@
 """What belongs to a trained network, and travels with it wherever it goes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -21,7 +21,7 @@ class Card:
             timm does not build it.
         task: what it was trained for; None if unknown. Of "multi_label" an image has several of the labels.
         licence: of published weights that these are or were made from, as timm calls it; "" where nothing is said.
-        settings: what prediction needs besides the network, the preprocessing and the labels.
+        settings: what prediction needs besides the network, the preprocessing and the labels; None if nothing.
         recipe: what a network that is no classifier was trained by, to evaluate it by; None if unknown.
     """
 
@@ -31,7 +31,7 @@ class Card:
     architecture: Mapping[str, Any] | None = None
     task: str | None = None
     licence: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] | None = None
     recipe: Mapping[str, Any] | None = None
 
     @property
@@ -72,6 +72,6 @@ class Card:
             values.get("architecture"),
             values.get("task"),
             values.get("licence", ""),
-            values.get("settings", {}),
+            values.get("settings"),
             values.get("recipe"),
         )

@@ -72,8 +72,8 @@ class Trained:
             raise ExportError(f"{self.source} is exported already: name the run or the network that it was made from")
 
     @property
-    def settings(self) -> Mapping[str, Any]:
-        """What prediction needs besides the network, the preprocessing and the labels."""
+    def settings(self) -> Mapping[str, Any] | None:
+        """What prediction needs besides the network, the preprocessing and the labels; None if nothing."""
         return self.task.prediction_settings if self.task else self.stated.settings
 
     @property
