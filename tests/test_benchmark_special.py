@@ -83,7 +83,7 @@ def test_the_timed_ways_to_predict_say_the_same(tmp_path: Path):
     assert {Image.open(path).size for path in paths} == set(predict.SIZES)
     trained = find_trained("fastvit_t8", Options(random_weights=True, image_size=(64, 64), num_classes=5))
     randomize(trained.module).get_classifier().weight.data *= 30  # else all answers are much alike
-    ways = [way for name, way in predict.ways().items() if "openvino" not in name]  # in test_prediction.py
+    ways = [way for name, way in predict.ways().items() if name not in predict.BY_OPENVINO]  # in test_prediction.py
     answers = [torch.stack(way(trained, 4)(paths)) for way in ways]
     assert answers[0].std(0).max() > 0.05  # other images, other answers
     for each in answers[1:]:

@@ -24,7 +24,7 @@ RECIPES = {"segmentation": "quickstart/segmentation_digits", "hand_mesh": "quick
 
 def trained_of(task):
     torch.manual_seed(0)
-    trained = load_trained(RECIPES[task], random_weights=True, overrides=("model.name=fastvit_t8",))
+    trained = load_trained(RECIPES[task], random_weights=True)
     randomize(trained.module)
     return trained
 

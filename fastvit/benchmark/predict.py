@@ -116,21 +116,18 @@ def command(trained: Trained, batch: int, engine: str | None = None, dtype: torc
 
 
 BASELINE, COMMAND = "one after the other, fused", "fastvit predict"
+BY_OPENVINO = {
+    f"{COMMAND} --engine openvino": torch.float32,
+    f"{COMMAND} --engine openvino --precision bfloat16": torch.bfloat16,
+}
 
 
 def ways() -> dict[str, Callable[[Trained, int], Way]]:
     """All that are compared, by name."""
     known = {"one after the other, as trained": as_trained, BASELINE: fused, COMMAND: command}
-    if not find_spec("openvino"):
-        return known
-    by_openvino = {
-        f"{COMMAND} --engine openvino{'' if dtype is torch.float32 else ' --precision bfloat16'}": partial(
-            command, engine="openvino", dtype=dtype
-        )
-        for dtype in (torch.float32, torch.bfloat16)
-        if dtype in precisions()
-    }
-    return known | by_openvino
+    possible = precisions() if find_spec("openvino") else set()
+    by_openvino = {name: dtype for name, dtype in BY_OPENVINO.items() if dtype in possible}
+    return known | {name: partial(command, engine="openvino", dtype=dtype) for name, dtype in by_openvino.items()}
 
 
 def _one_by_one(network: nn.Module, trained: Trained) -> Way:

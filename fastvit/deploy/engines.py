@@ -159,14 +159,18 @@ class _Sizes:
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         if images.shape[1:] == self._size:
             return self._of_this_size(images)
-        with self._making:
-            if self._subject and images.shape[1] == self._size[0]:
-                with suppress(ExportError):  # the network itself does not take this size
-                    self._of_any_size, self._subject = self._made(self._subject, images[:1]), None
+        if self._subject and images.shape[1] == self._size[0]:
+            self._make_for_any_size(images[:1])
         if self._of_any_size is None:
             made, given = ("x".join(map(str, size)) for size in (self._size, images.shape[1:]))
             raise EngineError(f"the network was made ready for images of {made}, not {given}")
         return self._of_any_size(images)
+
+    def _make_for_any_size(self, images: Tensor) -> None:
+        with self._making:
+            if self._subject:  # no other thread has been here
+                with suppress(ExportError):  # the network itself does not take this size
+                    self._of_any_size, self._subject = self._made(self._subject, images), None
 
     def _made(self, subject: Subject, images: Tensor) -> Run | None:
         """None where what torch.onnx writes is for one size alone. Raises ExportError where the network is."""

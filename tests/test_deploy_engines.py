@@ -1,0 +1,70 @@
+"""Engines that read ONNX: any number of images, and images of other sizes than those that they were made ready for."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+
+from fastvit.deploy import compile_for_inference
+from fastvit.deploy.engines import _Sizes
+from fastvit.errors import EngineError
+from reference import relative_error
+
+
+class Halves(nn.Module):
+    """Takes any size; but written down for 16 pixels, it means another thing at others."""
+
+    def forward(self, x):
+        return x[:, :, : int(x.shape[2] // 2)].mean(2) if x.shape[2] > 16 else x.mean(2)
+
+
+class OneHead(nn.Module):
+    """Attention over the positions of a picture of 8 pixels on a side to a quarter of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(5, 8, 1), nn.LayerNorm(8)
+        self.q, self.k, self.v, self.proj = (nn.Linear(8, 8) for _ in range(4))
+        self.fewer = nn.Conv2d(8, 8, 2, stride=2)
+        self.bias = nn.Parameter(torch.randn(1, 64, 16))
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        tokens, fewer = (each.flatten(2).transpose(1, 2) for each in (x, self.fewer(x)))
+        parts = self.q(tokens), self.k(fewer), self.v(fewer)
+        q, k, v = (part.unflatten(2, (1, -1)).transpose(1, 2) for part in parts)
+        y = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        return self.proj(y.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_made_ready_for_one_image_it_takes_several(engine):
+    """Traced with one image, torch.onnx takes the number of images for the number of heads, a constant."""
+    model, images = OneHead().eval(), torch.randn(3, 5, 8, 8)
+    infer = compile_for_inference(model, images[:1], engine=engine)
+    torch.testing.assert_close(infer(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("first", [nn.Flatten(), Halves()])
+def test_a_network_of_one_image_size_keeps_to_it(first):
+    """Either the network takes one alone, or what is written of it does."""
+    model = nn.Sequential(first, nn.Flatten(), nn.LazyLinear(5))
+    model(torch.randn(1, 3, 16, 16))
+    images = torch.randn(4, 3, 16, 16)
+    infer = compile_for_inference(model, images[:1], engine="openvino")
+    assert relative_error(infer(images), model.eval()(images)) < 1e-5
+    with pytest.raises(EngineError, match="made ready for images of 3x16x16, not 3x32x32"):
+        infer(torch.randn(1, 3, 32, 32))
+
+
+def test_a_network_that_is_ready_for_any_size_waits_for_no_other_to_become_so():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    infer, images = (
+        compile_for_inference(model, torch.randn(1, 3, 16, 16), engine="onnxruntime"),
+        torch.randn(2, 3, 16, 32),
+    )
+    infer(images)
+    with ThreadPoolExecutor(1) as pool, _Sizes._making:
+        found = pool.submit(infer, images).result(timeout=10)
+    torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)
