@@ -1,6 +1,5 @@
 """ONNX Runtime: its own kernels on the CPU, TensorRT's on an NVIDIA GPU."""
 
-from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
 from fastvit.deploy.runtimes.streams import Streams
+from fastvit.deploy.runtimes.turns import Turns
 
 TENSORRT = "TensorrtExecutionProvider"
 
@@ -31,7 +31,7 @@ def onnxruntime_run(model: bytes | str, settings: Settings) -> Run:
 
 
 class Session:
-    """A model that computes `streams` calls at a time; further calls wait."""
+    """A model that computes `streams` calls at a time; further calls wait for their turn."""
 
     def __init__(self, model: bytes | str, settings: Settings, streams: int):
         import onnxruntime
@@ -41,12 +41,12 @@ class Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")  # idle threads leave the cores to others
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         (self._input,) = self._session.get_inputs()
-        self._free = Semaphore(streams)
+        self._turns = Turns(streams)
         self.streams = streams
         self.open_batch = isinstance(self._input.shape[0], str)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        with self._free:
+        with self._turns:
             outputs = self._session.run(None, {self._input.name: as_float32(images)})
         return tuple(map(torch.from_numpy, outputs))
 
@@ -75,12 +75,12 @@ class TensorRtSession:
             raise RuntimeError(f"ONNX Runtime started {self._session.get_providers()[0]} in place of TensorRT")
         self._session.disable_fallback()
         (self._input,) = self._session.get_inputs()
-        self._free = Semaphore(1)
+        self._turns = Turns(1)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         images = images.to(self._device, torch.float32).contiguous()
         where = (self._device.type, self._device.index)
-        with self._free:
+        with self._turns:
             binding = self._session.io_binding()
             binding.bind_input(self._input.name, *where, np.float32, list(images.shape), images.data_ptr())
             for output in self._session.get_outputs():

@@ -2,7 +2,6 @@
 
 import io
 from functools import cache
-from queue import SimpleQueue
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
 from fastvit.deploy.runtimes.streams import Streams
+from fastvit.deploy.runtimes.turns import Turns
 
 if TYPE_CHECKING:
     import openvino
@@ -70,7 +70,7 @@ def openvino_run(model: Any, settings: Settings) -> Run:
 
 
 class Requests:
-    """A model with a number of requests, each of which computes one call at a time; further calls wait for one.
+    """A model that computes `streams` calls at a time, each by a request of its own; further calls wait for their turn.
 
     The first `MOST_SHAPES` shapes of images are compiled as such. One more model, compiled for any shape, computes all
     others: a little slower, but no time is spent on compiling again.
@@ -79,19 +79,20 @@ class Requests:
     def __init__(self, model: Any, settings: Settings, streams: int):
         self._model, self._streams = model, streams
         self._config = configuration(settings, streams)
-        self._idle: dict[tuple[int, ...] | None, SimpleQueue] = {}
-        self._lock = Lock()
+        self._idle: dict[tuple[int, ...] | None, list[Any]] = {}
+        self._lock, self._turns = Lock(), Turns(streams)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         idle = self._requests(tuple(images.shape))
-        request = idle.get()
-        try:
-            request.infer([as_float32(images)], share_inputs=True, share_outputs=True)
-            return tuple(torch.from_numpy(output.data).clone() for output in request.output_tensors)
-        finally:
-            idle.put(request)
+        with self._turns:
+            request = idle.pop()
+            try:
+                request.infer([as_float32(images)], share_inputs=True, share_outputs=True)
+                return tuple(torch.from_numpy(output.data).clone() for output in request.output_tensors)
+            finally:
+                idle.append(request)
 
-    def _requests(self, shape: tuple[int, ...]) -> SimpleQueue:
+    def _requests(self, shape: tuple[int, ...]) -> list[Any]:
         with self._lock:
             if shape in self._idle:
                 return self._idle[shape]
@@ -100,13 +101,10 @@ class Requests:
                 self._idle[key] = self._compile(key)
             return self._idle[key]
 
-    def _compile(self, shape: tuple[int, ...] | None) -> SimpleQueue:
+    def _compile(self, shape: tuple[int, ...] | None) -> list[Any]:
         model = self._model
         if shape and model.is_dynamic():
             model = model.clone()
             model.reshape(list(shape))
         compiled = core().compile_model(model, "CPU", self._config)
-        idle = SimpleQueue()
-        for _ in range(self._streams):
-            idle.put(compiled.create_infer_request())
-        return idle
+        return [compiled.create_infer_request() for _ in range(self._streams)]
