@@ -1,8 +1,9 @@
 import time
 
 import pytest
+import torch
 
-from fastvit.runtime.timing import interleaved_latency
+from fastvit.runtime.timing import interleaved_latency, seconds_of
 
 
 def test_functions_are_called_in_turn_and_the_warmup_is_not_measured():
@@ -15,3 +16,15 @@ def test_functions_are_called_in_turn_and_the_warmup_is_not_measured():
 def test_measures_seconds():
     samples = interleaved_latency({"sleep": lambda: time.sleep(0.02)}, rounds=3, warmup=0)
     assert min(samples["sleep"]) == pytest.approx(0.02, abs=0.01)
+
+
+def test_what_computes_on_the_cpu_starts_no_gpu(monkeypatch):
+    """That takes seconds and hundreds of megabytes of the GPU."""
+    started = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: started.append(1))
+    seconds_of(lambda: None)
+    assert started == []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    seconds_of(lambda: None)
+    assert started == [1, 1]

@@ -169,6 +169,16 @@ def test_a_process_of_slurm_that_sees_one_gpu_takes_that(monkeypatch):
         assert _launched()[0] == Processes(rank=5, count=8, local_rank=local_rank)
 
 
+def test_a_launcher_that_does_not_say_which_process_of_a_machine_it_is(monkeypatch):
+    """Machines have as many GPUs as processes, as with torchrun; or each process sees one; or there is none."""
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    for visible, local_rank in ((4, 1), (1, 0), (0, 0)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda visible=visible: visible)
+        assert _launched() == (Processes(rank=5, count=8, local_rank=local_rank), "env://")
+
+
 def test_a_process_without_a_gpu_of_its_own_is_told_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     with pytest.raises(RunError, match="this is process 5 of this machine, counted from 0, but 4 GPUs are visible"):

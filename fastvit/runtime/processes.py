@@ -164,7 +164,9 @@ def _launched() -> tuple[Processes, str]:
     """This process and the address where all meet, from the environment."""
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:  # torchrun
-        rank, count, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        rank, count = (int(environment[name]) for name in ("RANK", "WORLD_SIZE"))
+        # Other launchers do not say it: as torchrun counts, where all machines have as many GPUs.
+        local = int(environment.get("LOCAL_RANK", rank % max(1, torch.cuda.device_count())))
         return Processes(rank, count, local), "env://"
     # Of a step, that is of srun: a batch script that calls python by itself sees the job's variables, too.
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:

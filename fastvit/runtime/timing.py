@@ -39,7 +39,7 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 
 def _synchronize() -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # a network on the CPU must not start a GPU
         torch.cuda.synchronize()
     elif torch.backends.mps.is_available():
         torch.mps.synchronize()
