@@ -8,6 +8,9 @@ from torch import nn
 
 from fastvit.deploy import compile_for_inference
 from fastvit.deploy.engines import _Sizes
+from fastvit.deploy.runtimes.openvino import Requests
+from fastvit.deploy.runtimes.run import Settings
+from fastvit.deploy.runtimes.streams import Streams
 from fastvit.errors import EngineError
 from reference import relative_error
 
@@ -68,3 +71,16 @@ def test_a_network_that_is_ready_for_any_size_waits_for_no_other_to_become_so():
     with ThreadPoolExecutor(1) as pool, _Sizes._making:
         found = pool.submit(infer, images).result(timeout=10)
     torch.testing.assert_close(found, model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_who_has_a_request_or_a_stream_waits_for_no_other_that_is_made():
+    pytest.importorskip("openvino")
+    from openvino import Model, opset13
+
+    x = opset13.parameter([1, 3, 8, 8], "float32")
+    requests, images = Requests(Model([opset13.relu(x)], [x]), Settings(threads=1), 1), torch.randn(1, 3, 8, 8)
+    for run in (requests, Streams(lambda streams: lambda images: (images.relu(),), threads=1)):
+        run(images)
+        with ThreadPoolExecutor(1) as pool, run._lock:
+            (found,) = pool.submit(run, images).result(timeout=10)
+        assert torch.equal(found, images.relu())

@@ -4,6 +4,7 @@ import copy
 import gc
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -98,6 +99,14 @@ def test_batches_share_programs_and_sizes_do_not(network, shapes):
         some = torch.randn(batch, 3, 32, side)
         torch.testing.assert_close(compiled(some), (network(some),))
     assert shapes == [(1, 3, 32, 32), (2, 3, 32, 32), (1, 3, 32, 64), (3, 3, 32, 64)]
+
+
+def test_who_has_a_program_waits_for_no_other_s(network, shapes):
+    compiled, some = Compiled(network, torch.float32, 1e-5), torch.randn(1, 3, 32, 32)
+    compiled(some)
+    with ThreadPoolExecutor(1) as pool, compiled._lock:
+        found = pool.submit(compiled, some).result(timeout=10)
+    torch.testing.assert_close(found, (network(some),))
 
 
 def test_each_program_is_compared_with_the_network(network, shapes, monkeypatch):

@@ -58,6 +58,7 @@ class CudaGraphs:
         for _ in range(3):  # kernels are chosen in the first calls
             self._run(images)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
+        # Other threads may take memory of the GPU meanwhile, which in the stricter mode ends the recording.
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             outputs = self._run(images)
         return Recorded(graph, images, tuple(outputs))

@@ -56,9 +56,10 @@ class Compiled:
         images = images.to(next(self._network.parameters()).device, self._dtype)
         images = images.contiguous(memory_format=torch.channels_last)
         key = (images.shape[1:], len(images) > 1)
-        with self._lock:
-            if key not in self._programs:
-                self._programs[key] = self._compile(images)
+        if key not in self._programs:  # who has a program waits for no other's
+            with self._lock:
+                if key not in self._programs:
+                    self._programs[key] = self._compile(images)
         return self._programs[key](images)
 
     def _compile(self, images: Tensor) -> Run:

@@ -93,6 +93,8 @@ class Requests:
                 idle.append(request)
 
     def _requests(self, shape: tuple[int, ...]) -> list[Any]:
+        if shape in self._idle:  # who has a request waits for no other's
+            return self._idle[shape]
         with self._lock:
             if shape in self._idle:
                 return self._idle[shape]

@@ -43,7 +43,8 @@ class Streams:
         return tuple(torch.cat(each) for each in zip(*outputs, strict=True))
 
     def _run(self, streams: int) -> Run:
-        with self._lock:
-            if streams not in self._runs:
-                self._runs[streams] = self._make(streams)
-            return self._runs[streams]
+        if streams not in self._runs:  # who has what computes waits for no other
+            with self._lock:
+                if streams not in self._runs:
+                    self._runs[streams] = self._make(streams)
+        return self._runs[streams]
