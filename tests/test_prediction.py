@@ -111,9 +111,19 @@ def test_many_images_are_predicted_by_openvino_with_the_same_answers(random_run,
         broken.setattr("fastvit.deploy.compile._find", lambda name: 1 / 0)
         with pytest.raises(ZeroDivisionError):  # a bug is no reason to compute otherwise
             predict([str(images), "--model", str(random_run)])
-    monkeypatch.setattr("fastvit.deploy.compile._difference", lambda *_: 1.0)
+    monkeypatch.setattr("fastvit.deploy.compile.output_error", lambda *_: 1.0)
     predict([str(images), "--model", str(random_run)])
     assert "OpenVINO cannot compute it, so PyTorch does: what openvino computes differs" in capsys.readouterr().err
+
+
+def test_an_engine_that_does_not_compute_what_the_network_does(random_run, images, monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError("what it computes differs\nand more")
+
+    monkeypatch.setattr("fastvit.deploy.compile.compile_for_inference", fail)
+    said = complaint(predict, [str(images), "--model", str(random_run), *BY_HALVES], capsys)
+    right = "--engine openvino --precision bfloat16 cannot be used: what it computes differs; or take --engine eager"
+    assert said == right
 
 
 def image_of(path):

@@ -16,7 +16,7 @@ import fastvit
 from fastvit.data.digits import Digits
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.reading import read_image
-from fastvit.deploy import Card, export
+from fastvit.deploy import ENGINES, Card, export
 from fastvit.deploy.sidecar import read_sidecar, sha256, write_sidecar
 from fastvit.errors import UserError
 from fastvit.prediction import predict_files
@@ -124,6 +124,29 @@ def test_a_photograph_from_python_is_what_predict_reads(random_run, right, tmp_p
     assert wide.explain(Image.open(path)) == wide.predictor.explain(read_image(path))
 
 
+def test_an_engine_computes_where_it_can_and_the_network_stays_where_it_is(right, monkeypatch):
+    """On a pretended GPU, for which openvino and onnxruntime have nothing."""
+    made = []
+
+    def compile_for_inference(network, example, dtype, engine):
+        made.append((engine, next(network.parameters()).device.type))
+        return network
+
+    monkeypatch.setattr("fastvit.deploy.compile.compile_for_inference", compile_for_inference)
+    monkeypatch.setattr(ENGINES["torch"], "devices", ("cpu", "meta"))
+    expected = [("onnxruntime", "cpu"), ("openvino", "cpu"), ("torch", "meta"), ("auto", "meta")]
+    for engine, device in expected:
+        assert right.predictor_on(torch.device("meta"), engine).device.type == device
+    assert made == expected
+    assert next(right.network.parameters()).device.type == "cpu"
+
+
+def test_all_that_is_known_of_a_network_travels_through_json(right):
+    card = replace(right.card, task="multi_label", licence="mit", settings={"a": [1]}, recipe={"b": {"c": 2}})
+    assert all(card.to_dict().values())
+    assert Card.from_dict(json.loads(json.dumps(card.to_dict())) | {"another": 1}) == card
+
+
 def test_any_network_of_timm_s(tmp_path):
     torch.manual_seed(1)
     model = timm.create_model("test_resnet", num_classes=7)
@@ -189,6 +212,9 @@ def test_classes_of_imagenet_have_names_of_their_own():
         ),
         ("fastvit_t8.aple_in1k", {}, "has no weights aple_in1k, but .*; did you mean apple_in1k"),
         ("fastvit_t8.apple_in1k", {"num_classes": 7}, "has 1000 classes: --num-classes is for --checkpoint and"),
+        ("fastvit_t8", {"random_weights": True, "num_classes": 0}, "--num-classes is 0; it must be at least 1"),
+        ("resnet50t", {"pretrained": True}, "there are no published weights of resnet50t: give --checkpoint FILE"),
+        ("resnet50t.in1k", {}, "resnet50t has no weights in1k, but none"),
         ("fastvit_t8", {"checkpoint": "nowhere.pt"}, "there is no checkpoint file nowhere.pt"),
         ("fastvit_t8", {"pretrained": True, "random_weights": True}, "exclude each other: give one of them"),
         ("fastvit_t8", {"random_weights": True, "overrides": ("a=b",)}, "which has no recipe: leave out key=value"),
@@ -273,7 +299,7 @@ def test_a_file_states_how_images_are_cropped(tmp_path):
     encoder = find_trained("fastvithd", Options(random_weights=True))
     path = tmp_path / "encoder.onnx"
     path.write_bytes(b"")
-    sidecar = {"files": {path.name: sha256(path)}, "input": {"layout": "NCHW", "batch": [1, 1]}}
+    sidecar = {"format": "onnx", "files": {path.name: sha256(path)}, "input": {"layout": "NCHW", "batch": [1, 1]}}
     write_sidecar(sidecar | encoder.card.to_dict(), path)
     assert read_sidecar(path)["preprocessing"]["crop_mode"] == "border"
     assert find_trained(str(path)).preprocessing == encoder.preprocessing

@@ -7,8 +7,8 @@ fastvit predict photos/ --model runs/finetune --explain explained
 fastvit predict photos/ --model runs/finetune --output predictions.csv --engine openvino --precision bfloat16
 
 Images that cannot be read, or whose size an exported file does not take, are skipped and counted. The network runs on
-a GPU if there is one (exported files: on the CPU), and otherwise on all cores; a classifier by OpenVINO where that is
-installed and there are enough images to make up for its start.
+a GPU if there is one (exported files, openvino and onnxruntime: on the CPU), and otherwise on all cores; a classifier
+by OpenVINO where that is installed and there are enough images to make up for its start.
 """
 
 import argparse
@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
-from fastvit.errors import DataError, RunError, UserError, some
+from fastvit.errors import DataError, RunError, UserError, reason_of, some
 
 if TYPE_CHECKING:
+    import torch
+
     from fastvit.prediction import Predicted
     from fastvit.predictor import Predictor, Shown
     from fastvit.trained import Trained
@@ -103,13 +105,13 @@ def require_fitting(trained: "Trained", arguments: argparse.Namespace) -> None:
 
 def make_predictor(trained: "Trained", count: int, arguments: argparse.Namespace) -> "Predictor":
     """By the engine that is asked for; or by OpenVINO where that pays, and by PyTorch where it cannot."""
-    import torch
-
     from fastvit.runtime.device import best_device
 
     device, engine = best_device(), arguments.engine
+    if engine not in (None, EAGER):
+        return by_engine(trained, device, arguments)
     if engine or not pays(trained, device.type, count, arguments):
-        return trained.predictor_on(device, None if engine == EAGER else engine, getattr(torch, arguments.precision))
+        return trained.predictor_on(device)
     _ = trained.network  # an error about the weights is not OpenVINO's
     print("making the network ready for OpenVINO (or say --engine eager)", file=sys.stderr)
     try:
@@ -117,6 +119,18 @@ def make_predictor(trained: "Trained", count: int, arguments: argparse.Namespace
     except (UserError, RuntimeError) as error:
         print(f"OpenVINO cannot compute it, so PyTorch does: {error}", file=sys.stderr)
         return trained.predictor_on(device)
+
+
+def by_engine(trained: "Trained", device: "torch.device", arguments: argparse.Namespace) -> "Predictor":
+    """By the engine that is asked for. Raises RunError where what that computes is not what the network does."""
+    import torch
+
+    _ = trained.network  # an error about the weights is not the engine's
+    try:
+        return trained.predictor_on(device, arguments.engine, getattr(torch, arguments.precision))
+    except RuntimeError as error:
+        said = f"--engine {arguments.engine} --precision {arguments.precision}"
+        raise RunError(f"{said} cannot be used: {reason_of(error)}; or take --engine {EAGER}") from error
 
 
 def pays(trained: "Trained", device: str, count: int, arguments: argparse.Namespace) -> bool:

@@ -1,5 +1,6 @@
 """What a name stands for, and what can be said beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
@@ -8,7 +9,7 @@ import timm
 
 from fastvit import shipped
 from fastvit.deploy.formats import FORMATS
-from fastvit.errors import RunError, nearest
+from fastvit.errors import RunError, nearest, some
 from fastvit.pretrained import SCHEMES
 from fastvit.variants import VARIANTS
 
@@ -75,6 +76,10 @@ class Options:
     features_only: bool = False
     overrides: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.num_classes is not None and self.num_classes < 1:
+            raise RunError(f"--num-classes is {self.num_classes}; it must be at least 1")
+
     def require_only(self, kind: Kind, source: str) -> None:
         """Raise RunError if something is said that means nothing beside this kind of name."""
         words = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(self)}
@@ -82,24 +87,31 @@ class Options:
         if extra := [word for name, word in words.items() if getattr(self, name) and name not in _TAKES[kind]]:
             raise RunError(f"{source} is {kind.value}: leave out {', '.join(extra)}")
 
-    def which_weights(self, source: str, *, tags: str) -> str:
+    def which_weights(self, source: str, tags: Sequence[str] | None = None) -> str:
         """One of "checkpoint", "pretrained" and "random_weights".
 
         Args:
-            tags: "" for a recipe; of a network of timm's, those that it has, of which the name may contain one.
+            tags: of a network of timm's or of open_clip's, those of its published weights; one may be in the name. None
+                for a recipe.
 
         Raises:
-            RunError: none is given, or several, or there is no such file.
+            RunError: none is given, or several, or there are no such weights.
         """
+        name, _, tag = source.partition(".") if tags is not None else (source, "", "")
+        if tag and tag not in tags:
+            raise RunError(f"{name} has no weights {tag}, but {', '.join(tags) or 'none'}{nearest(tag, tags)}")
         given = [name for name in _WEIGHTS if getattr(self, name)]
         if len(given) > 1:
             raise RunError("--checkpoint, --pretrained and --random-weights exclude each other: give one of them")
         if self.checkpoint and not self.checkpoint.is_file():
             raise RunError(f"there is no checkpoint file {self.checkpoint}")
-        if not given and tags and "." in source:
+        if tags is not None and not tags and self.pretrained:
+            raise RunError(f"there are no published weights of {source}: give --checkpoint FILE")
+        if not given and tag:
             return "pretrained"
         if not given:
-            tag = f"a tag ({tags}), " if tags else ""
+            known = some([f"{name}.{each}" for each in tags or ()]) or "there is none"
+            tag = "" if tags is None else f"a tag ({known}), "
             raise RunError(
                 f"{source} has no weights of its own: give {tag}--checkpoint FILE, --pretrained for the hub's, or "
                 "--random-weights to try things out"

@@ -1,5 +1,6 @@
 """A trained network, and what belongs to it."""
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,14 +90,14 @@ class Trained:
     def card(self) -> Card:
         """What belongs to it, to travel with an exported file."""
         return Card(
-            self.preprocessing,
-            self.labels,
-            self.weights,
-            self.architecture,
-            self.does,
-            self.licence,
-            self.settings,
-            self.recipe,
+            preprocessing=self.preprocessing,
+            labels=self.labels,
+            weights=self.weights,
+            architecture=self.architecture,
+            task=self.does,
+            licence=self.licence,
+            settings=self.settings,
+            recipe=self.recipe,
         )
 
     @cached_property
@@ -111,7 +112,8 @@ class Trained:
 
         Args:
             engine: of `compile_for_inference`, for a classifier that is no exported file. It makes the network ready
-                for images of the validated size, which takes seconds to minutes. None: PyTorch, at once.
+                for images of the validated size, which takes seconds to minutes. One that does not compute on the
+                device computes on the CPU. None: PyTorch, at once.
             dtype: that the engine computes in.
 
         Raises:
@@ -124,6 +126,7 @@ class Trained:
             raise RunError(f"{self.source} {error}") from error
         network = self.network
         if engine:
+            device = _device_of(engine, device)
             network = self._made_ready(device, engine, dtype)
         elif isinstance(network, nn.Module):
             network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
@@ -138,7 +141,10 @@ class Trained:
             raise RunError(f"{self.source} is no classifier, whose images have one size: leave out the engine")
         shape = (EXAMPLE_BATCH, 3, self.preprocessing.height, self.preprocessing.width)
         example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return compile_for_inference(self.module.to(device), example, dtype, engine)
+        network = self.module  # on the CPU, where it stays
+        if device.type != "cpu":
+            network = copy.deepcopy(network).to(device)
+        return compile_for_inference(network, example, dtype, engine)
 
     def __call__(self, image: Image.Image) -> Prediction:
         """What it says about an image, which is turned as its EXIF orientation says, as photographs in files are."""
@@ -151,3 +157,11 @@ class Trained:
         Raises RunError where there is no such picture: see `fastvit.explain`.
         """
         return self.predictor.explain(as_rgb(image, upright=True, name=HANDED))
+
+
+def _device_of(engine: str, device: torch.device) -> torch.device:
+    """The device, or the CPU if the engine computes there and not on the device. "auto" is on any."""
+    from fastvit.deploy.engines import ENGINES
+
+    devices = ENGINES[engine].devices if engine in ENGINES else (device.type,)
+    return torch.device("cpu") if "cpu" in devices and device.type not in devices else device

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.errors import RunError, nearest, reason_of, require_packages, some
+from fastvit.errors import RunError, nearest, reason_of, require_packages
 from fastvit.pretrained import require_on_hub
 from fastvit.trained.licence import licence_of
 from fastvit.trained.name import CLIP_SCHEME, Kind, Options
@@ -83,13 +83,7 @@ def _parse(source: str, options: Options) -> tuple[str, str, str]:
     if name not in known:
         raise RunError(f"open_clip has no network {name}{nearest(name, known)}")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    if tag and tag not in tags:
-        raise RunError(f"{name} has no weights {tag}, but {', '.join(tags) or 'none'}{nearest(tag, tags)}")
-    start = options.which_weights(
-        source, tags=some([f"{CLIP_SCHEME}{name}.{each}" for each in tags]) or "there is none"
-    )
-    if start == "pretrained" and not tags:
-        raise RunError(f"open_clip has no weights for {name}: give --checkpoint FILE")
+    start = options.which_weights(source, tags)
     return name, tag or next(iter(tags), ""), start  # without a tag, images are prepared as for the first
 
 

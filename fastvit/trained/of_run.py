@@ -67,7 +67,7 @@ def run_of(checkpoint: Path) -> Trained | None:
 def of_recipe(source: str, options: Options) -> Trained:
     """The network of a recipe with the weights of a file, of the hub, or random ones. Raises UserError."""
     require_packages(f"reading the recipe {source}", "pydantic", extra="train")
-    start = options.which_weights(source, tags="")
+    start = options.which_weights(source)
     task = make_task(load_recipe(source, options.overrides).completed())
     recipe: Any = task.recipe
     if start == "pretrained":

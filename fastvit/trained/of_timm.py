@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.errors import RunError, nearest, some
+from fastvit.errors import RunError
 from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.trained.licence import licence_of
 from fastvit.trained.name import Kind, Options
@@ -23,13 +23,9 @@ from fastvit.weights import CheckpointError
 
 def of_timm(source: str, options: Options) -> Trained:
     """A name, with the weights of its tag, of a file, or random ones. Raises UserError."""
-    architecture, _, tag = source.partition(".")
+    architecture = source.partition(".")[0]
     tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise RunError(f"{architecture} has no weights {tag}, but {', '.join(tags) or 'none'}{nearest(tag, tags)}")
-    start = options.which_weights(source, tags=some([f"{architecture}.{each}" for each in tags]) or "there is none")
-    if start == "pretrained" and not tags:
-        raise RunError(f"timm has no weights for {source}: give --checkpoint FILE")
+    start = options.which_weights(source, tags)
     config, _, _ = read_config(source, advice=ADVICE)
     classes = config["num_classes"]
     if start == "pretrained" and options.num_classes not in (None, classes):
@@ -143,10 +139,16 @@ def _labels(config: Mapping[str, Any], num_classes: int) -> tuple[str, ...]:
         descriptions = config.get("label_descriptions")
         described = descriptions if isinstance(descriptions, Mapping) else {}
         return tuple(described.get(name, name) for name in names)
-    if subset := infer_imagenet_subset({"num_classes": num_classes}):
-        imagenet = ImageNetInfo(subset)
-        names = [imagenet.index_to_description(label) for label in range(num_classes)]
-        count = Counter(names)  # two classes of ImageNet are called crane
-        synsets = map(imagenet.index_to_label_name, range(num_classes))
-        return tuple(f"{name} ({each})" if count[name] > 1 else name for name, each in zip(names, synsets, strict=True))
-    return tuple(str(label) for label in range(num_classes))
+    return tuple(imagenet_classes(num_classes).values()) or tuple(str(label) for label in range(num_classes))
+
+
+def imagenet_classes(count: int) -> dict[str, str]:
+    """The synsets of the set of ImageNet's with so many classes, and their names, in order; {} if there is none."""
+    subset = infer_imagenet_subset({"num_classes": count})
+    if subset is None:
+        return {}
+    imagenet = ImageNetInfo(subset)
+    names = [imagenet.index_to_description(label) for label in range(count)]
+    often = Counter(names)  # two classes of ImageNet are called crane
+    synsets = imagenet.label_names()
+    return {each: f"{name} ({each})" if often[name] > 1 else name for each, name in zip(synsets, names, strict=True)}
