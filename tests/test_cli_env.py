@@ -19,7 +19,7 @@ def test_it_tells_versions_and_every_extra(capsys):
 
 
 def test_it_tells_what_an_extra_lacks(monkeypatch, capsys):
-    monkeypatch.setattr("fastvit.cli.env.installed", lambda package: "" if package == "tqdm" else "1.0")
+    monkeypatch.setattr("fastvit.runtime.environment.installed", lambda package: "" if package == "tqdm" else "1.0")
     main(["env"])
     rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert rows["[train]"] == "lacks tqdm"

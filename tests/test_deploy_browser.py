@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from browser import chromium, need_npm, served
 from deployment import LABELS, PREPROCESSING, discerning_network, need
@@ -273,10 +274,21 @@ def segmenter():
     return network
 
 
+class Named(nn.Module):
+    """A network whose output has a name."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return {"masks": self.network(x)}
+
+
 def test_a_segmenter_paints_the_classes_of_pixels(browser, folder, segmenter, pictures, tmp_path):
     path = tmp_path / "scenes.web"
     export(
-        segmenter,
+        Named(segmenter),
         path,
         torch.zeros(1, 3, 64, 64),
         format=Web(overlay=OVERLAY),

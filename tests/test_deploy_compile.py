@@ -265,6 +265,21 @@ def test_a_wrong_result_is_refused(model, monkeypatch):
         compile_for_inference(model, torch.randn(1, 3, 64, 64), engine="wrong")
 
 
+def test_a_result_that_is_not_a_number_is_refused(model, monkeypatch):
+    """Also if it is that of another batch than the example: Python takes 1e-6 for the larger of 1e-6 and NaN."""
+
+    class Broken(Fake):
+        def trials(self, subject):
+            return [(3, *subject.example.shape[1:]), (2, *subject.example.shape[1:])]
+
+        def build(self, subject):
+            return lambda images: (subject.network(images) * (float("nan") if len(images) == 3 else 1),)
+
+    monkeypatch.setitem(ENGINES, "broken", Broken("broken"))
+    with pytest.raises(RuntimeError, match="what broken computes differs from the network by nan"):
+        compile_for_inference(model, torch.randn(1, 3, 64, 64), engine="broken")
+
+
 def test_tf32_may_err_more_and_is_told(model, monkeypatch):
     monkeypatch.setitem(ENGINES, "fake", Fake("fake", factor=1 + 4.7e-4))
     monkeypatch.setattr(Fake, "precision", lambda self, subject: "tf32")

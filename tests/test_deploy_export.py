@@ -9,6 +9,8 @@ import torch
 
 from deployment import PREPROCESSING, need, small_network
 from fastvit.deploy import FORMATS, Card, export, load
+from fastvit.deploy.files import placed_when_done
+from fastvit.deploy.sidecar import write_sidecar
 from fastvit.errors import ExportError, MissingPackage, UserError
 from launch import complaint, script
 
@@ -42,6 +44,44 @@ def test_a_result_that_is_not_a_number_leaves_nothing(model, tmp_path, quick, mo
     right = quick.verify
     monkeypatch.setattr(quick, "verify", lambda *args: lambda x: tuple(y * float("nan") for y in right(*args)(x)))
     with pytest.raises(ExportError, match="by nan"):
+        export(model, tmp_path / "a.safetensors", EXAMPLE)
+    assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [(lambda y: y * float("nan"), "nan"), (lambda y: y[:, None], "inf"), (lambda y: y[1:], "inf")]
+)
+def test_a_wrong_result_at_one_of_several_shapes_leaves_nothing(model, tmp_path, quick, monkeypatch, wrong, error):
+    """Python takes 1e-6 for the larger of 1e-6 and NaN."""
+    right = quick.verify
+
+    def run_of(*args):
+        run = right(*args)
+        return lambda x: tuple(wrong(y) if len(x) == 3 else y for y in run(x))
+
+    monkeypatch.setattr(quick, "verify", run_of)
+    with pytest.raises(ExportError, match=f"differs from the network by {error}"):
+        export(model, tmp_path / "a.safetensors", EXAMPLE, dynamic=("batch",))
+    assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            RuntimeError("no kernel\nand why"),
+            r"^the safetensors file .* cannot be verified \(RuntimeError: no kernel\)$",
+        ),
+        (ExportError("it says why"), "^it says why$"),
+        (OSError("no such library"), r"^cannot write .*a\.safetensors \(no such library\)$"),
+    ],
+)
+def test_a_runtime_that_fails_gets_a_sentence_and_leaves_nothing(model, tmp_path, quick, monkeypatch, failure, message):
+    def fail(*args):
+        raise failure
+
+    monkeypatch.setattr(quick, "verify", fail)
+    with pytest.raises(ExportError, match=message):
         export(model, tmp_path / "a.safetensors", EXAMPLE)
     assert everything(tmp_path) == set()
 
@@ -115,6 +155,28 @@ def test_files_have_the_usual_permissions(model, tmp_path):
     assert len(modes) == 1
 
 
+def test_folders_have_the_usual_permissions(tmp_path):
+    """Converters make theirs for the owner alone."""
+    path = tmp_path / "a.mlpackage"
+    with placed_when_done(path, FORMATS["coreml"]) as draft:
+        (draft / "Data").mkdir(parents=True, mode=0o700)
+        draft.chmod(0o700)
+        (draft / "Data" / "weights").write_text("")
+        write_sidecar({}, draft)
+    (tmp_path / "usual").mkdir()
+    (tmp_path / "usual" / "file").write_text("")
+    for usual, ours in (("usual", ("", "Data")), ("usual/file", ("Data/weights",))):
+        assert {(path / each).stat().st_mode for each in ours} == {(tmp_path / usual).stat().st_mode}
+
+
+def test_a_tilde_is_the_home(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    export(model, "~/a.exported.pt2", EXAMPLE)
+    assert everything(tmp_path) == {"a.exported.pt2", "a.exported.pt2.json"}
+    load("~/a.exported.pt2")
+
+
 @pytest.mark.parametrize(
     ("path", "options", "message"),
     [
@@ -172,21 +234,22 @@ def test_a_target_that_cannot_be_written(model, tmp_path):
         tmp_path.chmod(0o700)
 
 
-def test_a_file_is_loaded_only_as_it_was_verified(model, tmp_path):
-    path = tmp_path / "a.exported.pt2"
-    export(model, path, EXAMPLE)
-    load(path)
-    content = path.read_bytes()
-    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(ExportError, match="is not the file that"):
-        load(path)
-    path.write_bytes(content)
-    path.with_name("a.exported.pt2.json").unlink()
-    with pytest.raises(ExportError, match="json is missing"):
-        load(path)
-    path.unlink()
-    with pytest.raises(ExportError, match="there is no exported network"):
-        load(path)
+def test_a_build_of_onnx_runtime_by_another_name_has_its_version(monkeypatch):
+    """As onnxruntime-gpu, which brings the same module."""
+    need("onnx")
+    import onnxruntime
+
+    from fastvit.runtime import environment
+
+    def version(distribution):
+        if distribution in ("onnxruntime", "no-such"):
+            raise environment.PackageNotFoundError(distribution)
+        return "1.0"
+
+    monkeypatch.setattr(environment, "version", version)
+    assert FORMATS["onnx"].versions()["onnxruntime"] == onnxruntime.__version__
+    assert environment.version_of("no-such", "abc") == "unknown"  # a module without a version
+    assert (environment.installed("no-such"), environment.installed("onnx")) == ("", "1.0")
 
 
 def test_the_script_never_exports_random_weights_unasked(tmp_path, capsys):

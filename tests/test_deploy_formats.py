@@ -204,12 +204,12 @@ def test_core_ml_of_other_weights_is_refused(core_ml, model):
     def request(model):
         return make_request(model, torch.randn(1, 3, 64, 64), dynamic=("size",), card=CARD)
 
-    kind.verify(path, request(model))
+    kind.check(path, request(model))
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.head.fc.bias[3] += 0.01
     with pytest.raises(ExportError, match=r"head\.fc\.bias"):
-        kind.verify(path, request(other))
+        kind.check(path, request(other))
 
 
 def test_core_ml_of_tiny_weights_and_of_batch_norms_that_the_converter_folds(tmp_path):
@@ -223,7 +223,7 @@ def test_core_ml_of_tiny_weights_and_of_batch_norms_that_the_converter_folds(tmp
         model[1].running_mean[2] += 0.5
     request = make_request(model, torch.randn(1, 3, 64, 64), card=Card(PREPROCESSING))
     with pytest.raises(ExportError, match=r"0\.weight \(its bias\) are missing or others"):
-        FORMATS["coreml"].verify(path, request)
+        FORMATS["coreml"].check(path, request)
 
 
 @SLOW

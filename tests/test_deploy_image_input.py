@@ -6,9 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deployment import LABELS, PREPROCESSING, discerning_network, need
 from fastvit.deploy import FORMATS, Card, export, load
+from fastvit.deploy.request import make_request
 from fastvit.errors import ExportError
 from fastvit.trained import load_trained
 from launch import complaint, script
@@ -102,6 +104,39 @@ def test_a_wrong_preprocessing_leaves_nothing(model, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="the preprocessing in the file differs from the one in Python by"):
         export(model, tmp_path / "a.onnx", EXAMPLE, format="onnx_image", card=CARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probability_that_is_not_a_number_is_refused(model, monkeypatch):
+    """Also if it is not the first: Python takes 1e-6 for the larger of 1e-6 and NaN."""
+    need("onnx_image")
+    from fastvit.deploy.formats import image_input
+
+    kind = FORMATS["onnx_image"]
+    monkeypatch.setattr(kind, "run_on_images", lambda *_: None)
+    monkeypatch.setattr(image_input, "compare_pixels", lambda *_: [{}, {}])
+    monkeypatch.setattr(image_input, "compare_probabilities", lambda *_: [1e-6, float("nan")])
+    with pytest.raises(ExportError, match="differs from Python's by nan"):
+        kind.check(None, make_request(model, EXAMPLE, card=CARD))
+
+
+class Named(nn.Module):
+    """A classifier whose output has a name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, len(LABELS), 3, stride=2)
+
+    def forward(self, x):
+        return {"logits": 3 * self.conv(x).mean((2, 3))}
+
+
+def test_an_output_may_have_a_name(tmp_path):
+    need("onnx_image")
+    model, image = Named().eval(), photographs()["portrait"]
+    export(model, tmp_path / "a.onnx", EXAMPLE, format="onnx_image", card=CARD)
+    with torch.no_grad():
+        right = model(PREPROCESSING.transform()(image)[None])["logits"].softmax(1)[0]
+    torch.testing.assert_close(load(tmp_path / "a.onnx")(image), right, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

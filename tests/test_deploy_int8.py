@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from fastvit.data.images import NO_LABEL
 from fastvit.deploy import FORMATS, load
 from fastvit.deploy.int8 import QUANTIZERS, Samples, quantize, split
 from fastvit.deploy.int8.measure import Comparison, Measured
-from fastvit.deploy.int8.quantize import FLOAT_LAYERS, _require_good
+from fastvit.deploy.int8.quantize import FLOAT_LAYERS, _quantize_until_good, _require_good
 from fastvit.deploy.int8.sensitivity import layer_errors, quantize_channels, quantize_tensor
 from fastvit.errors import DataError, ExportError
 from launch import ROOT, complaint, script
@@ -128,8 +129,11 @@ def test_calibration_and_validation_images_are_different_ones_of_all_classes():
     assert (len(calibration), len(validation)) == (40, 80)
     assert sorted(numbers(calibration) + numbers(validation)) == list(range(120))
     assert len(split(folder, 500)[0]) == 60
-    with pytest.raises(DataError, match="30 images are too few"):
-        split(Folder(30), 40)
+    for total, sizes in ((66, (16, 50)), (98, (48, 50)), (100, (50, 50))):  # the least, and half of them
+        assert tuple(map(len, split(Folder(total), 128))) == sizes
+    for few in (30, 65):
+        with pytest.raises(DataError, match=f"{few} images are too few"):
+            split(Folder(few), 40)
     with pytest.raises(DataError, match="8 images to calibrate on are too few"):
         split(Folder(500), 8)
     for samples in split(Folder(50_000), 100, 1000):
@@ -193,6 +197,20 @@ def test_layers_left_in_float_reduce_the_error(model, samples, tmp_path, name, m
     assert tries["100"] < 0.5 * tries["0"]  # additions and the like may still be quantised
 
 
+def test_a_try_that_gives_no_number_is_not_the_best(monkeypatch):
+    """Python takes NaN for smaller than what comes after it."""
+    module, errors, counts = sys.modules[quantize.__module__], [float("nan"), 0.5, 0.4, 0.6, 0.7, 0.4], []
+    monkeypatch.setattr(module, "layer_errors", lambda *_: {f"network.{layer}": 1.0 for layer in range(20)})
+    monkeypatch.setattr(module, "_logits", lambda *_: None)
+    monkeypatch.setattr(module, "relative_error", lambda *_: errors.pop(0))
+    tool = SimpleNamespace(method="", quantize=lambda request, images, layers, path: counts.append(len(layers)))
+    request = SimpleNamespace(network=nn.Identity())
+    kind = SimpleNamespace(load=lambda *_: None)
+    tried = _quantize_until_good(tool, kind, request, torch.zeros(1), SimpleNamespace(parent=None))
+    assert counts == [*FLOAT_LAYERS, 4]
+    assert len(tried["float_layers"]) == 4
+
+
 def measured_as(top1: float | None, agreement: float) -> Measured:
     return Measured("any", "any", top1, agreement, 0.0, 1, None, None)
 
@@ -253,6 +271,29 @@ def test_a_network_of_the_hub_needs_images(tmp_path, capsys):
     (tmp_path / "images").mkdir()
     said = complaint(script("quantize"), [*arguments, "--images", str(tmp_path / "images")], capsys)
     assert "there are no images in" in said
+
+
+def test_the_synsets_of_imagenet_are_names_of_its_classes(tmp_path, capsys):
+    from PIL import Image
+
+    from fastvit.cli.quantize import find_samples
+    from fastvit.trained import Options, find_trained
+
+    trained = find_trained("fastvit_t8", Options(random_weights=True, image_size=(32, 32)))
+    for name in ("n01440764", "n02099601", "tench", "crane (n03126707)", "n03126707", "mine"):
+        (tmp_path / "val" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "val" / name / "1.png")
+    samples = find_samples(trained, tmp_path / "val")
+    found = {path.parent.name: label for path, (_, label) in zip(samples.paths, samples, strict=True)}
+    assert found == {
+        "n01440764": 0, "tench": 0, "n02099601": 207, "crane (n03126707)": 517, "n03126707": 517, "mine": NO_LABEL
+    }  # fmt: skip
+    assert capsys.readouterr().err == ""
+    samples = find_samples(trained, tmp_path / "val" / "mine")
+    assert [label for _, label in samples] == [NO_LABEL]
+    assert "lies in a folder with the name of a class, such as tench: " in capsys.readouterr().err
+    others = find_trained("fastvit_t8", Options(random_weights=True, num_classes=3))
+    assert {label for _, label in find_samples(others, tmp_path / "val")} == {NO_LABEL}  # a synset is no class of these
 
 
 @SLOW

@@ -8,12 +8,15 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from torch import nn
 
 from browser import served
 from deployment import LABELS, PREPROCESSING, discerning_network, need
+from fastvit.data.normalization import Normalization
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.deploy import Card, export, load
 from fastvit.deploy.formats import web
-from fastvit.deploy.formats.web import RUNTIME_FILES, Web
+from fastvit.deploy.formats.web import RUNTIME_FILES, Overlay, Web
 from fastvit.deploy.sidecar import sidecar_path
 from fastvit.deploy.web_server import make_server
 from fastvit.errors import DataError, ExportError
@@ -97,6 +100,31 @@ def test_the_server_shows_pages_only_and_names_a_port_that_is_taken(page, tmp_pa
     assert said.endswith("choose another with --port")
 
 
+class Pixels(nn.Module):
+    """A segmenter of two classes, light and dark."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3, stride=4, padding=1)
+
+    def forward(self, x):
+        return {"masks": self.conv(x)}
+
+
+def test_a_page_that_paints_takes_wide_pictures(tmp_path):
+    """Whole images have sizes of their own, which may be as far from square as in other files of any size."""
+    need("web")
+    preprocessing = WholeImage(ResizeBox(64, 4096, 32), Normalization(PREPROCESSING.mean, PREPROCESSING.std))
+    kind = Web(overlay=Overlay(preprocessing, colors=((0, 0, 0), (255, 255, 255))))
+    model, card = Pixels().eval(), Card(labels=("light", "dark"), task="segmentation")
+    sidecar = export(model, tmp_path / "a.web", EXAMPLE, format=kind, card=card)
+    assert sidecar["input"]["height"] == sidecar["input"]["width"] == [64, 4096]
+    assert len(sidecar["verification"]["outputs"]) == 3
+    images = torch.randn(1, 3, 64, 4096)
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "a.web")(images), model(images), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("card", "message"),
     [
@@ -136,12 +164,14 @@ def test_without_npm_there_is_no_offline_page(monkeypatch):
 
 
 def npm(monkeypatch, *, status, written=b""):
-    """A stand-in for npm, which writes an archive with these bytes as each file of the runtime."""
+    """A stand-in for npm, which writes an archive with these bytes as each file of the runtime. Its commands."""
+    commands = []
 
     def run(command, cwd, **options):
         import io
         import tarfile
 
+        commands.append(command)
         if not status:
             with tarfile.open(f"{cwd}/runtime.tgz", "w:gz") as archive:
                 for name in (name for files in RUNTIME_FILES.values() for name in files):
@@ -151,12 +181,22 @@ def npm(monkeypatch, *, status, written=b""):
         return subprocess.CompletedProcess(command, status, "", "npm notice\nnpm error code ENOTFOUND\n")
 
     monkeypatch.setattr(web.subprocess, "run", run)
+    return commands
 
 
 def test_without_a_network_the_reason_of_npm_is_told(monkeypatch, tmp_path):
     npm(monkeypatch, status=1)
     with pytest.raises(ExportError, match=r"npm could not fetch .* \(npm error code ENOTFOUND\): export where"):
         web.copy_runtime(tmp_path)
+
+
+def test_npm_is_called_by_the_name_of_its_file(monkeypatch, tmp_path):
+    """Windows starts npm.cmd by its whole name only."""
+    commands = npm(monkeypatch, status=1)
+    monkeypatch.setattr(web.shutil, "which", lambda program: f"C:/{program}.cmd")
+    with pytest.raises(ExportError, match="npm could not fetch"):
+        web.copy_runtime(tmp_path)
+    assert [command[:2] for command in commands] == [["C:/npm.cmd", "pack"]]
 
 
 def test_another_runtime_than_the_one_that_was_tested_is_refused(monkeypatch, tmp_path):

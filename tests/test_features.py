@@ -271,8 +271,9 @@ def test_files_of_others_are_never_mixed(folder, tmp_path, capsys):
 def test_networks_without_features_are_refused(tmp_path, capsys):
     exported = tmp_path / "classifier.onnx"
     exported.write_bytes(b"")
-    stated = {"files": {exported.name: sha256(exported)}, "labels": ["cat", "dog"], "architecture": None}
-    write_sidecar(stated | {"preprocessing": None, "input": {"layout": "NCHW", "batch": [1, 1]}}, exported)
+    stated = {"format": "onnx", "files": {exported.name: sha256(exported)}, "labels": ["cat", "dog"]}
+    stated |= {"architecture": None, "preprocessing": None, "input": {"layout": "NCHW", "batch": [1, 1]}}
+    write_sidecar(stated, exported)
     sentences = {
         "quickstart/segmentation_digits": "is for segmentation: features are those of a classifier or an encoder",
         str(exported): "is an exported classifier, whose features are inside: name the run",

@@ -13,7 +13,7 @@ from fastvit.benchmark.suite import Form
 from fastvit.deploy import FORMATS, Inference, compile_for_inference
 from fastvit.deploy.int8 import QUANTIZERS
 from fastvit.deploy.request import make_request
-from fastvit.deploy.runtimes.run import computed, make_settings
+from fastvit.deploy.runtimes.run import Settings, computed
 from fastvit.errors import EngineError
 
 Call = Callable[[], Any]
@@ -73,7 +73,7 @@ def _int8(model: nn.Module, images: Tensor) -> Call:
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"network{kind.suffix}"
         QUANTIZERS[kind.name].quantize(request, images, (), path)
-        run = kind.load(path, make_settings())
+        run = kind.load(path, Settings())
         computed(run, images, torch.float32)  # what it reads of the file, it reads by now
     return lambda: computed(run, images, torch.float32)
 

@@ -26,7 +26,7 @@ from fastvit.benchmark.suite import Form, Network
 from fastvit.config import Section, UserPath
 from fastvit.deploy import export
 from fastvit.deploy.runtimes.openvino import configuration, core
-from fastvit.deploy.runtimes.run import make_settings
+from fastvit.deploy.runtimes.run import Settings
 from fastvit.errors import require_packages
 from fastvit.runtime.environment import environment
 from fastvit.runtime.timing import seconds_of
@@ -79,7 +79,7 @@ def profile(path: Path, image: Tensor, dtype: str, rounds: int) -> dict[str, Any
     """Milliseconds of a call, and of each kind of layer in it: how many nodes, their milliseconds, their work."""
     model = core().read_model(path)
     model.reshape(list(image.shape))
-    settings = configuration(make_settings(getattr(torch, dtype)), streams=1)
+    settings = configuration(Settings(getattr(torch, dtype)), streams=1)
     plain = core().compile_model(model, "CPU", settings).create_infer_request()
     compiled = core().compile_model(model, "CPU", settings | {"PERF_COUNT": True})
     counted, pixels = compiled.create_infer_request(), image.numpy()

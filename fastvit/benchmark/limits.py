@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastvit.deploy.runtimes.openvino import configuration, core, precisions
-from fastvit.deploy.runtimes.run import make_settings
+from fastvit.deploy.runtimes.run import Settings
 from fastvit.runtime.timing import seconds_of
 
 REPEATS = 100
@@ -101,7 +101,7 @@ def _convolution(channels: int, side: int, dtype: torch.dtype) -> Callable[[], A
     kernel = torch.randn(channels, channels, 3, 3).numpy()
     images = opset13.parameter([1, channels, side, side], kernel.dtype)
     convolution = opset13.convolution(images, opset13.constant(kernel), [1, 1], [1, 1], [1, 1], [1, 1])
-    settings = configuration(make_settings(dtype), 1)
+    settings = configuration(Settings(dtype), 1)
     request = core().compile_model(openvino.Model([convolution], [images]), "CPU", settings).create_infer_request()
     example = [torch.randn(1, channels, side, side).numpy()]
     return lambda: request.infer(example, share_inputs=True, share_outputs=True)

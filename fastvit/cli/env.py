@@ -5,7 +5,7 @@ fastvit env
 
 import argparse
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from fastvit.runtime.environment import environment
+    from fastvit.runtime.environment import environment, installed
 
     extras = extra_packages()
     packages = sorted({package for names in extras.values() for package in names})
@@ -32,11 +32,3 @@ def extra_packages() -> dict[str, list[str]]:
         if of_extra := re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", requirement):
             extras.setdefault(of_extra[2], []).append(of_extra[1])
     return extras
-
-
-def installed(package: str) -> str:
-    """The version of a distribution, empty if it is not there."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""

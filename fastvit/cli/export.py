@@ -14,10 +14,10 @@ import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
-from fastvit.errors import ExportError
+from fastvit.errors import DataError, ExportError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ FORMATS = (
 )
 
 MOST_IMAGES = 8
+LONGEST_SIDE = 640  # of a picture to click on, in pixels
 
 
 @dataclass(frozen=True)
@@ -173,13 +174,34 @@ def overlay_of(trained: "Trained") -> "Overlay | None":
 
 def example_pictures(names: list[str], trained: "Trained", folder: Path) -> list[Path]:
     """The pictures of that name, or as many of the run's validation images as the only name says. Raises UserError."""
-    from fastvit.deploy.examples import save_some
-
     if len(names) != 1 or not names[0].isdigit():
         return list(map(Path, names))
     if trained.task is None:
         raise ExportError(f"{trained.source} comes without images: give pictures with --examples FILE ...")
     return save_some(trained.task.open_data("val").samples, int(names[0]), folder)
+
+
+def save_some(samples: Any, count: int, folder: Path) -> list[Path]:
+    """Write `count` images of a dataset into a folder, as far apart in it as can be, reduced if they are large.
+
+    Args:
+        samples: a `fastvit.data.images.TransformedImages`, whose images as they are get written.
+
+    Raises:
+        DataError: the dataset is of another kind, or has too few.
+    """
+    source = getattr(samples, "source", None)
+    if source is None or not hasattr(source, "__getitem__"):
+        raise DataError("this dataset gives no single images: give pictures with --examples FILE ...")
+    if not 1 <= count <= len(source):
+        raise DataError(f"there are {len(source)} validation images: {count} examples cannot be taken from them")
+    paths = []
+    for i in range(count):
+        image = source[i * len(source) // count][0].convert("RGB")
+        image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        paths.append(folder / f"{i + 1}.png")
+        image.save(paths[-1])
+    return paths
 
 
 def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:

@@ -20,7 +20,7 @@ def targets(formats: "Sequence[Format]", folder: Path, name: str, *, overwrite: 
     from fastvit.deploy.export import require_free
     from fastvit.runtime.folders import require_writable
 
-    paths = {}
+    paths, folder = {}, folder.expanduser()
     for kind in formats:
         kind.require()
         paths[kind] = folder / f"{name}{kind.suffix}"

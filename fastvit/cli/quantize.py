@@ -4,10 +4,12 @@ fastvit quantize runs/quickstart --format openvino
 fastvit quantize fastvit_t8.apple_in1k --format onnx executorch --images photos/
 
 Calibrated on some of the images, validated on the others: those of --images, or a run's own validation images. Where an
-image lies in a folder with the name of a class, that is its label. What agrees too little with float32 is not written.
+image lies in a folder with the name of a class, that is its label; the folders of ImageNet's classes may have the names
+of their synsets, such as n01440764. What agrees too little with float32 is not written.
 """
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,9 +74,20 @@ def run(arguments: argparse.Namespace) -> None:
 def find_samples(trained: "Trained", folder: Path | None) -> Sequence[tuple[Any, int]]:
     """Images of a folder, or those that a run was validated on, with their labels."""
     from fastvit.data.folder import LabelledImages
+    from fastvit.trained.of_timm import imagenet_classes
 
     if folder is not None:
-        return LabelledImages(folder, trained.preprocessing.transform(), trained.labels)
+        samples = LabelledImages(folder, trained.preprocessing.transform(), trained.labels)
+        synsets = imagenet_classes(len(trained.labels))
+        if tuple(synsets.values()) == trained.labels:
+            samples.labels |= {synset: label for label, synset in enumerate(synsets)}
+        if not any(path.parent.name in samples.labels for path in samples.paths):
+            print(
+                f"no image of {folder} lies in a folder with the name of a class, such as {trained.labels[0]}: "
+                "agreement with float32 is measured, and no top-1",
+                file=sys.stderr,
+            )
+        return samples
     if trained.task is None:
         raise DataError("a network of the hub comes without images: give yours with --images FOLDER")
     return trained.task.open_data("val").samples

@@ -1,7 +1,7 @@
 """What belongs to a trained network, and travels with it wherever it goes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
@@ -50,28 +50,16 @@ class Card:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return {
-            "task": self.task,
-            "architecture": self.architecture,
-            "weights": self.weights,
-            "licence": self.licence,
-            "labels": self.labels and list(self.labels),
-            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
-            "recipe": self.recipe,
-            "settings": self.settings,
-        }
+        said = {field.name: getattr(self, field.name) for field in fields(self)}
+        said["labels"] = self.labels and list(self.labels)
+        said["preprocessing"] = self.preprocessing and self.preprocessing.to_dict()
+        return said
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Card":
         """Of the JSON file beside an exported network; what else is in there does not matter."""
+        said = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         preprocessing, labels = values["preprocessing"], values["labels"]
-        return cls(
-            preprocessing and Preprocessing.from_dict(preprocessing),
-            labels and tuple(labels),
-            values.get("weights", cls.weights),
-            values.get("architecture"),
-            values.get("task"),
-            values.get("licence", ""),
-            values.get("settings"),
-            values.get("recipe"),
-        )
+        said["preprocessing"] = preprocessing and Preprocessing.from_dict(preprocessing)
+        said["labels"] = labels and tuple(labels)
+        return cls(**said)

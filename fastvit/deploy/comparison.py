@@ -1,6 +1,7 @@
 """What an exported network computes, compared with the network that was given."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,10 +9,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from fastvit.compare import relative_error
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.whole_image import WholeImage
+from fastvit.deploy.network import flat
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.run import Run, computed
 from fastvit.errors import ExportError
@@ -34,9 +37,16 @@ def compare(run: Run, request: Request) -> list[dict[str, Any]]:
     for images in batches:
         with exact_float32():
             expected = reference(images)
-        error = relative_error(computed(run, images, torch.float32), expected)
+        error = output_error(computed(run, images, torch.float32), expected)
         errors.append({"shape": list(images.shape), "relative_error": error})
     return errors
+
+
+def output_error(actual: Any, expected: Any) -> float:
+    """`relative_error` of tensors in any nesting; infinite where there are others, or one has another shape."""
+    actual, expected = tree_leaves(actual), tree_leaves(expected)
+    same = [each.shape for each in actual] == [each.shape for each in expected]
+    return relative_error(actual, expected) if same else math.inf
 
 
 def compare_pixels(
@@ -71,7 +81,8 @@ def compare_probabilities(run: Callable[[np.ndarray], np.ndarray], request: Requ
     reference, transform = _reference(request), request.card.preprocessing.transform()
     last = request.card.probabilities()
     with exact_float32():
-        expected = [last(reference(transform(picture)[None]))[0].numpy() for picture in pictures(request)]
+        logits = [flat(reference(transform(picture)[None]))[0] for picture in pictures(request)]
+    expected = [last(each)[0].numpy() for each in logits]
     found = [run(np.asarray(picture)) for picture in pictures(request)]
     return [float(np.abs(one - other).max()) for one, other in zip(found, expected, strict=True)]
 

@@ -1,6 +1,5 @@
 """A network as a fast function of images: compiled by the engine that is the fastest for it here."""
 
-import math
 import time
 import warnings
 from collections.abc import Collection, Mapping
@@ -11,13 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_unflatten
+from torch.utils._pytree import tree_unflatten
 
-from fastvit.compare import relative_error
+from fastvit.deploy.comparison import output_error
 from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
 from fastvit.deploy.float16 import ADVICE, require_layers
 from fastvit.deploy.network import make_network, outputs_of
-from fastvit.deploy.runtimes.run import Run, computed, make_settings, plain_mode
+from fastvit.deploy.runtimes.run import Run, Settings, computed, plain_mode
 from fastvit.errors import EngineError, UserError, nearest, reason_of
 from fastvit.runtime.timing import seconds_of
 
@@ -118,7 +117,7 @@ def compile_for_inference(
     """
     network = make_network(model, stacklevel=2)
     parameter = next(network.parameters())
-    settings = make_settings(dtype or parameter.dtype, threads, streams)
+    settings = Settings(dtype or parameter.dtype, torch.get_num_threads() if threads is None else threads, streams)
     if settings.dtype not in DTYPES:
         raise EngineError(f"dtype must be one of {', '.join(map(str, DTYPES))}, not {settings.dtype}")
     example = torch.as_tensor(example_input).detach().to(parameter)
@@ -140,10 +139,11 @@ def _make(engine: Engine, subject: Subject) -> Inference:
     with plain_mode():
         run = engine.build(subject)
     inference = Inference(run, subject, engine)
-    error = _difference(inference, subject.example, subject.expected)
+    errors = [output_error(inference(subject.example), subject.expected)]
     for shape in engine.trials(subject):
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(subject.example)
-        error = max(error, _difference(inference, images, outputs_of(subject.network, images)[0]))
+        errors.append(output_error(inference(images), outputs_of(subject.network, images)[0]))
+    error = float(np.max(errors))  # NaN if one is, unlike Python's max
     if not error <= TOLERANCE[inference.precision]:
         raise RuntimeError(
             f"what {engine.name} computes differs from the network by {error:.1e} (relative L2), more than "
@@ -157,13 +157,6 @@ def _advice(inference: Inference) -> str:
     if inference.precision == "float16":
         return ADVICE
     return "choose another engine, or use the network as reparameterize_model(model) gives it, and report this"
-
-
-def _difference(inference: Inference, images: Tensor, expected: tuple[Tensor, ...]) -> float:
-    outputs = tree_leaves(inference(images))
-    if [each.shape for each in outputs] != [each.shape for each in expected]:
-        return math.inf
-    return relative_error(outputs, expected)
 
 
 def _fastest(subject: Subject) -> Inference:

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 import fastvit
 from fastvit.deploy.card import Card
-from fastvit.deploy.files import placed_when_done, require_free, require_space
+from fastvit.deploy.files import explained, placed_when_done, require_free, require_space
 from fastvit.deploy.formats import Format, format_of, get_format
 from fastvit.deploy.request import Request, make_request
 from fastvit.deploy.sidecar import Sidecar, sha256, size_in_bytes, write_sidecar
-from fastvit.errors import ExportError, reason_of
+from fastvit.errors import ExportError
 
 
 def export(
@@ -34,7 +34,7 @@ def export(
     Args:
         model: any network with one input, images; it is left as it is. Its outputs are a tensor or a list, tuple or
             dict of tensors.
-        path: where to; its folder is made.
+        path: where to; its folder is made, and `~` is the home.
         example_input: (B, C, H, W); the shape that the file will take.
         format: a name in `FORMATS`, or a `Format` with settings of its own; by default what the suffix of `path` says.
         dynamic: "batch" for any number of images from 1 to 128, "size" for 64 to 1024 pixels on each side (to 4096
@@ -52,7 +52,7 @@ def export(
     Raises:
         UserError: it cannot be exported, or what came out differs from the network. The message says what and why.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     kind = format if isinstance(format, Format) else get_format(format) if format else format_of(path)
     _require_possible(kind, dynamic, opset, float32)
     require_free(path, kind, overwrite=overwrite)
@@ -60,7 +60,7 @@ def export(
         request = make_request(
             model,
             example_input,
-            dynamic=dynamic,
+            dynamic={*dynamic, *kind.opened},
             limits=kind.limits,
             card=card,
             opset=opset,
@@ -70,8 +70,11 @@ def export(
         )
         require_space(draft.parent, request)
         found = kind.check_network(request)
-        _convert(kind, request, draft)
-        sidecar = describe(kind, request, draft) | {"verification": kind.check(draft, request) | found}
+        with explained(f"{kind.name} cannot convert this network", draft.parent, request):
+            kind.convert(request, draft)
+        with explained(f"the {kind.name} file of this network cannot be verified", draft.parent, request):
+            found = kind.check(draft, request) | found
+        sidecar = describe(kind, request, draft) | {"verification": found}
         write_sidecar(sidecar, draft)
     return sidecar
 
@@ -98,14 +101,3 @@ def describe(kind: Format, request: Request, draft: Path) -> Sidecar:
         **request.card.to_dict(),
         "versions": {"fastvit": fastvit.__version__, **kind.versions()},
     }
-
-
-def _convert(kind: Format, request: Request, draft: Path) -> None:
-    try:
-        kind.convert(request, draft)
-    except (ExportError, OSError):
-        raise
-    except Exception as error:  # each converter has errors of its own
-        require_space(draft.parent, request)  # they do not always say that the disk is full
-        reason = reason_of(error)
-        raise ExportError(f"{kind.name} cannot convert this network ({type(error).__name__}: {reason})") from error

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.request import Request
-from fastvit.deploy.sidecar import contents, sidecar_path
-from fastvit.errors import ExportError
+from fastvit.deploy.sidecar import sidecar_path
+from fastvit.errors import ExportError, UserError, reason_of
 
 
 def require_free(path: Path, kind: Format, *, overwrite: bool) -> None:
@@ -32,6 +32,21 @@ def require_space(folder: Path, request: Request) -> None:
                 f"the disk of {place} is full: {free / 1e6:.1f} MB are left, and the weights alone take "
                 f"{needed / 1e6:.1f} MB; make room"
             )
+
+
+@contextmanager
+def explained(problem: str, folder: Path, request: Request) -> Iterator[None]:
+    """Converters and runtimes have errors of their own: within, they become an ExportError that begins with `problem`.
+
+    They do not always say that the disk of `folder` is full, so that is looked at first.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        require_space(folder, request)
+        raise ExportError(f"{problem} ({type(error).__name__}: {reason_of(error)})") from error
 
 
 @contextmanager
@@ -61,8 +76,8 @@ def placed_when_done(path: Path, kind: Format) -> Iterator[Path]:
 def _move(draft: Path, path: Path, kind: Format) -> None:
     mode = sidecar_path(draft).stat().st_mode  # as the umask gives it; some converters write for the owner only
     for file in (*kind.files(draft), sidecar_path(draft)):
-        for each in contents(file):
-            each.chmod(mode)
+        for each in [file, *file.rglob("*")]:
+            each.chmod(mode | (mode & 0o444) >> 2 if each.is_dir() else mode)  # who may read a folder may enter it
         target = path.with_name(file.name)
         if target.is_dir():
             shutil.rmtree(target)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastvit.compare import relative_error
-from fastvit.deploy.network import flat, make_network
+from fastvit.deploy.network import flat, make_network, watched
 from fastvit.deploy.runtimes.run import plain_mode
 from fastvit.deploy.steps import Steps
 from fastvit.errors import ExportError, nearest
@@ -141,16 +141,9 @@ def _largest_outputs(network: nn.Module, images: Tensor) -> dict[str, float]:
     """The largest absolute number that each module gives, in float32."""
     largest: dict[str, float] = {}
 
-    def note(name: str, outputs: Any) -> None:
+    def note(name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
         largest[name] = max(largest.get(name, 0.0), *(each.abs().max().item() for each in flat(outputs)))
 
-    handles = [
-        module.register_forward_hook(lambda _, __, outputs, name=name: note(name, outputs))
-        for name, module in network.named_modules()
-    ]
-    try:
+    with watched(network, note):
         _exact(network, images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return largest

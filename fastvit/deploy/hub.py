@@ -19,9 +19,10 @@ def require_repository(name: str) -> None:
     """
     try:
         validate_repo_id(name)
-    except HFValidationError as error:
-        raise ExportError(f"{name!r} is no name of a repository: give owner/name, such as jane/flowers") from error
-    if name.count("/") != 1:
+        valid = name.count("/") == 1
+    except HFValidationError:
+        valid = False
+    if not valid:
         raise ExportError(f"{name!r} is no name of a repository: give owner/name, such as jane/flowers")
     if get_token() is None:
         raise ExportError(

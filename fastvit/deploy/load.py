@@ -11,7 +11,7 @@ from fastvit.data.reading import HANDED, as_rgb
 from fastvit.deploy.card import Card
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.image_input import ImageInput, ImageRun
-from fastvit.deploy.runtimes.run import Run, computed, make_settings
+from fastvit.deploy.runtimes.run import Run, Settings, as_tensor, computed
 from fastvit.deploy.sidecar import Sidecar, read_sidecar
 from fastvit.errors import ExportError
 
@@ -38,15 +38,16 @@ class Exported:
         self.card = Card.from_dict(sidecar)
 
     def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...] | dict[str, Tensor]:
-        images = torch.as_tensor(images)
-        self._require_shape(images)
+        images = as_tensor(images)
+        if images.ndim == 4:  # else they are no images, as the next line says
+            self._require_shape(images)
         outputs = computed(self._run, images, self.dtype)
         if keys := self.sidecar.get("keys"):
             return dict(zip(keys, outputs, strict=True))
-        return outputs[0] if len(outputs) == 1 else outputs
+        return outputs[0] if self.sidecar.get("bare", len(outputs) == 1) else outputs
 
     def _require_shape(self, images: Tensor) -> None:
-        for name, size in zip(("batch", "channels", "height", "width"), images.shape, strict=False):
+        for name, size in zip(("batch", "channels", "height", "width"), images.shape, strict=True):
             low, high = self.sidecar["input"][name]
             if not low <= size <= high:
                 allowed = f"{low}" if low == high else f"{low} to {high}"
@@ -91,16 +92,16 @@ def load(
     Args:
         path: the file.
         dtype: to compute in, and of the outputs; other than float32 for OpenVINO only, on CPUs that have it.
-        threads, streams: of ONNX Runtime and OpenVINO, as in `compile_for_inference`.
+        threads, streams: of ONNX Runtime and OpenVINO, as in `compile_for_inference`; of LiteRT, threads alone.
 
     Raises:
         UserError: a file or a package is missing, a file is not what was written, or its runtime cannot compute so.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     sidecar = read_sidecar(path)
     kind = get_format(sidecar["format"])
     kind.require_runtime()
-    settings = make_settings(dtype, threads, streams)
+    settings = Settings(dtype, torch.get_num_threads() if threads is None else threads, streams)
     kind.require_settings(settings)
     if isinstance(kind, ImageInput):
         return ExportedForImages(kind.run_on_images(path, settings), sidecar, kind.runtime)

@@ -1,6 +1,8 @@
 """Any network, made ready to be exported or compiled: fused, from images to a flat tuple of tensors."""
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +74,20 @@ def outputs_of(network: Network, images: Tensor) -> tuple[tuple[Tensor, ...], Tr
     if others := {type(output).__name__ for output in outputs if not isinstance(output, Tensor)}:
         raise ExportError(f"the network returns something else than tensors: {', '.join(sorted(others))}")
     return tuple(outputs), structure
+
+
+@contextmanager
+def watched(network: nn.Module, look: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Within: `look(name, module, inputs, outputs)` after each call of each module of the network, itself included."""
+    handles = [
+        module.register_forward_hook(lambda module, inputs, outputs, name=name: look(name, module, inputs, outputs))
+        for name, module in network.named_modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def keys_of(structure: TreeSpec) -> tuple[str, ...] | None:

@@ -4,13 +4,14 @@ import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastvit.compare import relative_error
 from fastvit.deploy.float16 import LARGEST, InFloat16
-from fastvit.deploy.network import flat, make_network
+from fastvit.deploy.network import flat, make_network, watched
 from fastvit.deploy.steps import Steps
 
 SMALLEST = torch.finfo(torch.float16).smallest_normal
@@ -44,9 +45,6 @@ class Range:
         error = "       " if self.error is None else f"{self.error:.1e}"
         shares = f"{self.overflow:8.2%} {self.subnormal:8.2%} {self.subnormal_weights:8.2%}"
         return f"{self.largest:10.4g} {shares} {error} {self.effect:.1e}  {self.name} ({self.kind})"
-
-
-HEADER = f"{'largest':>10} {'overflow':>8} {'subnorm.':>8} {'weights':>8} {'error':>7} {'effect':>7}  part"
 
 
 @torch.no_grad()
@@ -108,20 +106,14 @@ def _errors(network: nn.Module, images: Tensor) -> dict[str, float]:
     """The error of each module without parts, in float16 against float64, given what it is given in float32."""
     errors: dict[str, float] = {}
 
-    def compare(name: str, layer: nn.Module, x: Tensor) -> None:
-        alone = copy.copy(layer)
+    def compare(name: str, layer: nn.Module, inputs: Any, outputs: Any) -> None:
+        if list(layer.children()) or isinstance(layer, nn.Identity):
+            return
+        x, alone = inputs[0], copy.copy(layer)
         alone._forward_hooks = OrderedDict()
         exact = copy.deepcopy(alone).double()
         errors[name] = relative_error(InFloat16(alone)(x), flat(exact(x.double())))
 
-    handles = [
-        layer.register_forward_hook(lambda layer, inputs, _, name=name: compare(name, layer, inputs[0]))
-        for name, layer in network.named_modules()
-        if not list(layer.children()) and not isinstance(layer, nn.Identity)
-    ]
-    try:
+    with watched(network, compare):
         network(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return errors

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fastvit.deploy.card import Card
 from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import require_layers
-from fastvit.deploy.network import Network, flat, keys_of, made_up_names, make_network, outputs_of
+from fastvit.deploy.network import Network, flat, keys_of, made_up_names, make_network, outputs_of, watched
 from fastvit.errors import ExportError
 
 INPUT_NAME = "images"
@@ -40,6 +40,7 @@ class Request:
         limits: how far those that do.
         outputs: names in the file and shapes of the tensors that the example gives.
         keys: of the dict that the model returns; None if it returns something else.
+        bare: whether the model returns a tensor as it is, in no list, tuple or dict.
         card: what belongs to the network.
         opset: of ONNX; None for the format's own.
         float32: names of layers in the fused network that stay in float32 where numbers are float16.
@@ -53,6 +54,7 @@ class Request:
     limits: Limits
     outputs: dict[str, tuple[int, ...]]
     keys: tuple[str, ...] | None
+    bare: bool
     card: Card
     opset: int | None
     float32: tuple[str, ...] = ()
@@ -130,7 +132,18 @@ def make_request(
     names = made_up_names(len(shapes)) if keys is None or INPUT_NAME in keys else keys
     outputs = dict(zip(names, shapes, strict=True))
     return Request(
-        model, network, example, frozenset(dynamic), limits, outputs, keys, card, opset, tuple(float32), images
+        original=model,
+        network=network,
+        example=example,
+        dynamic=frozenset(dynamic),
+        limits=limits,
+        outputs=outputs,
+        keys=keys,
+        bare=structure.is_leaf(),
+        card=card,
+        opset=opset,
+        float32=tuple(float32),
+        images=images,
     )
 
 
@@ -139,19 +152,13 @@ def _sides(network: Network, example: Tensor, limits: Limits) -> tuple[int, int]
     torch.export treats a size of one as a constant."""
     low, high = limits.side
     sides: list[int] = []
-    handles = [
-        module.register_forward_hook(lambda _, __, output: sides.extend(each.shape[2] for each in maps(output)))
-        for module in network.modules()
-    ]
 
-    def maps(output: Any) -> list[Tensor]:
-        return [each for each in flat(output) if isinstance(each, Tensor) and each.ndim == 4 and each.shape[2] > 1]
+    def note(name: str, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        maps = [each for each in flat(outputs) if isinstance(each, Tensor) and each.ndim == 4]
+        sides.extend(each.shape[2] for each in maps if each.shape[2] > 1)
 
-    try:
+    with watched(network, note):
         outputs_of(network, example.new_zeros(1, example.shape[1], PROBE, PROBE))
-    finally:
-        for handle in handles:
-            handle.remove()
     return max(low, 2 * PROBE // min(sides, default=PROBE)), high
 
 

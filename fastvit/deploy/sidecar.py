@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fastvit.deploy.formats import get_format
 from fastvit.errors import ExportError
 
 Sidecar = dict[str, Any]
@@ -27,6 +28,8 @@ def write_sidecar(sidecar: Sidecar, path: Path) -> None:
 def read_sidecar(path: Path) -> Sidecar:
     """What is said about the exported network `path`, whose files must be the ones that it is about.
 
+    All of them may have been renamed together: what the files are called, `path` says.
+
     Raises:
         ExportError: a file is missing, was not written by `fastvit.deploy.export`, or has changed.
     """
@@ -35,13 +38,15 @@ def read_sidecar(path: Path) -> Sidecar:
     beside = sidecar_path(path)
     try:
         sidecar = json.loads(beside.read_text(encoding="utf-8"))
-        expected = sidecar["files"]
+        files = get_format(sidecar["format"]).fixed(path)
+        expected = dict(zip(files, sidecar["files"].values(), strict=True))
     except FileNotFoundError as error:
         raise ExportError(f"{beside} is missing, which says what {path.name} takes: copy it along") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except ExportError as error:
+        raise ExportError(f"{beside}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"{beside} was not written by fastvit's export") from error
-    for name, digest in expected.items():
-        file = path.parent / name
+    for file, digest in expected.items():
         if not file.exists():
             raise ExportError(f"{file} is missing, which belongs to {path.name}: copy it along")
         if sha256(file) != digest:

@@ -4,6 +4,8 @@ import os
 import platform
 import subprocess
 from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy
@@ -26,6 +28,19 @@ def environment() -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "gpu": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
     }
+
+
+def installed(distribution: str) -> str:
+    """The version of a distribution, empty if it is not there."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
+def version_of(distribution: str, module: str) -> str:
+    """The version of what brings a module; ONNX Runtime comes as onnxruntime-gpu and by other names, too."""
+    return installed(distribution) or str(getattr(import_module(module), "__version__", "unknown"))
 
 
 @cache

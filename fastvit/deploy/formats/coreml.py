@@ -32,7 +32,7 @@ class CoreMl(Format):
 
     A classifier (with labels, one for an image) returns `classLabel` and the probabilities `classLabel_probs`, any
     other network its outputs. Needs iOS 16 or macOS 13. Predictions need macOS; what is checked elsewhere is the
-    program: see `verify`.
+    program: see `check`.
     """
 
     name = "coreml"
@@ -93,8 +93,8 @@ class CoreMl(Format):
                 f"coreml takes one RGB image at a time, not {batch} of {channels} channels: export batch 1"
             )
 
-    def verify(self, path: Path, request: Request) -> None:
-        """Check the input, the labels, and that each weight of the network is in the program, rounded to float16."""
+    def check(self, path: Path, request: Request) -> dict[str, Any]:
+        """Whether the input, the labels, and each weight of the network, rounded to float16, are in the program."""
         ct = _coremltools()
         from coremltools.converters.mil.frontend.milproto import load as milproto
         from coremltools.converters.mil.mil import types
@@ -121,6 +121,10 @@ class CoreMl(Format):
         if labels := _single_labels(request):
             (classify,) = (operation for operation in operations if operation.op_type == "classify")
             _require(tuple(classify.classes.val) == labels, "its labels are not the network's")
+        return {
+            "runtime": self.runtime,
+            "checked": "structure and constants of the program; its outputs were not run",
+        }
 
     def load(self, path: Path, settings: Settings) -> Run:
         raise ExportError(f"{path} can be run on macOS only, by Core ML: coremltools.models.MLModel(path).predict(...)")

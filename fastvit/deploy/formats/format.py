@@ -2,10 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
@@ -13,8 +13,9 @@ from torch.export import Dim, ExportedProgram
 from fastvit.deploy.comparison import compare
 from fastvit.deploy.network import flat
 from fastvit.deploy.request import INPUT_NAME, Limits, Request
-from fastvit.deploy.runtimes.run import Run, Settings, make_settings
+from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError, require_packages
+from fastvit.runtime.environment import version_of
 
 
 class Format(ABC):
@@ -28,6 +29,7 @@ class Format(ABC):
         converters: what converting needs on top of that.
         extra: of fastvit that installs them.
         axes: what can stay open.
+        opened: what always does.
         limits: how far.
         tolerance: largest relative L2 difference of the outputs from the eager network's.
         depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
@@ -44,6 +46,7 @@ class Format(ABC):
     converters: dict[str, str] = {}  # noqa: RUF012
     extra: str | None = None
     axes: tuple[str, ...] = ("batch", "size")
+    opened: tuple[str, ...] = ()
     limits: Limits = Limits()
     tolerance: float = 1e-4
     depthwise: bool = False
@@ -59,12 +62,9 @@ class Format(ABC):
     def load(self, path: Path, settings: Settings) -> Run:
         """The file in its own runtime. What it is called with has a shape that was exported."""
 
-    def verify(self, path: Path, request: Request) -> Run | None:
-        """A function to compare with the eager network; None where only the file could be checked, which was done.
-
-        Raises ExportError if the file is not as it should be.
-        """
-        return self.load(path, make_settings())
+    def verify(self, path: Path, request: Request) -> Run:
+        """What is compared with the eager network."""
+        return self.load(path, Settings())
 
     def check_network(self, request: Request) -> dict[str, Any]:
         """What is found out before the long work of converting. Raises ExportError if the result could not be right."""
@@ -75,12 +75,8 @@ class Format(ABC):
 
         Raises ExportError if it differs.
         """
-        run = self.verify(path, request)
-        if run is None:
-            checked = "structure and constants of the program; its outputs were not run"
-            return {"runtime": self.runtime, "checked": checked}
-        errors = compare(run, request)
-        worst = max(each["relative_error"] for each in errors)
+        errors = compare(self.verify(path, request), request)
+        worst = float(np.max([each["relative_error"] for each in errors]))  # NaN if one is, unlike Python's max
         if not worst <= self.tolerance:
             raise ExportError(
                 f"what {self.runtime} computes from the {self.name} file differs from the network by {worst:.1e} "
@@ -95,6 +91,7 @@ class Format(ABC):
             "example": list(request.example.shape),
             "outputs": {name: list(shape) for name, shape in request.outputs.items()},
             "keys": request.keys and list(request.keys),
+            "bare": request.bare,
         }
 
     def require(self) -> None:
@@ -114,11 +111,12 @@ class Format(ABC):
         if settings.dtype not in self.dtypes():
             known = ", ".join(str(dtype).removeprefix("torch.") for dtype in self.dtypes())
             raise ExportError(f"{self.runtime} computes {self.name} files in {known} here, not in {settings.dtype}")
-        if not self.sets_threads and settings != make_settings(settings.dtype):
+        if not self.sets_threads and settings != Settings(settings.dtype):
             raise ExportError(f"{self.runtime} decides on its threads itself: leave out threads and streams")
 
     def versions(self) -> dict[str, str]:
-        return {"torch": torch.__version__, **{name: version(name) for name in (*self.converters, *self.packages)}}
+        packages = self.converters | self.packages
+        return {"torch": torch.__version__, **{name: version_of(name, module) for name, module in packages.items()}}
 
     def files(self, path: Path) -> list[Path]:
         """What belongs to the exported network `path`."""

@@ -12,6 +12,7 @@ from fastvit.deploy.formats.format import Format
 from fastvit.deploy.network import Network, flat, made_up_names
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
+from fastvit.errors import ExportError
 
 
 class LiteRt(Format):
@@ -46,6 +47,11 @@ class LiteRt(Format):
         shapes = taken["outputs"].values()
         taken["outputs"] = dict(zip(made_up_names(len(shapes)), shapes, strict=True))
         return taken | {"example": [batch, height, width, channels]}
+
+    def require_settings(self, settings: Settings) -> None:
+        super().require_settings(settings)
+        if settings.streams:
+            raise ExportError(f"{self.runtime} computes one call at a time: leave out streams")
 
     def load(self, path: Path, settings: Settings) -> Run:
         return litert_run(path, settings)

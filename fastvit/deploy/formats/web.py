@@ -6,7 +6,7 @@ import subprocess
 import tarfile
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha384
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,10 @@ from typing import Any
 from fastvit.data.reading import read_image
 from fastvit.data.whole_image import WholeImage
 from fastvit.deploy.comparison import compare_pixels
-from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.image_input import OnnxImage
 from fastvit.deploy.formats.onnx import Onnx, onnx_of
 from fastvit.deploy.request import Request
-from fastvit.deploy.runtimes.run import Run, Settings, make_settings
+from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import DataError, ExportError
 
 RUNTIME = "onnxruntime-web@1.30.0"
@@ -53,7 +52,7 @@ class Overlay:
     colors: tuple[tuple[int, int, int], ...]
 
 
-class Web(Format):
+class Web(Onnx):
     """A folder for any web server: a page, the network and its preprocessing as ONNX, and `page.json` about them.
 
     Args:
@@ -64,15 +63,13 @@ class Web(Format):
 
     name = "web"
     suffix = ".web"
-    runtime = "ONNX Runtime"
-    packages = Onnx.packages
-    converters = Onnx.converters
-    extra = "export"
     axes = ()
-    sets_threads = True
+    depthwise = False  # which was not measured in browsers
+    inside = None
 
     def __init__(self, *, offline: bool = False, examples: Sequence[Path] = (), overlay: Overlay | None = None):
         self.offline, self.examples, self.overlay = offline, tuple(examples), overlay
+        self.opened = ("size",) if overlay else ()  # whole images have sizes of their own
 
     def require(self) -> None:
         super().require()
@@ -105,16 +102,12 @@ class Web(Format):
         path.mkdir()
         for source in (resources.files("fastvit.deploy") / "web").iterdir():
             (path / source.name).write_bytes(source.read_bytes())
-        (path / NETWORK).write_bytes(onnx_of(self._opened(request)))
+        (path / NETWORK).write_bytes(onnx_of(request))
         save(preprocessing, path / PREPROCESSING)
         page = self._describe(request, path.stem, self._copy_examples(path))
         if self.offline:
             copy_runtime(path)
         (path / "page.json").write_text(json.dumps(page, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    def _opened(self, request: Request) -> Request:
-        """Whole images have sizes of their own."""
-        return replace(request, dynamic=frozenset({"size"})) if self.overlay else request
 
     def _describe(self, request: Request, title: str, examples: Sequence[str]) -> dict[str, Any]:
         """What the page says and shows."""
@@ -142,15 +135,12 @@ class Web(Format):
         return [path / NETWORK, path / PREPROCESSING]
 
     def load(self, path: Path, settings: Settings) -> Run:
-        return Onnx().load(path / NETWORK, settings)
+        return super().load(path / NETWORK, settings)
 
     def check(self, path: Path, request: Request) -> dict[str, Any]:
-        prepare = OnnxImage().run_on_images(path / PREPROCESSING, make_settings())
+        prepare = OnnxImage().run_on_images(path / PREPROCESSING, Settings())
         pictures = compare_pixels(prepare, (self.overlay or request.card).preprocessing, request)
-        return super().check(path, self._opened(request)) | {"pictures": pictures}
-
-    def interface(self, request: Request) -> dict[str, Any]:
-        return super().interface(self._opened(request))
+        return super().check(path, request) | {"pictures": pictures}
 
 
 def runtime_files(folder: str) -> dict[str, Any]:
@@ -171,7 +161,8 @@ def copy_runtime(folder: Path) -> None:
         ExportError: npm cannot fetch it, or it is not what it was.
     """
     with TemporaryDirectory() as temporary:
-        command = ["npm", "pack", RUNTIME, "--pack-destination", temporary]
+        npm = shutil.which("npm") or "npm"  # with its suffix: Windows starts no npm.cmd by the bare name
+        command = [npm, "pack", RUNTIME, "--pack-destination", temporary]
         fetched = subprocess.run(command, capture_output=True, text=True, cwd=temporary)
         archives = list(Path(temporary).glob("*.tgz"))
         if fetched.returncode or not archives:

@@ -4,7 +4,6 @@ import ast
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.executorch import write_pte
 from fastvit.deploy.formats.format import export_program
 from fastvit.deploy.formats.onnx import onnx_of
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.openvino import read_onnx
 from fastvit.errors import require_packages
+from fastvit.runtime.environment import version_of
 
 
 class Quantizer(ABC):
@@ -27,13 +28,12 @@ class Quantizer(ABC):
     Attributes:
         format: name of the format that it writes.
         method: in words.
-        packages, extra: as of a `Format`; what it needs besides those.
+        packages: as of a `Format`; what it needs besides those.
     """
 
     format: str
     method: str
     packages: dict[str, str] = {}  # noqa: RUF012 - a constant of each class
-    extra: str
 
     @abstractmethod
     def quantize(self, request: Request, images: Tensor, in_float: Collection[str], path: Path) -> None:
@@ -45,10 +45,10 @@ class Quantizer(ABC):
         """
 
     def require(self) -> None:
-        require_packages(f"int8 for {self.format}", *self.packages.values(), extra=self.extra)
+        require_packages(f"int8 for {self.format}", *self.packages.values(), extra=get_format(self.format).extra)
 
     def versions(self) -> dict[str, str]:
-        return {name: version(name) for name in self.packages}
+        return {name: version_of(name, module) for name, module in self.packages.items()}
 
 
 class Nncf(Quantizer):
@@ -57,7 +57,6 @@ class Nncf(Quantizer):
     format = "openvino"
     method = "NNCF post-training quantisation"
     packages = {"nncf": "nncf"}  # noqa: RUF012
-    extra = "openvino"
 
     def quantize(self, request: Request, images: Tensor, in_float: Collection[str], path: Path) -> None:
         import nncf
@@ -88,7 +87,6 @@ class OnnxRuntimeQdq(Quantizer):
 
     format = "onnx"
     method = "ONNX Runtime QDQ, activations uint8, weights int8"
-    extra = "export"
 
     def quantize(self, request: Request, images: Tensor, in_float: Collection[str], path: Path) -> None:
         import onnx
@@ -126,7 +124,6 @@ class XnnpackPt2e(Quantizer):
     format = "executorch"
     method = "PT2E with XNNPACKQuantizer"
     packages = {"torchao": "torchao"}  # noqa: RUF012
-    extra = "executorch"
 
     def quantize(self, request: Request, images: Tensor, in_float: Collection[str], path: Path) -> None:
         from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (

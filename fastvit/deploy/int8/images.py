@@ -62,7 +62,9 @@ class Samples:
 def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed: int = 0) -> tuple[Samples, Samples]:
     """Images to calibrate on, at most half of all, and others to validate on, at most `validation`.
 
-    They are drawn evenly over the dataset: one from each of as many equal parts of its order. Where it is sorted by
+    Of few images, fewer are calibrated on, so that there are enough to validate on.
+
+    Both are drawn evenly over the dataset: one from each of as many equal parts of its order. Where it is sorted by
     classes, as a folder is, all classes are there in proportion.
 
     Args:
@@ -74,7 +76,7 @@ def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed
     if calibration < LEAST_CALIBRATION:
         raise DataError(f"{calibration} images to calibrate on are too few: {LEAST_CALIBRATION} are the least")
     total = len(source)
-    count = min(calibration, total // 2)
+    count = min(calibration, total // 2, total - LEAST_VALIDATION)
     if count < LEAST_CALIBRATION or min(total - count, validation) < LEAST_VALIDATION:
         raise DataError(
             f"{total} images are too few: {LEAST_CALIBRATION} to calibrate on and {LEAST_VALIDATION} others to "

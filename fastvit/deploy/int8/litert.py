@@ -19,7 +19,6 @@ class AiEdge(Quantizer):
     format = "litert"
     method = "AI Edge quantizer, static"
     packages = {"ai-edge-quantizer": "ai_edge_quantizer"}  # noqa: RUF012
-    extra = "litert"
 
     def quantize(self, request: Request, images: Tensor, in_float: Collection[str], path: Path) -> None:
         from ai_edge_quantizer import qtyping, quantizer

@@ -18,7 +18,7 @@ from fastvit.deploy.formats.format import Format
 from fastvit.deploy.int8.images import Samples
 from fastvit.deploy.network import flat
 from fastvit.deploy.request import Request
-from fastvit.deploy.runtimes.run import Run, computed, make_settings
+from fastvit.deploy.runtimes.run import Run, Settings, computed
 from fastvit.deploy.sidecar import size_in_bytes
 from fastvit.runtime.timing import interleaved_latency
 
@@ -45,9 +45,6 @@ class Measured:
     latency_ms: float | None
     speed_up: float | None
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Comparison:
@@ -60,7 +57,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         counts = {"validation_images": self.images, "labelled": self.labelled, "unreadable": self.unreadable}
-        return counts | {row.name: row.to_dict() for row in self.rows}
+        return counts | {row.name: asdict(row) for row in self.rows}
 
 
 def compare_precisions(kind: Format, request: Request, draft: Path, validation: Samples) -> Comparison:
@@ -71,11 +68,11 @@ def compare_precisions(kind: Format, request: Request, draft: Path, validation: 
     with TemporaryDirectory() as folder:
         full = Path(folder) / f"float32{kind.suffix}"
         kind.convert(request, full)
-        runs = {"float32": kind.load(full, make_settings()), "int8": kind.load(draft, make_settings())}
+        runs = {"float32": kind.load(full, Settings()), "int8": kind.load(draft, Settings())}
         sizes = {"float32": size_in_bytes(kind.files(full)), "int8": size_in_bytes(kind.files(draft))}
         latency = dict(runs)
         if torch.bfloat16 in kind.dtypes():
-            runs["bfloat16"] = latency["bfloat16"] = kind.load(full, make_settings(torch.bfloat16))
+            runs["bfloat16"] = latency["bfloat16"] = kind.load(full, Settings(torch.bfloat16))
             sizes["bfloat16"] = sizes["float32"]
         else:
             runs["bfloat16"] = _in_bfloat16(request.network)

@@ -1,5 +1,6 @@
 """Quantise a classifier to int8: find what to leave in float, compare with float, and refuse what is not good."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from fastvit.compare import relative_error
 from fastvit.deploy.card import Card
 from fastvit.deploy.export import describe
-from fastvit.deploy.files import placed_when_done, require_free, require_space
+from fastvit.deploy.files import explained, placed_when_done, require_free, require_space
 from fastvit.deploy.formats import get_format
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.int8.engines import Nncf, OnnxRuntimeQdq, Quantizer, XnnpackPt2e
@@ -17,9 +18,9 @@ from fastvit.deploy.int8.litert import AiEdge
 from fastvit.deploy.int8.measure import Comparison, as_run, compare_precisions, logits_of
 from fastvit.deploy.int8.sensitivity import layer_errors
 from fastvit.deploy.request import Request, make_request
-from fastvit.deploy.runtimes.run import Run, make_settings
+from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
-from fastvit.errors import ExportError, reason_of
+from fastvit.errors import ExportError
 
 QUANTIZERS: dict[str, Quantizer] = {each.format: each for each in (Nncf(), OnnxRuntimeQdq(), XnnpackPt2e(), AiEdge())}
 FLOAT_LAYERS = (0, 2, 4, 6, 8)  # of the most sensitive layers, this many are left in float, one try after the other
@@ -45,7 +46,7 @@ def quantize(
 
     Args:
         model: (B, C, H, W) -> (B, classes); it is left as it is.
-        path: where to.
+        path: where to; `~` is the home.
         calibration, validation: different images. Those to calibrate on are kept in memory.
         format: a name in `QUANTIZERS`.
         card: what belongs to the network, as in `fastvit.deploy.export`.
@@ -59,7 +60,7 @@ def quantize(
     Raises:
         UserError: it cannot be done, or the result falls below these bounds. Then nothing is written.
     """
-    path, kind = Path(path), get_format(format)
+    path, kind = Path(path).expanduser(), get_format(format)
     if format not in QUANTIZERS:
         raise ExportError(f"int8 is for {', '.join(QUANTIZERS)}, not for {format}")
     quantizer = QUANTIZERS[format]
@@ -71,7 +72,8 @@ def quantize(
         request = make_request(model, images[:1], limits=kind.limits, card=card, depthwise=kind.depthwise)
         require_space(draft.parent, request)
         tries = _quantize_until_good(quantizer, kind, request, images, draft)
-        comparison = compare_precisions(kind, request, draft, validation)
+        with explained(f"the int8 file of {kind.name} cannot be measured", draft.parent, request):
+            comparison = compare_precisions(kind, request, draft, validation)
         _require_good(comparison, min_agreement, max_top1_loss)
         sidecar = describe(kind, request, draft)
         sidecar["versions"] |= quantizer.versions()
@@ -95,21 +97,15 @@ def _quantize_until_good(
     tries: dict[int, float] = {}
 
     def attempt(count: int) -> float:
-        try:
+        with explained(f"{quantizer.method} failed", draft.parent, request):
             quantizer.quantize(request, images, list(errors)[:count], draft)
-            return relative_error(_logits(kind.load(draft, make_settings()), images), expected)
-        except OSError:
-            raise
-        except Exception as error:  # each tool has errors of its own
-            require_space(draft.parent, request)  # they do not always say that the disk is full
-            reason = reason_of(error)
-            raise ExportError(f"{quantizer.method} failed ({type(error).__name__}: {reason})") from error
+            return relative_error(_logits(kind.load(draft, Settings()), images), expected)
 
     for count in FLOAT_LAYERS:
         tries[count] = attempt(count)
         if tries[count] <= GOOD_ENOUGH:
             break
-    best = min(tries, key=tries.__getitem__)
+    best = min(tries, key=lambda count: (math.isnan(tries[count]), tries[count]))
     if best != count:
         attempt(best)
     return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,27 +21,26 @@ class Settings:
 
     Attributes:
         dtype: the precision.
-        threads: of the CPU, all together.
+        threads: of the CPU, all together; by default as many as torch has.
         streams: how many images or pieces of a batch are computed at a time, by threads / streams threads each; None:
             as the batch is, see `Streams`.
+
+    Raises:
+        UserError: there cannot be so many.
     """
 
-    dtype: torch.dtype
-    threads: int
+    dtype: torch.dtype = torch.float32
+    threads: int = field(default_factory=torch.get_num_threads)
     streams: int | None = None
 
-
-def make_settings(
-    dtype: torch.dtype = torch.float32, threads: int | None = None, streams: int | None = None
-) -> Settings:
-    """Settings with as many threads as torch has by default. Raises UserError."""
-    for name, number in (("threads", threads), ("streams", streams)):
-        if number is not None and number < 1:
-            raise UserError(f"{name} is {number}; it must be at least 1")
-    threads = threads or torch.get_num_threads()
-    if streams and streams > threads:
-        raise UserError(f"{streams} streams need as many threads, not {threads}: set threads, or fewer streams")
-    return Settings(dtype, threads, streams)
+    def __post_init__(self) -> None:
+        for name, number in (("threads", self.threads), ("streams", self.streams)):
+            if number is not None and number < 1:
+                raise UserError(f"{name} is {number}; it must be at least 1")
+        if self.streams and self.streams > self.threads:
+            raise UserError(
+                f"{self.streams} streams need as many threads, not {self.threads}: set threads, or fewer streams"
+            )
 
 
 def computed(
@@ -53,8 +52,14 @@ def computed(
         UserError: these are no images.
     """
     with plain_mode():
-        outputs = run(_plain(torch.as_tensor(images)))
+        outputs = run(_plain(as_tensor(images)))
         return tuple(each.to(device, dtype if each.is_floating_point() else each.dtype) for each in outputs)
+
+
+def as_tensor(images: Tensor | np.ndarray) -> Tensor:
+    """The same memory where torch can take it: not that of an array which runs backwards, such as a flipped image."""
+    backwards = isinstance(images, np.ndarray) and any(stride < 0 for stride in images.strides)
+    return torch.as_tensor(np.ascontiguousarray(images) if backwards else images)
 
 
 @contextmanager

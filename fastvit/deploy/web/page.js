@@ -51,7 +51,7 @@ async function run(picture, device) {
   const { pixels } = await preprocessing.run({ image: pixelsOf(picture) });
   const prepared = performance.now();
   const images = new ort[device].Tensor("float32", pixels.data, pixels.dims);
-  const { output } = await networks[device].run({ images });
+  const [output] = Object.values(await networks[device].run({ images })); // the only one, whatever its name
   const values = await output.getData();
   const milliseconds = [prepared - start, performance.now() - prepared].map(Math.round);
   return { values, dims: output.dims, milliseconds };
