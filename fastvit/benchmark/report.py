@@ -89,7 +89,7 @@ def side_by_side(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line
 
 
 def _size_by_size(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
-    """A table for each batch and form: a line for each image size, with all networks and their ratios to the baseline."""
+    """A table for each batch and form: a line for each image size, with all networks and ratios to the baseline."""
     suite = result.suite
     tables: dict[tuple[int, str], dict[int | None, dict[str, Figures]]] = defaultdict(lambda: defaultdict(dict))
     for each in shown:
