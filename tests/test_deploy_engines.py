@@ -77,7 +77,7 @@ def test_who_has_a_request_or_a_stream_waits_for_no_other_that_is_made():
     pytest.importorskip("openvino")
     from openvino import Model, opset13
 
-    x = opset13.parameter([1, 3, 8, 8], "float32")
+    x = opset13.parameter([1, 3, 8, 8])
     requests, images = Requests(Model([opset13.relu(x)], [x]), Settings(threads=1), 1), torch.randn(1, 3, 8, 8)
     for run in (requests, Streams(lambda streams: lambda images: (images.relu(),), threads=1)):
         run(images)

@@ -118,7 +118,7 @@ def test_a_page_that_paints_takes_wide_pictures(tmp_path):
     kind = Web(overlay=Overlay(preprocessing, colors=((0, 0, 0), (255, 255, 255))))
     model, card = Pixels().eval(), Card(labels=("light", "dark"), task="segmentation")
     sidecar = export(model, tmp_path / "a.web", EXAMPLE, format=kind, card=card)
-    assert sidecar["input"]["height"] == sidecar["input"]["width"] == [64, 4096]
+    assert sidecar["input"]["height"] == sidecar["input"]["width"] == (64, 4096)
     assert len(sidecar["verification"]["outputs"]) == 3
     images = torch.randn(1, 3, 64, 4096)
     with torch.no_grad():
