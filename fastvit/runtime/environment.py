@@ -3,8 +3,8 @@
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -39,8 +39,8 @@ def installed(distribution: str) -> str:
 
 
 def version_of(distribution: str, module: str) -> str:
-    """The version of what brings a module; ONNX Runtime comes as onnxruntime-gpu and by other names, too."""
-    return installed(distribution) or str(getattr(import_module(module), "__version__", "unknown"))
+    """The version of what brings a module that is in use; ONNX Runtime comes as onnxruntime-gpu, too."""
+    return installed(distribution) or str(getattr(sys.modules.get(module), "__version__", "unknown"))
 
 
 @cache
