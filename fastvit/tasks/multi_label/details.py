@@ -8,7 +8,7 @@ import torch
 
 from fastvit.data.images import NO_LABEL
 from fastvit.data.listing import SEPARATOR
-from fastvit.tasks.multi_label.metrics import MultiLabelMetrics, average_precisions
+from fastvit.tasks.multi_label.metrics import MultiLabelMetrics, average_precisions, count
 from fastvit.training.task import Part
 
 
@@ -38,14 +38,13 @@ def joined(which: torch.Tensor, names: tuple[str, ...]) -> str:
 
 def _write_classes(path: Path, metrics: MultiLabelMetrics, names: tuple[str, ...]) -> None:
     """In percent; empty where there is nothing to divide by."""
-    from sklearn.metrics import precision_recall_fscore_support
-
     logits, labels = metrics.readable()
-    scores = precision_recall_fscore_support(labels, logits >= 0, average=None, zero_division=math.nan)
+    counts = count(logits, labels)
+    hits = counts.hits.double()
+    columns = (hits / counts.true, hits / counts.said, counts.f1(), counts.true)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("class", "images", "average_precision", "recall", "precision", "f1"))
-        rows = zip(names, average_precisions(logits, labels), *scores, strict=True)
-        for name, average, precision, recall, f1, images in rows:
-            figures = (average, recall, precision, f1)
+        rows = zip(names, average_precisions(logits, labels), *(each.tolist() for each in columns), strict=True)
+        for name, *figures, images in rows:
             writer.writerow((name, images, *("" if math.isnan(each) else f"{100 * each:.2f}" for each in figures)))
