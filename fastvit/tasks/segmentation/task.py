@@ -119,9 +119,9 @@ class Segmentation(Task):
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
-        logits, labels = model(images).float(), labels.long()
-        total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
-        return {"cross_entropy": total / (labels != UNLABELLED).sum().clamp(min=1)}  # a batch may have no label at all
+        total = F.cross_entropy(model(images).float(), labels.long(), ignore_index=UNLABELLED, reduction="sum")
+        # By all pixels, as MMSegmentation has it: a step in several parts, or by several processes, is one in a whole.
+        return {"cross_entropy": total / labels.numel()}
 
     def labelled(self, batch: tuple[Tensor, Tensor], class_names: Sequence[str]) -> tuple[Tensor, list[str]]:
         images, labels = batch
