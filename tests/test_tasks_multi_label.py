@@ -164,8 +164,8 @@ def test_weights_balance_each_label():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_labels_are_mixed_as_their_images_are(kind: str):
-    """Of images in one color each, a label for each color: what is seen is what is said."""
-    configured = task(f"augmentation.{kind}=1.0")
+    """Of images in one color each, a label for each color: what is seen is what is said. The loss smooths, once."""
+    configured = task(f"augmentation.{kind}=1.0", "augmentation.smoothing=0.2")
     colors = torch.tensor([0, 255, 0, 255], dtype=torch.uint8)
     images = colors.view(4, 1, 1, 1).expand(4, 3, 64, 64).contiguous()
     labels = torch.zeros(4, 10)
