@@ -91,4 +91,4 @@ class HandPredictor(Predictor):
 def prepare(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """(3, S, S): the image in the middle of a square, as in training."""
     side = preprocessing.height
-    return to_tensor(warp(image, fit(image.size, side), side), preprocessing.mean, preprocessing.std)
+    return to_tensor(warp(image, fit(image.size, side), side), preprocessing.normalization)

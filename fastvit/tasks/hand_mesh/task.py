@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from fastvit.data.normalization import Normalization
 from fastvit.models.hand_mesh import HandMesh
 from fastvit.models.skinning import HandArrays, HandModel
 from fastvit.tasks.hand_mesh.freihand import FreiHand
@@ -40,11 +37,6 @@ class HandMeshRecovery(Task):
     best_metric = "pa_mpjpe_mm"
     higher_is_better = False
 
-    def __init__(self, recipe: HandMeshRecipe):
-        super().__init__(recipe)
-        pretraining = resolve_data_config(pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
-        self.normalization = Normalization(pretraining["mean"], pretraining["std"])
-
     @property
     def input_size(self) -> tuple[int, int, int]:
         return 3, self.recipe.data.image_size, self.recipe.data.image_size
@@ -67,9 +59,8 @@ class HandMeshRecovery(Task):
     def open_data(self, part: Literal["train", "val"]) -> Part:
         images = HandImages(
             self._hands(part),
+            self.normalization,
             image_size=self.recipe.data.image_size,
-            mean=self.normalization.mean,
-            std=self.normalization.std,
             augmentation=self.recipe.augmentation if part == "train" else None,
         )
         return Part(images)

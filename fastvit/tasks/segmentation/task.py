@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastvit.data.digit_scenes import CLASSES
-from fastvit.data.normalization import Normalization
-from fastvit.data.whole_image import ResizeBox
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import RecipeError
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
@@ -43,8 +40,6 @@ class Segmentation(Task):
 
     def __init__(self, recipe: SegmentationRecipe):
         super().__init__(recipe)
-        pretraining = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
-        self.normalization = Normalization(pretraining["mean"], pretraining["std"])
         self.box = ResizeBox(recipe.data.short_side, recipe.data.long_side, recipe.data.size_divisor)
         window, stride = recipe.evaluation.window, recipe.evaluation.stride
         self.window = Window(window, stride) if window else None
@@ -64,18 +59,10 @@ class Segmentation(Task):
         return SemanticFPN(pyramid, self.recipe.data.num_classes, channels=config.head_channels, dropout=config.dropout)
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
-        data, augmentation = self.recipe.data, self.recipe.augmentation
-        transform = ValTransform(self.normalization, self.box)
+        transform = ValTransform(WholeImage(self.box, self.normalization))
         if part == "train":
-            transform = TrainTransform(
-                self.normalization,
-                crop=data.crop_size,
-                box=self.box._replace(divisor=1),
-                scale=augmentation.scale,
-                hflip=augmentation.hflip,
-                photometric=augmentation.photometric,
-                max_class_share=augmentation.max_class_share,
-            )
+            box, crop = self.box._replace(divisor=1), self.recipe.data.crop_size
+            transform = TrainTransform(self.recipe.augmentation, self.normalization, box=box, crop=crop)
         return Part(TransformedMaskedImages(self._open(part), transform), tuple(self.class_names))
 
     @property
