@@ -97,7 +97,7 @@ STEPS = (
     ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
     ((), "import fastvit.trained, fastvit.prediction, fastvit.tasks.classification.prediction"),
     (("pydantic",), "import fastvit.tasks.classification.task, fastvit.benchmark.bench, fastvit.robustness"),
-    (("roma",), "import fastvit.tasks.hand_mesh.predictor"),
+    (("roma",), "import fastvit.tasks.hand_mesh.prediction"),
 )
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({tuple(EXTRAS)}))  # importing None raises ModuleNotFoundError\n"
 

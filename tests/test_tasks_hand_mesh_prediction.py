@@ -11,7 +11,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.models.hand_mesh import project as project_weakly
 from fastvit.predictor import Shown
 from fastvit.tasks.hand_mesh.picture import in_pixels, overlay
-from fastvit.tasks.hand_mesh.predictor import Hand, HandPredictor, prepare
+from fastvit.tasks.hand_mesh.prediction import Hand, HandPredictor, prepare
 from fastvit.tasks.hand_mesh.scenes import SyntheticHands
 from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.transform import HandImages, fit
