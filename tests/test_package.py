@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastvit"
 # From the ground up. A part imports from those on floors below its own, and never from one beside it.
 FLOORS = (
-    ("errors", "precision", "shipped"),
+    ("errors", "files", "precision", "shipped"),
     ("reparam", "compare"),
     ("layers",),
     ("variants", "published"),

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from fastvit.files import as_whole
 from fastvit.models.hand_mesh import HandMesh, project
 from fastvit.models.skinning import HandArrays, HandModel
-from fastvit.runtime.files import as_whole
 from fastvit.tasks.hand_mesh.freihand import FreiHand
 from fastvit.tasks.hand_mesh.mano import read_mano
 from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics

@@ -1,6 +1,5 @@
 """The segmentation task: Semantic FPN on a classification network, trained and evaluated as the recipe says."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch.utils.data import Dataset
 from fastvit.data.digit_scenes import CLASSES
 from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import RecipeError
+from fastvit.files import write_table
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
@@ -127,12 +127,9 @@ class Segmentation(Task):
 
     def write_details(self, metrics: SegmentationMetrics, data: Part, folder: Path) -> list[Path]:
         path = folder / "classes.csv"
-        pixels = metrics.confusion.sum(1).tolist()
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("class", "pixels", "iou"))
-            for name, count, iou in zip(data.class_names, pixels, metrics.class_iou().tolist(), strict=True):
-                writer.writerow((name, count, "" if math.isnan(iou) else f"{100 * iou:.2f}"))
+        ious = ("" if math.isnan(iou) else f"{100 * iou:.2f}" for iou in metrics.class_iou().tolist())
+        rows = zip(data.class_names, metrics.confusion.sum(1).tolist(), ious, strict=True)
+        write_table(path, ("class", "pixels", "iou"), rows)
         return [path]
 
     def draw(self, model: Network, samples: list[tuple[Tensor, Tensor]], class_names: Sequence[str]) -> "Figure":
