@@ -25,8 +25,6 @@ from fastvit.training.task import Network, Part, Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURED_SAMPLES = 12
-
 
 class Detection(Task):
     """Boxes, and masks with Mask R-CNN. A batch is (list of images (3, H, W), list of targets)."""
@@ -35,6 +33,7 @@ class Detection(Task):
     best_metric = "box_ap"
     headline = ("box_ap", "mask_ap")
     exportable = False  # the number of boxes differs from image to image
+    pictured = 12
 
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
@@ -155,7 +154,6 @@ class Detection(Task):
     def draw(
         self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]
     ) -> "Figure":
-        samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
         images = [image for image, _ in samples]
         with torch.no_grad():
             outputs = self.predict(model, (images, []))

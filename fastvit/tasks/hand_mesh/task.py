@@ -28,7 +28,6 @@ from fastvit.training.task import Network, Part, Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURED = 16
 COSTS = {
     "vertices": F.l1_loss,
     "joints": F.l1_loss,
@@ -44,6 +43,7 @@ class HandMeshRecovery(Task):
     recipe: HandMeshRecipe
     best_metric = "pa_mpjpe_mm"
     higher_is_better = False
+    pictured = 16
 
     @property
     def input_size(self) -> tuple[int, int, int]:
@@ -118,8 +118,7 @@ class HandMeshRecovery(Task):
         return [folder / "pred.json"]
 
     def draw(self, model: Network, samples: list[dict[str, Tensor]], class_names: Sequence[str] | None) -> "Figure":
-        count = min(PICTURED, len(samples))
-        images = torch.stack([samples[i * len(samples) // count]["image"] for i in range(count)])
+        images = torch.stack([sample["image"] for sample in samples])
         with torch.no_grad():
             predicted = model(images)
         return mesh_grid(

@@ -29,14 +29,13 @@ from fastvit.training.task import Network, Part, Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURED_SAMPLES = 8
-
 
 class Segmentation(Task):
     """A class for each pixel. A batch is (images (B, 3, H, W), label maps (B, H, W)), or lists where sizes differ."""
 
     recipe: SegmentationRecipe
     best_metric = "miou"
+    pictured = 8
 
     def __init__(self, recipe: SegmentationRecipe):
         super().__init__(recipe)
@@ -133,7 +132,6 @@ class Segmentation(Task):
         return [path]
 
     def draw(self, model: Network, samples: list[tuple[Tensor, Tensor]], class_names: Sequence[str]) -> "Figure":
-        samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
         images, predicted = [], []
         with torch.no_grad():
             for image, labels in samples:
