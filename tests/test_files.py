@@ -13,9 +13,14 @@ def test_what_fails_leaves_the_file_that_was_there(tmp_path: Path):
     with as_whole(path) as unfinished:
         unfinished.write_text("first")
         assert not path.exists()
-    with pytest.raises(KeyboardInterrupt), as_whole(path) as unfinished:
-        unfinished.write_text("sec")
-        raise KeyboardInterrupt
+
+    def write_half() -> None:
+        with as_whole(path) as unfinished:
+            unfinished.write_text("sec")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
 
