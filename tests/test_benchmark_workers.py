@@ -61,8 +61,8 @@ def test_a_dead_worker_is_a_sentence():
     dying = Worker(1, "cpu")
     with pytest.raises(RunError, match=r"not ready after 0 minutes"):
         dying.build(measurement(), seconds=0)
-    with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in versions: if memory ran out"):
-        dying.versions()
+    with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in keep: if memory ran out"):
+        dying.keep([])
     dying.close()
 
 
