@@ -41,7 +41,7 @@ def test_a_worker_measures_and_goes_on_after_a_failure(worker: Worker):
     assert "resnet18 is none" in failure.reason
     assert len(worker.call(asked, 1)) == 1
     worker.keep([])
-    assert "KeyError" in worker.call(asked, 1).reason
+    assert len(worker.call(asked, 1)) == 1  # built again, as in a process that takes the place of a dead one
 
 
 @pytest.mark.slow
