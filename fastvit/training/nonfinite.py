@@ -1,4 +1,4 @@
-"""Where in a network numbers stop being finite."""
+"""Where in a network numbers stop being finite, and when float16 has too little room for them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastvit.errors import RunError
 from fastvit.runtime.device import autocast, tensors_of
 from fastvit.training.learner import Learner
+
+LOWEST_SCALE = 2.0**-20  # of float16's gradients: it begins at 2**16, and 36 skipped steps in a row lead there
+
+
+def require_usable_scale(scaler: torch.amp.GradScaler, step: int, kept: str) -> None:
+    """Raise RunError where float16's gradients are never finite, although the loss is: every step is skipped then.
+
+    Args:
+        scaler: it halves its scale with each step that it skips.
+        step: steps so far.
+        kept: what the run leaves, in words.
+    """
+    scale = scaler.get_scale()
+    if scale < LOWEST_SCALE:
+        raise RunError(
+            f"loop.precision is float16, in which the gradients are not finite at any scale (it is down to {scale:.0e}), "
+            f"so that the last steps up to step {step} changed nothing. Set loop.precision=bfloat16 in a new run "
+            f"(a resumed one keeps its recipe); {kept}"
+        )
 
 
 def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:
