@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def open_one(name: str, root: Path, split: str, num_classes: int = 2):
-    options = {"training": split == "train", "num_classes": num_classes, "image_size": 32, "batch_size": 2}
+    options = {"training": split == "train", "num_classes": num_classes, "image_size": 32}
     return open_source(name, root, split, **options)
 
 

@@ -310,7 +310,7 @@ def test_skipped_files_include_those_that_pillow_raises_odd_errors_about(tmp_pat
     for label in ("a", "b"):
         save(tmp_path / "train" / label / "0.ppm", pixels())
     (tmp_path / "train" / "b" / "0.ppm").write_bytes(b"P6 30 4x 255\n")  # a ValueError of Pillow's
-    options = {"training": True, "num_classes": 2, "image_size": 32, "batch_size": 2}
+    options = {"training": True, "num_classes": 2, "image_size": 32}
     source = open_source("folder", tmp_path, "train", **options)
     images = TransformedImages(source, v2.PILToTensor(), on_bad_image="skip", training=True)
     assert torch.equal(images[1][0], images[0][0])

@@ -61,9 +61,7 @@ def require_resumable(checkpoint: Mapping[str, Any], recipe: Recipe, path: Path)
     asked = ", ".join(f"schedule.{key}={after[key]}" for key in LENGTH if after[key] != before[key])
     done, whole = len(checkpoint["history"]), sum(before.values())
     if done < whole:
-        raise RunError(
-            f"{asked}: {path} has had {done} of its {whole} epochs: resume it without that to its end first"
-        )
+        raise RunError(f"{asked}: {path} has had {done} of its {whole} epochs: resume it without that to its end first")
     if any(after[key] < before[key] for key in LENGTH):
         had = f"{before['epochs']} epochs and {before['cooldown_epochs']} of cooldown"
         raise RunError(f"{asked}: {path} has had {had}: neither can become less")

@@ -180,9 +180,10 @@ class StreamLoader:
             raise RecipeError(
                 "data.workers is 0, but a stream shuffles each epoch in worker processes only: set it to 1 or more"
             )
-        if hasattr(dataset, "set_loader_cfg"):
-            dataset.set_loader_cfg(num_workers=workers)  # timm's length is of the whole batches of all workers
         self.accumulation, self.batch_size = accumulation, batch_size // (accumulation * processes.count)
+        if reader := getattr(dataset, "reader", None):  # timm's, whose length is of the whole batches of all workers
+            reader.batch_size = self.batch_size
+            dataset.set_loader_cfg(num_workers=workers)
         self.stream = SeededStream(dataset, seed, processes)
         self.steps_per_epoch = len(dataset) // (self.batch_size * accumulation)
         self.loader = DataLoader(

@@ -24,8 +24,8 @@ def require_usable_scale(scaler: torch.amp.GradScaler, step: int, kept: str) -> 
     scale = scaler.get_scale()
     if scale < LOWEST_SCALE:
         raise RunError(
-            f"loop.precision is float16, in which the gradients are not finite at any scale (it is down to {scale:.0e}), "
-            f"so that the last steps up to step {step} changed nothing. Set loop.precision=bfloat16 in a new run "
+            f"loop.precision is float16, and the gradients are not finite although the loss is: their scale is down to "
+            f"{scale:.0e}, and the steps before step {step} changed nothing. Set loop.precision=bfloat16 in a new run "
             f"(a resumed one keeps its recipe); {kept}"
         )
 

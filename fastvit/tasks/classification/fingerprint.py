@@ -32,6 +32,8 @@ def fingerprint(task: "Classification", loader: SampleLoader, device: torch.devi
     """Plain values by key, flat. Two runs with equal ones see the same images, if their files are the same."""
     recipe = task.recipe.to_dict()
     data, augmentation = recipe["data"], recipe["augmentation"]
+    if not task.recipe.is_list:
+        data["classes"] = None  # the names of class folders, which are not always in the recipe
     values = {
         "seed": recipe["seed"],
         "loop.batch_size": recipe["loop"]["batch_size"],
