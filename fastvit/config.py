@@ -172,9 +172,12 @@ def validate(data: Mapping[str, Any], section_class: type[AnySection], source: s
         raise RecipeError("\n".join(f"{source}: {_sentence(problem, paths)}" for problem in error.errors())) from error
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], section_class: type[Section]) -> list[str]:
-    """Keys (full paths) in which two data differ and that can change the result, as `key: old -> new`."""
-    free = {path for path, extra in key_paths(section_class) if extra.get("free_on_resume")}
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], section_class: type[Section] | None = None
+) -> list[str]:
+    """Keys (full paths) in which two data differ, as `key: old -> new`; of a section, those that change the result."""
+    keys = key_paths(section_class) if section_class else ()
+    free = {path for path, extra in keys if extra.get("free_on_resume")}
     before, after = dict(_flatten(old)), dict(_flatten(new))
     return [
         f"{path}: {before.get(path)} -> {after.get(path)}"

@@ -64,15 +64,6 @@ def require_repeatable(recipe: ClassificationRecipe, loader: TrainLoader) -> Non
         )
 
 
-def changed(recorded: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """The keys in which two fingerprints differ, as `key: recorded -> own`."""
-    return [
-        f"{key}: {recorded.get(key)} -> {own.get(key)}"
-        for key in sorted(recorded.keys() | own.keys())
-        if recorded.get(key) != own.get(key)
-    ]
-
-
 def digest(image: Tensor) -> bytes:
     """Of the numbers in a tensor, whatever its memory layout: 8 bytes."""
     return hashlib.blake2b(image.contiguous().cpu().numpy().tobytes(), digest_size=8).digest()
