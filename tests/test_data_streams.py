@@ -10,6 +10,7 @@ import torch
 from fastvit.data.digits import Digits
 from fastvit.data.sources import open_source
 from fastvit.errors import DataError, RecipeError
+from fastvit.features.images import Samples
 from fastvit.tasks import load_recipe, make_task
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
@@ -143,13 +144,13 @@ def test_a_dataset_of_hugging_face(hugging_face, tmp_path):
 
 @pytest.fixture(scope="module")
 def other_columns(tmp_path_factory):
-    """Of Hugging Face's, with names of its own for the columns, and the classes from nine to zero."""
+    """Of Hugging Face's, with names of its own for the columns, and one image without a label."""
     datasets = pytest.importorskip("datasets")
     root = tmp_path_factory.mktemp("columns")
     digits = Digits(train=True, image_size=32)
     names = datasets.ClassLabel(names=["nine", "eight", "seven"])
     features = datasets.Features({"img": datasets.Image(), "fine": names, "group": datasets.Value("int64")})
-    rows = {"img": [digits[i][0] for i in range(3)], "fine": [2, 0, 1], "group": [0, 0, 0]}
+    rows = {"img": [digits[i][0] for i in range(4)], "fine": [2, 0, 1, -1], "group": [0, 0, 0, 0]}
     datasets.Dataset.from_dict(rows, features=features).to_parquet(str(root / "train.parquet"))
     return root
 
@@ -163,9 +164,14 @@ def open_columns(prefix, root, *columns):
 def test_other_columns_count_where_they_are_named_and_classes_have_their_names(prefix, other_columns):
     source = open_columns(prefix, other_columns, "img", "fine")
     assert source.classes == ["nine", "eight", "seven"]
-    images = [source[i] for i in range(3)] if prefix == "hfds" else list(source)
-    assert [label for _, label in images] == [2, 0, 1]
+    images = [source[i] for i in range(4)] if prefix == "hfds" else list(source)
+    assert [label for _, label in images] == [2, 0, 1, -1]
     assert png(images[0][0]) == png(Digits(train=True, image_size=32)[0][0])
+
+
+def test_embedded_images_have_the_names_of_their_classes(other_columns):
+    part = Samples("train", "hfds/x", open_columns("hfds", other_columns, "img", "fine"), range(4))
+    assert [label for _, label in map(part.read, part.entries())] == ["seven", "nine", "eight", "-1"]
 
 
 def test_columns_that_are_not_there_are_named(other_columns):

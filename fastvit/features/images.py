@@ -125,7 +125,8 @@ class Samples(Part):
     def read(self, entry: Entry) -> tuple[Image.Image, str]:
         image, label = self.source[entry.place]
         names = getattr(self.source, "classes", None)
-        return as_rgb(image, upright=False), str(names[label] if names else label)
+        known = names and label in range(len(names))  # else there is none: -1 in the test splits of Hugging Face
+        return as_rgb(image, upright=False), str(names[label] if known else label)
 
 
 def find_parts(
