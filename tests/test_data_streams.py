@@ -177,7 +177,7 @@ def test_embedded_images_have_the_names_of_their_classes(other_columns):
 def test_columns_that_are_not_there_are_named(other_columns):
     with pytest.raises(DataError, match=r"has no column label, but img, fine, group: set data.label_column to one"):
         open_columns("hfds", other_columns, "img", None)
-    with pytest.raises(DataError, match=r"if another column than image has its images, say so by data.image_column"):
+    with pytest.raises(DataError, match=r"has no column image, but img, fine, group: set data.image_column to one"):
         open_columns("hfds", other_columns)
 
 

@@ -87,10 +87,13 @@ def has_columns(name: str) -> bool:
 
 def _require_columns(reader: Any, name: str, columns: tuple[str | None, str | None]) -> None:
     """Raise DataError if a column is not there, which timm finds out with the first sample, in a worker."""
-    features = getattr(reader.dataset if hasattr(reader, "dataset") else reader.builder.info, "features", None)
-    for key, column in zip(("data.image_column", "data.label_column"), columns, strict=True):
+    table = getattr(reader, "dataset", None)  # of hfds
+    features = dict((reader.builder.info if table is None else table).features or {})
+    if table is not None and table.data.column(reader.image_key).null_count == len(table):
+        del features[reader.image_key]  # timm adds an empty one where it is missing
+    for key, column in zip(DEFAULT_COLUMNS, columns, strict=True):
         column = column or DEFAULT_COLUMNS[key]
-        if features is not None and not has_field(features, column):
+        if features and not has_field(features, column):
             raise DataError(f"dataset {name} has no column {column}, but {', '.join(features)}: set {key} to one")
 
 
@@ -114,11 +117,8 @@ def _open_with_timm(
         dataset = create_dataset(name, root=root and str(root), split=split, is_training=is_training, **keys)
     except Exception as error:  # each of the libraries behind timm has errors of its own
         where = f" in {root}" if root else ""
-        advice = (
-            "; if another column than image has its images, say so by data.image_column" if has_columns(name) else ""
-        )
         raise DataError(
-            f"split {split} of dataset {name} cannot be opened{where} ({type(error).__name__}: {error}){advice}"
+            f"split {split} of dataset {name} cannot be opened{where} ({type(error).__name__}: {error})"
         ) from error
     if has_columns(name):
         _require_columns(dataset.reader, name, columns)
