@@ -99,6 +99,7 @@ class MoreDigits(SmallTask):
 def test_a_run_goes_on_only_where_an_epoch_has_as_many_steps(finished: Trainer, tmp_path: Path):
     """Else it would stand elsewhere in its epoch, and its schedule would be another."""
     recipe = small_recipe(finished.folder.path, schedule=PLAN | {"epochs": 5})
+    assert read_checkpoint(finished.folder.last)["steps_per_epoch"] == 12
     message = "an epoch of this run had 12 steps and would have 13 now: its training data, .*; put them back, or begin"
     with pytest.raises(RunError, match=message):
         train(MoreDigits(recipe), recipe, resume_from=finished.folder.last)
