@@ -72,11 +72,6 @@ TRAINING = {
             ("planned = merge(recipe.to_dict(), saved)", "planned = saved"),
         ],
     },
-    "training/nonfinite.py": {
-        "test_training_failures.py::test_float16_without_finite_gradients_ends_instead_of_skipping_every_step": [
-            ("if scale < LOWEST_SCALE:", "if False:"),
-        ],
-    },
     "training/learner.py": {
         "test_training_learner.py::test_a_step_is_by_the_book": [
             ("step=step + 1)", "step=step)"),
@@ -171,6 +166,9 @@ TRAINING = {
         ],
     },
     "training/nonfinite.py": {
+        "test_training_failures.py::test_float16_without_finite_gradients_ends_instead_of_skipping_every_step": [
+            ("if scale < LOWEST_SCALE:", "if False:"),
+        ],
         "test_training_failures.py::test_processes_that_wait_for_each_other_in_a_batch_norm_all_stop": [
             (
                 'else "the batch itself"\n            if any(learner.processes.largest(finding is not None)):',
