@@ -31,7 +31,6 @@ from fastvit.training.task import Metrics, Network, Task
 if TYPE_CHECKING:
     from fastvit.training.recipe import Recipe
 
-PICTURED_SAMPLES = 50
 FORMS = ("unfused", "fused")
 SETTLED_BY_RECIPES = ("segmentation", "hand_mesh")  # what a validation image goes through, and the metrics
 
@@ -125,7 +124,8 @@ def evaluate_forms(
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "evaluation.json", folder / "predictions.png"]
     written[0].write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    picture = task.draw(_on(model, torch.device("cpu")), some_samples(data.samples), data.class_names)
+    shown = some_samples(data.samples, task.pictured)
+    picture = task.draw(_on(model, torch.device("cpu")), shown, data.class_names)
     picture.savefig(written[1], dpi=120)
     if mistakes := task.draw_mistakes(metrics[form], data, explain_with=model if explain else None):
         written.append(folder / "mistakes.png")
@@ -213,11 +213,11 @@ def latency_ms(models: Mapping[str, Network], task: Task, input_size: tuple[int,
     return {name: 1000 * median(times) for name, times in seconds.items()}
 
 
-def some_samples(dataset: Dataset) -> list[Any]:
-    """Samples evenly spread over a dataset; of a stream, the first ones."""
+def some_samples(dataset: Dataset, count: int) -> list[Any]:
+    """So many samples evenly spread over a dataset, or all that it has; of a stream, the first ones."""
     if isinstance(dataset, IterableDataset):
-        return list(islice(dataset, PICTURED_SAMPLES))
-    count = min(PICTURED_SAMPLES, len(dataset))
+        return list(islice(dataset, count))
+    count = min(count, len(dataset))
     return [dataset[i * len(dataset) // count] for i in range(count)]
 
 

@@ -25,7 +25,7 @@ PREDICTORS = {  # module in `fastvit.tasks`, class, and what it cannot do withou
     IMAGE_MULTI_LABEL: ("multi_label.prediction", "ImageSeveralLabels", ("labels",)),
     "segmentation": ("segmentation.prediction", "Segmenter", ("preprocessing", "labels", "settings")),
     "detection": ("detection.prediction", "Detector", ("labels",)),
-    "hand_mesh": ("hand_mesh.predictor", "HandPredictor", ("preprocessing", "settings")),
+    "hand_mesh": ("hand_mesh.prediction", "HandPredictor", ("preprocessing", "settings")),
 }
 
 

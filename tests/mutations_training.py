@@ -136,6 +136,28 @@ TRAINING = {
             ("index * self.count + self.rank", "index + self.rank"),
         ],
     },
+    "training/nonfinite.py": {
+        "test_training_failures.py::test_processes_that_wait_for_each_other_in_a_batch_norm_all_stop": [
+            (
+                'else "the batch itself"\n            if any(learner.processes.largest(finding is not None)):',
+                'else "the batch itself"\n            if finding:',
+            ),
+            (
+                "_first(modules, losses)\n            if any(learner.processes.largest(finding is not None)):",
+                "_first(modules, losses)\n            if finding:",
+            ),
+        ],
+    },
+    "tasks/detection/task.py": {
+        "test_tasks_detection_prediction.py::test_what_is_measured_does_not_depend_on_the_batch": [
+            ("return [model([image])[0] for image in images]", "return model(images)"),
+        ],
+    },
+    "tasks/segmentation/task.py": {
+        "test_tasks_segmentation.py::test_the_loss_is_that_of_mmsegmentation_and_of_two_halves_the_mean": [
+            ("total / labels.numel()", "total / (labels != UNLABELLED).sum()"),
+        ],
+    },
     "data/normalization.py": {
         "test_data_normalization.py::test_what_was_normalized_in_inference_mode_does_not_spoil_training": [
             ("@torch.inference_mode(False)", "@torch.inference_mode(True)"),

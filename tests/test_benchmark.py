@@ -8,8 +8,10 @@ import pytest
 
 from fastvit.benchmark import measure as measuring
 from fastvit.benchmark.everything import Part, everything
-from fastvit.benchmark.measure import groups, measure
+from fastvit.benchmark.machine import environment_of
+from fastvit.benchmark.measure import Engines, groups, measure
 from fastvit.benchmark.measurement import Failure, Measurement
+from fastvit.benchmark.report import report
 from fastvit.benchmark.result import Result, load
 from fastvit.benchmark.suite import MIN_SAMPLES, Suite
 from fastvit.benchmark.workers import WorkerDied
@@ -64,7 +66,7 @@ class Played:
     """A process whose calls take the time that `seconds` says; keeps a diary of what all of them did."""
 
     def __init__(self, script: SimpleNamespace):
-        self.script, self.built = script, []
+        self.script, self.built, self.built_once = script, [], False
         script.processes.append(self)
 
     def build(self, measurement: Measurement, *, seconds: float | None = None) -> dict | Failure:
@@ -76,10 +78,15 @@ class Played:
         if measurement not in self.built:
             self.script.diary.append(f"build {name}")
             self.built.append(measurement)
+            self.built_once = True
         return {"image_size": 32, "parameters": 1, "macs": 1}
 
-    def call(self, measurement: Measurement, calls: int) -> list[float]:
-        assert measurement in self.built
+    def call(self, measurement: Measurement, calls: int) -> list[float] | Failure:
+        name = measurement.network_name
+        if name in self.script.die_later and len(self.built) > 1:
+            raise WorkerDied("died in call")
+        if isinstance(found := self.build(measurement), Failure):
+            return found
         if self.script.calls_left == 0:
             raise KeyboardInterrupt
         self.script.calls_left -= 1
@@ -92,18 +99,17 @@ class Played:
     def limits(self, dtypes: list[str]) -> dict:
         return {"peak": {dtype: {"flops": 1e9, "by": "x"} for dtype in dtypes}, "bandwidth": 1e9, "cache": 1}
 
-    def versions(self) -> dict[str, str]:
-        return {"onnx": "1"}
-
     def close(self) -> None:
         pass
 
 
 @pytest.fixture
 def played(monkeypatch) -> SimpleNamespace:
-    script = SimpleNamespace(diary=[], processes=[], deadly=set(), broken=set(), calls_left=10**6, seconds=0.001)
+    nobody = {kind: set() for kind in ("deadly", "die_later", "broken")}
+    script = SimpleNamespace(diary=[], processes=[], **nobody, calls_left=10**6, seconds=0.001)
     monkeypatch.setattr(measuring, "Worker", lambda threads, device: Played(script))
     monkeypatch.setattr(measuring, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(measuring, "load_now", lambda: 0.0)  # which takes two seconds
     return script
 
 
@@ -118,18 +124,20 @@ def test_rounds_go_around_and_only_what_takes_turns_is_in_memory(played: SimpleN
     assert samples(result) == [("b", "eager", 10), ("a", "eager", 10), ("b", "eager", 10), ("c", "eager", 10)]
     own_turns = ["call b", "call a"] * 5
     assert played.diary == ["build b", "build a", *own_turns, "build c", *["call b", "call c"] * 5]
-    assert [len(process.built) for process in played.processes] == [1, 1]  # the baseline's own, which it stays in
+    building = [process for process in played.processes if process.built_once]
+    assert len(building) == 2  # the baseline's own, which it stays in, and the other one
     assert load(tmp_path) == result
 
 
-def test_an_interrupted_measurement_goes_on_in_the_round_where_it_ended(played: SimpleNamespace, tmp_path: Path):
+def test_an_interrupted_measurement_goes_on_after_the_last_whole_round(played: SimpleNamespace, tmp_path: Path):
     suite = small_suite(output=str(tmp_path), forms={"eager": {}, "half": {}})
     played.calls_left = 3 * 5 + 7  # two whole rounds and a third of the second form
     with pytest.raises(KeyboardInterrupt):
         measure(suite)
     part = load(tmp_path)
     assert not part.complete
-    assert samples(part) == [(n, "eager", 10) for n in "abc"] + [("a", "half", 6), ("b", "half", 4), ("c", "half", 4)]
+    assert samples(part) == [(n, "eager", 10) for n in "abc"] + [(n, "half", 4) for n in "abc"]
+    assert "NOT COMPLETE" in report(part)
     played.calls_left, played.diary = 10**6, []
     result = measure(suite)
     assert samples(result) == [(n, form, 10) for form in ("eager", "half") for n in "abc"]
@@ -164,7 +172,7 @@ def test_another_result_is_neither_overwritten_nor_mixed(change, message: str, p
 def test_the_time_is_kept(played: SimpleNamespace, tmp_path: Path):
     suite = small_suite(output=str(tmp_path), forms={"eager": {}})
     stopped = measure(suite, minutes=1e-9)
-    assert (stopped.complete, samples(stopped)) == (False, [(n, "eager", 0) for n in "abc"])
+    assert (stopped.complete, samples(stopped)) == (False, [(n, "eager", 2) for n in "abc"])  # never nothing
     long = suite.model_copy(update={"rounds": 100, "seconds": 60.0, "output": tmp_path / "long"})
     played.seconds = 1.0
     assert samples(measure(long))[0] == ("a", "eager", 20)  # 20 s of each of three
@@ -180,8 +188,36 @@ def test_what_cannot_be_measured_is_reported_and_all_else_is(played: SimpleNames
     assert (died.error, broken.error) == ("died in build", "ValueError: broken")
     assert "c, eager, batch 1: ValueError: broken\na trace" in (tmp_path / "errors.txt").read_text()
     assert sum(map(len, first.rounds_ms)) == 10
-    assert len(played.processes) == 2  # another one in place of the dead
-    assert played.diary.count("build a") == 2
+    assert played.diary.count("build a") == 2  # again, in the process in place of the dead one
+
+
+def test_what_dies_in_the_middle_takes_nobody_with_it(played: SimpleNamespace, tmp_path: Path):
+    played.die_later = {"b"}
+    first, died, last = measure(small_suite(output=str(tmp_path), forms={"eager": {}})).rows()
+    assert died.error == "died in call"
+    assert [sum(map(len, row.rounds_ms)) for row in (first, died, last)] == [10, 0, 10]
+
+
+@pytest.mark.parametrize(("device", "processes"), [("cpu", 1), ("cuda", 2)])
+def test_what_fails_on_a_gpu_has_a_new_process_after_it(device: str, processes: int, played: SimpleNamespace):
+    """Errors of kernels stay with their process."""
+    played.broken = {"b"}
+    (measurements,) = groups(small_suite(forms={"eager": {}}), "cpu")
+    engines = Engines(1, device)
+    answers = [engines.ask(("eager", False), "build", each) for each in measurements]
+    assert [isinstance(answer, Failure) for answer in answers] == [False, True, False]
+    assert len(played.processes) == processes
+
+
+def test_a_network_that_another_engine_computes_now_is_measured_anew(tmp_path: Path):
+    row = measuring._new_row(next(iter(groups(small_suite(), "cpu")))[0])
+    facts = {"image_size": 32, "engine": "torch"}
+    measuring._note(row, facts, tmp_path)
+    row.rounds_ms = [[1.0]]
+    measuring._note(row, facts, tmp_path)
+    assert row.rounds_ms == [[1.0]]
+    measuring._note(row, facts | {"engine": "openvino"}, tmp_path)
+    assert row.rounds_ms == []
 
 
 # ---- everything ------------------------------------------------------------------------------------------------------
@@ -198,6 +234,14 @@ def test_everything_goes_on_within_its_time(played: SimpleNamespace, tmp_path: P
     played.diary.clear()
     assert [result.complete for result in everything(**common)] == [True, True]
     assert played.diary == []
+    with pytest.raises(RunError, match=r"holds another result(.|\n)*rounds: 5 -> 7"):
+        next(everything(**common | {"overrides": ["rounds=7", "batch_sizes=[1]"]}))
+
+
+def test_the_machine_is_described_with_its_engines():
+    found = environment_of("cpu", 3)
+    assert found["threads"] == 3
+    assert {"torch", "cpu", "onnxruntime", "openvino"} <= found.keys()
 
 
 @pytest.mark.slow
@@ -244,12 +288,12 @@ claims:
 def test_commands_from_a_suite_to_its_tables(played: SimpleNamespace, tmp_path: Path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("suite.yaml").write_text(SMALL)
-    benchmark(["suite.yaml", "quick.batch_sizes=[2]", "--quick"])
+    benchmark(["suite.yaml", "batch_sizes=[2]", "--quick"])
     assert "T8 to ResNet" in capsys.readouterr().out
-    assert {path.name for path in Path("out").iterdir()} == {"table.md", "result.json", "picture.png"}
-    assert samples(load(Path("out"))) == [("ResNet", "eager", 10), ("T8", "eager", 10)]
-    Path("out/table.md").unlink()
-    Path("out/result.json").rename("published.json")
+    assert {path.name for path in Path("out_quick").iterdir()} == {"table.md", "result.json", "picture.png"}
+    assert samples(load(Path("out_quick"))) == [("ResNet", "eager", 10), ("T8", "eager", 10)]
+    Path("out_quick/table.md").unlink()
+    Path("out_quick/result.json").rename("published.json")
     benchmark(["report", "published.json"])
     assert "T8 to ResNet" in Path("published.md").read_text()
     assert Path("published.png").stat().st_size > 10_000

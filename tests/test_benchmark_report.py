@@ -77,6 +77,30 @@ def test_times_are_in_step_with_the_baseline_that_took_turns():
     assert shown["base"].latency.n == 10
 
 
+def test_times_are_in_step_with_the_baseline_of_the_same_size():
+    """The large images take ten times as long, and the machine never changes."""
+    sizes = [[row("base", "f", [10]), row("a", "f", [20])], [row("base", "f", [100]), row("a", "f", [200])]]
+    for size, group in zip((32, 64), sizes, strict=True):
+        for each in group:
+            each.image_size = size
+    made = result(*sizes, take_turns="baseline", baseline="base", image_sizes=[32, 64])
+    assert [each.latency.median for each in figures(made)] == [10, 20, 100, 200]
+
+
+def test_several_image_sizes_stand_one_under_the_other():
+    sizes = [[row("base", "f", [10]), row("a", "f", [20])], [row("base", "f", [100]), row("a", "f", [2000.4])]]
+    for size, group in zip((32, 64), sizes, strict=True):
+        for each in group:
+            each.image_size = size
+    made = result(*sizes, baseline="base", image_sizes=[32, 64])
+    (lines,) = side_by_side(made, figures(made))
+    assert lines == [
+        ("ms, batch 1, f", "base", "a", "a: x base"),
+        ("32 px", "10", "20", "0.50"),
+        ("64 px", "100", "2000", "0.05"),
+    ]
+
+
 def test_means_are_geometric_and_of_the_raw_ratios():
     rng = np.random.default_rng(1)
     groups, expected = [], {}

@@ -1,6 +1,8 @@
 """Suites that measure something else than networks: small, but all that they do."""
 
 import json
+import shutil
+import time
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from fastvit.errors import RecipeError, RunError
 from fastvit.reparam import reparameterize_model
 from fastvit.tasks import load_recipe, make_task
 from fastvit.trained import Options, find_trained
+from launch import script
 from reference import randomize
 
 SMALL = ("loop.batch_size=4", "optimizer.lr_batch_size=null")
@@ -39,10 +42,23 @@ def test_images_a_second_are_of_all_loaders_and_numbers_of_workers(tmp_path: Pat
         run_special(SUITES / "loader.yaml", (f"output={tmp_path / 'file' / 'folder'}",))
 
 
+def test_the_first_batch_of_each_worker_does_not_count():
+    """They come together, after the workers have begun; what is counted comes after that."""
+
+    def batches():
+        for number in range(6):
+            time.sleep(0.2 if number == 0 else 0.01 if number < 3 else 0.05)
+            yield None, [0] * 4
+
+    assert loader.images_per_second(batches(), workers=3) == pytest.approx(4 / 0.05, rel=0.3)
+    with pytest.raises(RunError, match="no more batches than the 6 workers"):
+        loader.images_per_second(batches(), workers=6)
+
+
 def test_both_loaders_make_the_same_kind_of_batches(tmp_path: Path):
     """Else their speeds could not be compared."""
-    loader._write_photographs(tmp_path / "train", 12)
-    data = (f"data.root={tmp_path}", "data.num_classes=2", "data.workers=1", *SMALL)
+    predict.write_photographs(tmp_path / "train" / "one", 12, sizes=((500, 375),))
+    data = (f"data.root={tmp_path}", "data.num_classes=1", "data.workers=1", *SMALL)
     task = make_task(load_recipe("classification/fastvit_t8", data))
     ours, timms = (list(epoch(0)) for epoch in (loader._ours(task), loader._timms(task, fast_collate)))
     assert len(ours) == len(timms) == 3
@@ -116,9 +132,30 @@ def test_what_is_special_is_told_by_a_key(tmp_path: Path):
 @pytest.mark.parametrize("name", SPECIAL)
 def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     module, sizes = import_module(f"fastvit.benchmark.{name}"), []
-    monkeypatch.setattr(module, "measure", lambda suite: [sizes.append(suite.rounds)])
+    monkeypatch.setattr(module, "measure", lambda suite: [{}] if sizes.append(suite.rounds) is None else [])
     monkeypatch.setattr(module, "table", lambda result: "")
     monkeypatch.delattr(module, "picture", raising=False)
     for quick in (False, True):
         run_special(SUITES / f"{name}.yaml", (f"output={tmp_path / str(quick)}",), quick=quick)
     assert sizes[1] < sizes[0]
+
+
+def test_what_is_interrupted_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Else the same command would refuse to measure it again, and the half would pass as the whole."""
+
+    def interrupted(suite):
+        yield {"rows": []}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastvit.benchmark.layers.measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_special(SUITES / "layers.yaml", (f"output={tmp_path}",))
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json.part"]
+
+
+@pytest.mark.parametrize("name", ["layers", "predict", "serving_quick"])
+def test_published_results_are_reported_again(name: str, tmp_path: Path):
+    published = Path(__file__).parents[1] / "docs" / "measurements"
+    shutil.copy(published / f"{name}.json", tmp_path)
+    script("benchmark")(["report", str(tmp_path / f"{name}.json")])
+    assert (tmp_path / f"{name}.md").read_text() == (published / f"{name}.md").read_text()

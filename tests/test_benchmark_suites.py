@@ -18,8 +18,8 @@ benchmark = script("benchmark")
 
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_every_suite_loads_and_its_quick_part_has_enough_samples(path: Path):
-    suite = load_suite(path)
-    short = suite.shortened()
+    suite, short = load_suite(path), load_suite(path, quick=True)
+    assert short.output == suite.output.with_name(f"{suite.output.name}_quick")  # so that both can be measured
     assert set(short.networks) <= set(suite.networks)
     assert short.rounds * short.calls >= MIN_SAMPLES
     for device in ("cpu", "cuda"):
@@ -55,6 +55,12 @@ def test_a_mistake_is_a_sentence_and_writes_nothing(override: str, message: str,
     text = complaint(benchmark, [str(DEPLOY), override, f"output={tmp_path / 'out'}"], capsys)
     assert message in text
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_said_beside_quick_wins():
+    suite = load_suite(DEPLOY, ["rounds=7", "batch_sizes=[3]", "output=mine"], quick=True)
+    assert (suite.rounds, suite.batch_sizes, str(suite.output)) == (7, (3,), "mine")
+    assert list(suite.networks) == ["T8", "SA12"]
 
 
 @pytest.mark.parametrize(

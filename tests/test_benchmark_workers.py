@@ -41,7 +41,7 @@ def test_a_worker_measures_and_goes_on_after_a_failure(worker: Worker):
     assert "resnet18 is none" in failure.reason
     assert len(worker.call(asked, 1)) == 1
     worker.keep([])
-    assert "KeyError" in worker.call(asked, 1).reason
+    assert len(worker.call(asked, 1)) == 1  # built again, as in a process that takes the place of a dead one
 
 
 @pytest.mark.slow
@@ -61,8 +61,8 @@ def test_a_dead_worker_is_a_sentence():
     dying = Worker(1, "cpu")
     with pytest.raises(RunError, match=r"not ready after 0 minutes"):
         dying.build(measurement(), seconds=0)
-    with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in versions: if memory ran out"):
-        dying.versions()
+    with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in keep: if memory ran out"):
+        dying.keep([])
     dying.close()
 
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastvit"
 # From the ground up. A part imports from those on floors below its own, and never from one beside it.
 FLOORS = (
-    ("errors", "precision", "shipped", "gradient_checkpointing"),
+    ("errors", "files", "precision", "shipped", "gradient_checkpointing"),
     ("reparam", "compare", "checkpoint_files"),
     ("layers",),
     ("variants", "published"),
@@ -97,7 +97,7 @@ STEPS = (
     ((), "from fastvit.models import semantic_fpn, mask_rcnn, HandMesh, HandModel; import fastvit.deploy"),
     ((), "import fastvit.trained, fastvit.prediction, fastvit.tasks.classification.prediction"),
     (("pydantic",), "import fastvit.tasks.classification.task, fastvit.benchmark.bench, fastvit.robustness"),
-    (("roma",), "import fastvit.tasks.hand_mesh.predictor"),
+    (("roma",), "import fastvit.tasks.hand_mesh.prediction"),
 )
 BLOCK = f"import sys; sys.modules.update(dict.fromkeys({tuple(EXTRAS)}))  # importing None raises ModuleNotFoundError\n"
 

@@ -9,9 +9,12 @@ from sklearn.datasets import load_sample_images
 
 from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.predictor import Shown
+from fastvit.recipes import load_recipe, make_task
 from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.prediction import Detector, Objects
+from fastvit.tasks.detection.samples import image_tensor
 from fastvit.tasks.drawing import distinct_colors
+from fastvit.training.evaluation import evaluate
 from reference import randomize
 
 NAMES = ("cat", "dog", "bird")
@@ -80,6 +83,16 @@ def test_neighbours_of_other_sizes_do_not_matter(mask_rcnn: PyramidMaskRCNN, pho
         torch.testing.assert_close(objects.boxes, alone.boxes, rtol=1e-3, atol=1e-2)
         assert objects.masks().shape[1:] == (image.height, image.width)
     assert several.predict([]) == []
+
+
+def test_what_is_measured_does_not_depend_on_the_batch(mask_rcnn: PyramidMaskRCNN, photo: Image.Image):
+    task, cpu = make_task(load_recipe("quickstart/detection_digits")), torch.device("cpu")
+    images = [image_tensor(photo.resize(size)) for size in ((170, 120), (90, 150), (120, 120))]
+    samples = [(image, {"image_id": number, "annotations": []}) for number, image in enumerate(images, 1)]
+    whole, *parts = (task.collate(some) for some in (samples, samples[:1], samples[1:]))
+    together, apart = (evaluate(task, [mask_rcnn], batches, device=cpu)[0].detections for batches in ([whole], parts))
+    assert {each["image_id"] for each in together} == {1, 2, 3}
+    assert together == apart
 
 
 def two_objects(height: int, width: int) -> Objects:

@@ -13,9 +13,7 @@ from fastvit.errors import DataError, RecipeError
 from fastvit.models.hand_mesh import project as project_weakly
 from fastvit.models.skinning import ROOT, HandModel
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.hand_mesh.losses import hand_losses
-from fastvit.tasks.hand_mesh.prediction import root_position, write_predictions
-from fastvit.tasks.hand_mesh.recipe import HandLossConfig
+from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, root_position
 from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.task import HandMeshRecovery
 from fastvit.training.evaluation import evaluate
@@ -48,9 +46,10 @@ def random_prediction(batch: int) -> dict[str, Tensor]:
 def test_every_loss_is_zero_for_the_truth_and_weighted_otherwise():
     true, predicted = random_prediction(3), random_prediction(3)
     predicted["camera"] = predicted["camera"] * 0.9
-    weights = HandLossConfig(vertices=2, joints=3, points=4, rotations=5, shape=6)
-    assert all(loss == 0 for loss in hand_losses(weights, true, true).values())
-    losses = hand_losses(weights, predicted, true)
+    batch = {"image": None, **true}
+    weighted = task("losses={vertices: 2, joints: 3, points: 4, rotations: 5, shape: 6}")
+    assert all(loss == 0 for loss in weighted.losses(lambda images: true, batch).values())
+    losses = weighted.losses(lambda images: predicted, batch)
     points = predicted["camera"][:, None, :1] * predicted["joints"][..., :2] + predicted["camera"][:, None, 1:]
     expected = {
         "vertices": 2 * (predicted["vertices"] - true["vertices"]).abs().mean(),
@@ -60,7 +59,10 @@ def test_every_loss_is_zero_for_the_truth_and_weighted_otherwise():
         "shape": 6 * (predicted["shape"] - true["shape"]).square().mean(),
     }
     torch.testing.assert_close(losses, expected)
-    assert set(hand_losses(HandLossConfig(rotations=0, shape=0), predicted, true)) == {"vertices", "joints", "points"}
+    for name in ("rotations", "shape"):  # unknown, and not asked for
+        del batch[name]
+    some = task("losses.rotations=0", "losses.shape=0").losses(lambda images: predicted, batch)
+    assert set(some) == {"vertices", "joints", "points"}
 
 
 def test_the_root_is_found_from_the_camera():
@@ -79,7 +81,10 @@ def test_the_root_is_found_from_the_camera():
 
 def test_predictions_are_written_as_the_challenge_reads_them(tmp_path: Path):
     joints, vertices = torch.randn(5, 21, 3), torch.randn(5, 778, 3)
-    write_predictions(tmp_path / "pred.json", joints, vertices)
+    metrics = HandMeshMetrics(joints[0], vertices[0])
+    metrics.predictions = [(joints[:2], vertices[:2]), (joints[2:], vertices[2:])]
+    configured = make_task(load_recipe(FREIHAND, [f"model.mano={tmp_path / 'MANO_RIGHT.pkl'}"]))
+    assert configured.write_details(metrics, None, tmp_path) == [tmp_path / "pred.json"]
     read_joints, read_vertices = json.loads((tmp_path / "pred.json").read_text())
     assert np.shape(read_vertices) == (5, 778, 3)
     np.testing.assert_allclose(read_joints, joints, atol=1e-8)

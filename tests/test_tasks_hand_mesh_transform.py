@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from fastvit.data.normalization import Normalization
 from fastvit.models.skinning import ROOT, HandModel
 from fastvit.tasks.hand_mesh.recipe import HandAugmentationConfig
 from fastvit.tasks.hand_mesh.sample import HandSample, project
@@ -70,14 +71,14 @@ def test_the_parameters_of_a_rolled_hand_pose_its_vertices(sample: HandSample):
 
 def test_without_augmentation_an_image_of_the_right_size_is_left_as_it_is():
     source = SyntheticHands(train=False, size=1, image_size=48)
-    data = HandImages(source, image_size=48, mean=(0.5,) * 3, std=(0.25,) * 3, augmentation=None)
+    data = HandImages(source, Normalization((0.5,) * 3, (0.25,) * 3), image_size=48, augmentation=None)
     expected = (np.asarray(source[0].image) / 255 - 0.5) / 0.25
     np.testing.assert_allclose(data[0]["image"].permute(1, 2, 0), expected, atol=1e-5)
 
 
 def test_labels_are_relative_to_the_root_and_points_are_from_minus_one_to_one():
     source = SyntheticHands(train=False, size=1, image_size=48)
-    sample = HandImages(source, image_size=32, mean=(0,) * 3, std=(1,) * 3, augmentation=None)[0]
+    sample = HandImages(source, Normalization((0.0,) * 3, (1.0,) * 3), image_size=32, augmentation=None)[0]
     assert not sample["joints"][ROOT].any()
     np.testing.assert_allclose(sample["joints"] + sample["root"], source[0].joints, atol=1e-6)
     np.testing.assert_allclose(sample["points"], project(source[0].joints, source[0].intrinsics) / 24 - 1, atol=1e-5)

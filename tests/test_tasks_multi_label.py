@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import f1_score, precision_recall_fscore_support
 from torch import Tensor
 
 from deployment import need
@@ -80,6 +81,32 @@ def test_the_report_by_hand_over_uneven_batches():
     assert metrics.same_predictions(measured(2 * logits, labels)) == 3
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_f1_and_its_parts_are_scikit_learn_s(classes: int, tmp_path: Path):
+    logits, labels = torch.randn(40, classes), (torch.rand(40, classes) < 0.3).float()
+    logits[:, 0] = -1  # never said
+    metrics = measured(logits, labels)
+    report, said = metrics.report(), logits >= 0
+    for average in ("micro", "macro"):
+        assert report[f"f1_{average}"] == pytest.approx(100 * f1_score(labels, said, average=average), rel=1e-12)
+    _, path = write_details(metrics, Part([], tuple("abcde"[:classes])), tmp_path)
+    expected = precision_recall_fscore_support(labels, said, average=None, zero_division=np.nan)
+    for row, figures in zip(csv.DictReader(path.open()), zip(*expected, strict=True), strict=True):
+        found = [float(row[name] or "nan") for name in ("precision", "recall", "f1")]
+        np.testing.assert_allclose(found, [100 * each for each in figures[:3]], atol=0.005)
+        assert int(row["images"]) == figures[3]
+
+
+def test_one_label_is_measured_too(tmp_path: Path):
+    """A table of which each image has it or not: found on 1 of 2, with 2 mistakes."""
+    metrics = measured(torch.tensor([[2.0], [1], [3], [-1]]), torch.tensor([[1.0], [0], [0], [1]]))
+    report = metrics.report()
+    assert report["f1_micro"] == report["f1_macro"] == pytest.approx(100 * 2 / 5)
+    assert report["mAP"] == pytest.approx(100 * (1 / 2 + 2 / 4) / 2)
+    _, path = write_details(metrics, Part([], ("sun",)), tmp_path)
+    assert path.read_text().splitlines()[1] == "sun,2,50.00,50.00,33.33,40.00"
+
+
 def test_what_cannot_be_measured():
     with pytest.raises(DataError, match="none of the validation images can be read"):
         measured(torch.zeros(2, 3), torch.full((2, 3), float(NO_LABEL))).report()
@@ -137,8 +164,8 @@ def test_weights_balance_each_label():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_labels_are_mixed_as_their_images_are(kind: str):
-    """Of images in one color each, a label for each color: what is seen is what is said."""
-    configured = task(f"augmentation.{kind}=1.0")
+    """Of images in one color each, a label for each color: what is seen is what is said. The loss smooths, once."""
+    configured = task(f"augmentation.{kind}=1.0", "augmentation.smoothing=0.2")
     colors = torch.tensor([0, 255, 0, 255], dtype=torch.uint8)
     images = colors.view(4, 1, 1, 1).expand(4, 3, 64, 64).contiguous()
     labels = torch.zeros(4, 10)

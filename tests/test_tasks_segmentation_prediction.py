@@ -11,6 +11,7 @@ from sklearn.datasets import load_sample_images
 
 from fastvit import reparameterize_model
 from fastvit.data.digit_scenes import CLASSES
+from fastvit.data.whole_image import WholeImage
 from fastvit.predictor import Shown
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.segmentation.picture import OPACITY, class_colors
@@ -63,7 +64,7 @@ def test_it_is_told_as_shares_of_the_pixels():
 
 def test_it_is_what_evaluation_predicts(task: Segmentation, segmenter: Segmenter, photo: Image.Image):
     image = photo.resize((150, 100))
-    pixels, labels = ValTransform(task.normalization, task.box)(image, Image.new("L", image.size))
+    pixels, labels = ValTransform(WholeImage(task.box, task.normalization))(image, Image.new("L", image.size))
     (expected,) = task.predict(segmenter.network, (pixels[None], labels[None]))
     assert torch.equal(predicted(segmenter, image).labels, expected[0])
     assert len(expected.unique()) > 1

@@ -6,8 +6,9 @@ import torch
 from PIL import Image
 
 from fastvit.data.normalization import Normalization
-from fastvit.data.whole_image import ResizeBox
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.tasks.segmentation.masks import UNLABELLED
+from fastvit.tasks.segmentation.recipe import SegmentationAugmentationConfig
 from fastvit.tasks.segmentation.transforms import TrainTransform, ValTransform
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -21,9 +22,11 @@ def position_coded(width: int, height: int) -> tuple[Image.Image, Image.Image]:
     return image, Image.fromarray((x // 40 + 3 * (y // 40)).astype(np.uint8))
 
 
-def train_transform(crop: int, **changes) -> TrainTransform:
-    options = {"scale": (1.0, 1.0), "hflip": 0.0, "photometric": False, "max_class_share": 1.0, "box": ANY_SIZE}
-    return TrainTransform(PLAIN, crop=crop, **{**options, **changes})
+def train_transform(
+    crop: int, *, box: ResizeBox = ANY_SIZE, colors: Normalization = PLAIN, **changes
+) -> TrainTransform:
+    nothing = {"scale": (1.0, 1.0), "hflip": 0.0, "photometric": False, "max_class_share": 1.0}
+    return TrainTransform(SegmentationAugmentationConfig(**(nothing | changes)), colors, box=box, crop=crop)
 
 
 def test_crops_take_the_same_part_of_image_and_mask():
@@ -48,15 +51,7 @@ def test_colors_change_where_the_recipe_says_so(photometric: bool):
 
 
 def test_what_a_crop_does_not_fill_has_no_label_and_the_mean_color():
-    transform = TrainTransform(
-        Normalization((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)),
-        crop=64,
-        box=ANY_SIZE,
-        scale=(1.0, 1.0),
-        hflip=0.0,
-        photometric=True,
-        max_class_share=1.0,
-    )
+    transform = train_transform(64, colors=Normalization((0.5, 0.5, 0.5), (0.1, 0.1, 0.1)), photometric=True)
     image, labels = transform(*position_coded(50, 40))
     assert (labels[40:] == UNLABELLED).all()
     assert (labels[:, 50:] == UNLABELLED).all()
@@ -113,5 +108,5 @@ def test_a_crop_of_one_class_is_drawn_again():
 
 
 def test_validation_keeps_the_mask_as_it_is():
-    image, labels = ValTransform(PLAIN, ResizeBox(50, 2048))(*position_coded(120, 100))
+    image, labels = ValTransform(WholeImage(ResizeBox(50, 2048), PLAIN))(*position_coded(120, 100))
     assert (tuple(image.shape), tuple(labels.shape)) == ((3, 50, 60), (100, 120))

@@ -3,8 +3,10 @@
 import copy
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from threading import Barrier
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit.errors import DataError, RunError
+from fastvit.runtime.processes import Processes
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
 from fastvit.training.loaders import SampleLoader
@@ -50,6 +53,45 @@ def test_the_first_that_is_not_finite_is_found(damage: str, finding: str, tmp_pa
     else:
         monkeypatch.setattr(F, "cross_entropy", lambda logits, labels: logits.sum() * math.nan)
     assert find_nonfinite(learner, [batch]) == finding
+
+
+class InThreads(Processes):
+    """Two processes that are threads. They meet at a barrier, which breaks where one of them does not come."""
+
+    barrier: ClassVar = Barrier(2, timeout=5)  # seconds
+    said: ClassVar[dict[int, tuple[int, ...]]] = {}
+
+    def largest(self, *numbers: int) -> list[int]:
+        self.said[self.rank] = numbers
+        self.barrier.wait()
+        largest = [max(each) for each in zip(*self.said.values(), strict=True)]
+        self.barrier.wait()  # before one of them says something else
+        return largest
+
+    @classmethod
+    def meet(cls, *_: Any) -> None:
+        """As a hook: what a synchronized batch norm does."""
+        cls.barrier.wait()
+
+
+@pytest.mark.parametrize(("damage", "finding"), [("batch", "the batch itself"), ("module", "the output of module 2")])
+def test_processes_that_wait_for_each_other_in_a_batch_norm_all_stop(damage: str, finding: str, tmp_path: Path):
+    """What is not finite is in the first of two batches of one process only."""
+
+    def search(rank: int) -> str | None:
+        recipe = small_recipe(tmp_path / "run")
+        learner = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output)).learner
+        learner.processes = InThreads(rank, 2)
+        learner.model[1].register_forward_hook(InThreads.meet)
+        batch = {"images": torch.rand(4, 1, 8, 8), "labels": torch.zeros(4, dtype=torch.long)}
+        if rank == 1 and damage == "batch":
+            batch["images"][1] = math.inf
+        elif rank == 1:
+            learner.model[2].register_forward_hook(lambda module, inputs, output: output / 0)
+        return find_nonfinite(learner, [batch, batch])
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(search, (0, 1))) == [None, finding]
 
 
 def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,7 +3,6 @@
 import ctypes
 import gc
 from collections.abc import Collection
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastvit.benchmark import limits
 from fastvit.benchmark.engines import Call, prepare
-from fastvit.benchmark.graphs import captured
 from fastvit.benchmark.measurement import Measurement
 from fastvit.benchmark.networks import build, counted_part, input_size
 from fastvit.benchmark.steps import training_step
@@ -22,7 +20,6 @@ from fastvit.benchmark.work import macs, parameters, traffic
 from fastvit.runtime.timing import seconds_of
 from fastvit.training.memory import activation_bytes_per_image
 
-PACKAGES = ("onnx", "onnxruntime", "openvino")  # of engines, which not everyone has
 WARM_UP_CALLS = 3
 LONG_CALL = 0.25  # seconds; to bring the weights back into the caches takes no such time
 
@@ -41,16 +38,16 @@ class Bench:
         return self.built[measurement][1]
 
     def call(self, measurement: Measurement, calls: int) -> list[float]:
+        self.build(measurement)  # again, where the process that had it is gone
         call, _ = self.built[measurement]
         first = seconds_of(call)
         counted = [first] if first > LONG_CALL else []
         return counted + [seconds_of(call) for _ in range(calls - len(counted))]
 
     def keep(self, measurements: Collection[Measurement]) -> None:
-        if self.built.keys() <= set(measurements):
-            return
-        self.built = {each: what for each, what in self.built.items() if each in measurements}
-        torch.compiler.reset()
+        if not self.built.keys() <= set(measurements):
+            self.built = {each: what for each, what in self.built.items() if each in measurements}
+            torch.compiler.reset()
         gc.collect()
         _give_back(self.device)
 
@@ -59,23 +56,14 @@ class Bench:
         peaks = {dtype: limits.peak(getattr(torch, dtype), self.device) for dtype in dtypes}
         return {"peak": peaks, "bandwidth": limits.bandwidth(self.device, cache), "cache": cache}
 
-    def versions(self) -> dict[str, str]:
-        found = {}
-        for name in PACKAGES:
-            try:
-                found[name] = version(name)
-            except PackageNotFoundError:
-                found[name] = "not installed"
-        return found
-
     def _build(self, measurement: Measurement) -> tuple[Call, dict[str, Any]]:
         size = input_size(measurement.network)
         model = build(measurement.network, measurement.form)
         facts = self._facts(measurement, model, size)
         images = torch.randn(measurement.batch_size, *size, generator=torch.Generator().manual_seed(0))
         call = self._prepared(measurement, model, images)
-        if chosen := getattr(call, "engine", ""):  # by an engine that chooses among others
-            facts["engine"] = chosen
+        if measurement.form.engine == "fastest":
+            facts["engine"] = call.func.engine
         for _ in range(WARM_UP_CALLS):
             call()
         if _shows_memory(measurement.form, self.device) and (taken := _taken_by(call, self.device)) is not None:
@@ -87,8 +75,7 @@ class Bench:
         form = measurement.form
         if form.train:
             return training_step(measurement.network, form, model, images, self.device)
-        call = prepare(model, form, images, self.device)
-        return captured(call) if form.cuda_graph else call
+        return prepare(model, form, images, self.device)
 
     def _facts(self, measurement: Measurement, model: nn.Module, size: tuple[int, int, int]) -> dict[str, Any]:
         part, form = counted_part(measurement.network, model), measurement.form

@@ -26,8 +26,8 @@ class Change(NamedTuple):
 
 def changes(before: Result, now: Result) -> list[Change]:
     """The rows that both results have, in the order of `now`. Raises RunError if there is none."""
-    old = {_key(each.row): each for each in figures(before) if each.latency}
-    pairs = [(old[_key(each.row)], each) for each in figures(now) if each.latency and _key(each.row) in old]
+    old = {each.row.key: each for each in figures(before) if each.latency}
+    pairs = [(old[each.row.key], each) for each in figures(now) if each.latency and each.row.key in old]
     if not pairs:
         raise RunError("the two results have no row in common: compare two of the same suite")
     baseline = now.suite.baseline if now.suite.baseline == before.suite.baseline else None
@@ -90,7 +90,3 @@ def _differences(before: Result, now: Result) -> Iterator[str]:
     keys = before.environment.keys() | now.environment.keys()
     pairs = {key: (before.environment.get(key), now.environment.get(key)) for key in sorted(keys)}
     yield from (f"{key}: {old} -> {new}" for key, (old, new) in pairs.items() if old != new)
-
-
-def _key(row: Row) -> tuple[str, str, int, int | None]:
-    return row.network, row.form, row.batch_size, row.image_size

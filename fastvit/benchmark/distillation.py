@@ -1,20 +1,19 @@
 """Suite `distillation`: the time of a training step with a live teacher, with stored answers, and without either."""
 
 from collections.abc import Callable, Iterator
-from statistics import median
 from typing import Any, Literal
 
 import timm
 import torch
 from pydantic import PositiveInt
 
+from fastvit.benchmark.machine import hardware
 from fastvit.benchmark.report import markdown
-from fastvit.benchmark.special import paired_ratio
+from fastvit.benchmark.special import cells
 from fastvit.benchmark.work import macs
 from fastvit.config import Section, UserPath
 from fastvit.runtime.allocator import keep_freed_memory
 from fastvit.runtime.device import best_device
-from fastvit.runtime.environment import environment
 from fastvit.runtime.timing import interleaved_latency
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification.distillation import Teacher
@@ -60,7 +59,7 @@ def measure(suite: DistillationSuite) -> Iterator[dict[str, Any]]:
             "macs": {"student": macs(student, size), "teacher": macs(teacher, size)},
             "seconds": interleaved_latency(_steps(recipe, teacher), rounds=suite.rounds, warmup=suite.warmup),
         }
-        yield {"suite": suite.model_dump(mode="json"), "environment": environment(), "recipes": results}
+        yield {"recipes": results}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -69,14 +68,12 @@ def table(result: dict[str, Any]) -> str:
     for each in result["recipes"].values():
         work = dict.fromkeys(each["seconds"], 3 * each["macs"]["student"])  # backward is twice the forward pass
         work["live"] += each["macs"]["teacher"]
-        for name, seconds in each["seconds"].items():
-            ms = [1000 * value for value in (median(seconds), min(seconds), max(seconds))]
-            ratio, by_macs = paired_ratio(each["seconds"], name, BASELINE), work[name] / work[BASELINE]
-            row = (each["student"], name, *(f"{value:.0f}" for value in ms), f"{ratio:.2f}", f"{by_macs:.2f}")
-            rows.append(row)
+        ms = {name: [1000 * value for value in seconds] for name, seconds in each["seconds"].items()}
+        for name in ms:
+            rows.append((each["student"], name, *cells(ms, name, BASELINE), f"{work[name] / work[BASELINE]:.2f}"))
     machine, suite = result["environment"], result["suite"]
-    hardware = machine["gpu"] if machine["gpu"] != "none" else f"{machine['cpu']}, {machine['threads']} threads"
-    return f"{markdown(rows)}\n\n{hardware}, torch {machine['torch']}, batch {suite['batch_size']}"
+    where = f"{hardware('cpu' if machine['gpu'] == 'none' else 'cuda', machine)}, {machine['threads']} threads"
+    return f"{markdown(rows)}\n\n{where}, torch {machine['torch']}, batch {suite['batch_size']}"
 
 
 def _steps(recipe: ClassificationRecipe, teacher: torch.nn.Module) -> dict[str, Callable[[], Any]]:

@@ -1,7 +1,7 @@
 """From a network to something that computes one batch when it is called, by the functions that users call."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,29 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from fastvit.benchmark.suite import Form
-from fastvit.deploy import FORMATS, Inference, compile_for_inference
+from fastvit.deploy import FORMATS, compile_for_inference
 from fastvit.deploy.int8 import QUANTIZERS
+from fastvit.deploy.network import flat
 from fastvit.deploy.request import make_request
+from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
 from fastvit.deploy.runtimes.run import computed, make_settings
 from fastvit.errors import EngineError
 
 Call = Callable[[], Any]
 ENGINES = {"compiled": "torch", "fastest": "auto"}  # those whose names in suites are others than in the package
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A call of the engine that was chosen among others."""
-
-    infer: Inference
-    images: Tensor
-
-    @property
-    def engine(self) -> str:
-        return self.infer.engine
-
-    def __call__(self) -> Any:
-        return self.infer(self.images)
 
 
 def prepare(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
@@ -44,6 +31,8 @@ def prepare(model: nn.Module, form: Form, images: Tensor, device: torch.device) 
     Raises:
         UserError: the engine is not installed.
     """
+    if form.cuda_graph:
+        return _replayed(model, form, images, device)
     if form.engine == "eager":
         return _eager(model, form, images, device)
     if form.dtype == "int8":
@@ -51,7 +40,7 @@ def prepare(model: nn.Module, form: Form, images: Tensor, device: torch.device) 
     engine = ENGINES.get(form.engine, form.engine)
     infer = compile_for_inference(model.to(device), images, getattr(torch, form.dtype), engine)
     images = _placed(images, form, device) if infer.engine == "torch" else images.to(device)
-    return Chosen(infer, images) if engine == "auto" else lambda: infer(images)
+    return partial(infer, images)
 
 
 def _eager(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
@@ -62,6 +51,12 @@ def _eager(model: nn.Module, form: Form, images: Tensor, device: torch.device) -
             return model(images)
 
     return call
+
+
+def _replayed(model: nn.Module, form: Form, images: Tensor, device: torch.device) -> Call:
+    """As engine torch does it: images are copied to where the graph reads, outputs from where it writes."""
+    model, images = _placed(model, form, device).requires_grad_(False), _placed(images, form, device)
+    return partial(CudaGraphs(lambda images: flat(model(images)), device), images)
 
 
 def _int8(model: nn.Module, images: Tensor) -> Call:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvit import shipped
-from fastvit.benchmark.measure import measure
+from fastvit.benchmark.machine import environment_of
+from fastvit.benchmark.measure import measure, require_same
 from fastvit.benchmark.result import FILE, Result, load
 from fastvit.benchmark.suite import Suite, load_suite
 
@@ -58,21 +59,31 @@ def everything(
 
     Args:
         parts: such as `PARTS["cuda"]`.
-        folder: of one machine: an unfinished part of another one in it is an error.
+        folder: of one machine and one choice of overrides: a part of another one in it is an error.
         device: of all parts.
         overrides: of every suite.
         minutes: stop then; the same call goes on.
     """
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
-    suites = {part: _suite(part, folder, device, overrides) for part in parts}  # a mistake comes before the work
-    for suite in suites.values():
+    suites = [_suite(part, folder, device, overrides) for part in parts]  # a mistake comes before the work
+    complete = {suite.output: found for suite in suites if (found := _complete(suite, device))}
+    for suite in suites:
         if time.monotonic() >= end:
             return
-        earlier = load(suite.output) if (suite.output / FILE).exists() else None
-        if earlier and earlier.complete:
-            yield earlier.model_copy(update={"suite": suite})
+        if suite.output in complete:
+            yield complete[suite.output]
         else:
             yield measure(suite, minutes=(end - time.monotonic()) / 60 if minutes else None)
+
+
+def _complete(suite: Suite, device: str) -> Result | None:
+    """What is already there. Raises RunError where that is of another suite or machine."""
+    found = load(suite.output) if (suite.output / FILE).exists() else None
+    if found is None or not found.complete:
+        return None
+    here = environment_of(device, suite.threads or 1)
+    require_same(found, suite, False, device, found.environment | {name: here[name] for name in ("cpu", "gpu")})
+    return found.model_copy(update={"suite": suite})  # the folder may have moved
 
 
 def _suite(part: Part, folder: Path, device: str, overrides: Sequence[str]) -> Suite:

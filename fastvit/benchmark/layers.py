@@ -25,9 +25,9 @@ from fastvit.benchmark.report import markdown
 from fastvit.benchmark.suite import Form, Network
 from fastvit.config import Section, UserPath
 from fastvit.deploy import export
-from fastvit.deploy.runtimes.openvino import configuration, core
+from fastvit.deploy.runtimes.openvino import configuration, core, precisions
 from fastvit.deploy.runtimes.run import make_settings
-from fastvit.errors import require_packages
+from fastvit.errors import EngineError, require_packages
 from fastvit.runtime.environment import environment
 from fastvit.runtime.timing import seconds_of
 
@@ -58,10 +58,12 @@ def measure(suite: LayersSuite) -> Iterator[dict[str, Any]]:
     """The median time of each kind of layer, its work, and this machine's limits."""
     require_packages("the suite of layers", "openvino", "onnx", "onnxscript", extra="openvino")
     cpu = torch.device("cpu")
+    dtypes = [dtype for dtype in suite.dtypes if getattr(torch, dtype) in precisions()]  # others run as float32
+    if not dtypes:
+        raise EngineError(f"OpenVINO computes in none of {', '.join(suite.dtypes)} on this machine")
     result: dict[str, Any] = {
-        "suite": suite.model_dump(mode="json"),
         "environment": environment() | {"openvino": version("openvino")},
-        "peak": {dtype: peak(getattr(torch, dtype), cpu)["flops"] for dtype in suite.dtypes},
+        "peak": {dtype: peak(getattr(torch, dtype), cpu)["flops"] for dtype in dtypes},
         "bandwidth": cached_bandwidth(cpu),
         "rows": [],
     }
@@ -70,7 +72,7 @@ def measure(suite: LayersSuite) -> Iterator[dict[str, Any]]:
         with TemporaryDirectory() as folder:
             path = Path(folder) / "network.xml"
             export(build(network, Form()), path, image, format="openvino")
-            for dtype in suite.dtypes:
+            for dtype in dtypes:
                 result["rows"].append({"network": name, "dtype": dtype} | profile(path, image, dtype, suite.rounds))
                 yield result
 

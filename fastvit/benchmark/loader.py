@@ -6,25 +6,24 @@ works at a time.
 """
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 from pydantic import PositiveInt
 from timm.data import FastCollateMixup, ImageDataset, create_loader
 from timm.data.loader import fast_collate
 
+from fastvit.benchmark.machine import cores
+from fastvit.benchmark.predict import write_photographs
 from fastvit.benchmark.report import markdown
-from fastvit.benchmark.special import paired_ratio
+from fastvit.benchmark.special import cells
 from fastvit.config import Section, UserPath
-from fastvit.runtime.environment import environment
+from fastvit.errors import RunError
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification.augmentation import build_mixup
 from fastvit.tasks.classification.task import Classification
@@ -32,6 +31,7 @@ from fastvit.training.loaders import loader_of
 
 PHOTO_SIZE = (500, 375)  # of most of ImageNet's
 BASELINE = "timm"
+BATCHES_OF_EACH = 8  # of a worker in an epoch
 
 
 class LoaderSuite(Section):
@@ -42,7 +42,7 @@ class LoaderSuite(Section):
     output: UserPath
     recipe: str  # of a classification
     root: UserPath | None = None  # a folder of images; null: photographs of scikit-learn, as JPEG files
-    images: PositiveInt = 1024  # how many are made, without a root
+    images: PositiveInt = 1024  # how many are made at least, without a root
     batch_size: PositiveInt = 32  # small, so that an epoch has many
     workers: tuple[PositiveInt | Literal["all"], ...] = (1, "all")  # all: one for each core
     rounds: PositiveInt = 5
@@ -54,23 +54,29 @@ Epoch = Callable[[int], Iterable[Any]]  # the batches of an epoch, by its number
 
 def measure(suite: LoaderSuite) -> Iterator[dict[str, Any]]:
     """Images a second of each loader in each round, for each number of workers."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    numbers = list(dict.fromkeys(cores() if each == "all" else each for each in suite.workers))
     rates: dict[int, dict[str, list[float]]] = {}
-    with _files(suite) as root:
-        for workers in dict.fromkeys(cores if each == "all" else each for each in suite.workers):
+    with _files(suite, max(numbers)) as root:
+        for workers in numbers:
             loaders = _loaders(suite, root, workers)
             rates[workers] = {name: [] for name in loaders}
             for number, (name, epoch) in itertools.product(range(suite.rounds), loaders.items()):
-                rates[workers][name].append(images_per_second(epoch(number)))
-            yield {"suite": suite.model_dump(mode="json"), "environment": environment(), "images_per_second": rates}
+                rates[workers][name].append(images_per_second(epoch(number), workers))
+            yield {"images_per_second": rates}
 
 
-def images_per_second(batches: Iterable[tuple[Any, Any]]) -> float:
-    """From the first batch on, which waits for the workers to begin."""
+def images_per_second(batches: Iterable[tuple[Any, Any]], workers: int) -> float:
+    """From the last of the first wave on: the first batches of all workers come together.
+
+    Raises RunError where nothing comes after them.
+    """
     batches = iter(batches)
-    next(batches)
+    for _ in itertools.islice(batches, workers):
+        pass
     start = time.perf_counter()
     images = sum(len(labels) for _, labels in batches)
+    if not images:
+        raise RunError(f"an epoch has no more batches than the {workers} workers: give more images, or smaller batches")
     return images / (time.perf_counter() - start)
 
 
@@ -78,11 +84,7 @@ def table(result: dict[str, Any]) -> str:
     """A row for each number of workers and each loader."""
     rows: list[tuple[str, ...]] = [("workers", "loader", "images/s", "from", "to", f"x {BASELINE}")]
     for workers, rates in result["images_per_second"].items():
-        for name, each in rates.items():
-            ratio = paired_ratio(rates, name, BASELINE)
-            rows.append(
-                (f"{workers}", name, f"{median(each):.0f}", f"{min(each):.0f}", f"{max(each):.0f}", f"{ratio:.2f}")
-            )
+        rows += [(f"{workers}", name, *cells(rates, name, BASELINE)) for name in rates]
     machine = result["environment"]
     return f"{markdown(rows)}\n\n{machine['cpu']}, {machine['cpu_count']} cores, torch {machine['torch']}"
 
@@ -119,25 +121,14 @@ def _timms(task: Classification, collate: Callable[..., Any]) -> Epoch:
 
 
 @contextmanager
-def _files(suite: LoaderSuite) -> Iterator[Path]:
+def _files(suite: LoaderSuite, workers: int) -> Iterator[Path]:
+    """The folder of the suite, or one of photographs in two classes, enough for so many workers."""
     if suite.root:
         yield suite.root
         return
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        _write_photographs(root / "train", suite.images)
+        count = max(suite.images, BATCHES_OF_EACH * workers * suite.batch_size)
+        for number in range(2):
+            write_photographs(root / "train" / f"class {number}", count // 2, sizes=(PHOTO_SIZE,))
         yield root
-
-
-def _write_photographs(folder: Path, count: int) -> None:
-    """Parts of two photographs, of the size that most of ImageNet has, as JPEG files in two classes."""
-    from sklearn.datasets import load_sample_images
-
-    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
-    for number in range(count):
-        photograph = photographs[number % 2]
-        left, top = number % (photograph.width - PHOTO_SIZE[0]), number % (photograph.height - PHOTO_SIZE[1])
-        part = photograph.crop((left, top, left + PHOTO_SIZE[0], top + PHOTO_SIZE[1]))
-        path = folder / f"class {number % 2}" / f"{number:06d}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.save(path, quality=95)

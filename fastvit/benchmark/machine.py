@@ -1,18 +1,24 @@
 """What a measurement is about: the device, its software, and what is known to be wrong with it."""
 
+import os
 import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastvit.runtime.environment import environment
 
+ENGINES = ("onnx", "onnxruntime", "openvino")  # packages, which not everyone has
 GOOD_CUDNN = (9, 24)  # 9.23.1 has a slow depthwise convolution: compiled MobileNets take up to five times as long
 
 
 def environment_of(device: str, threads: int) -> dict[str, str | int]:
-    """Versions and hardware; on a GPU also its driver, CUDA and cuDNN."""
-    found = environment() | {"threads": threads}
+    """Versions, of the engines too, and hardware; on a GPU also its driver, CUDA and cuDNN."""
+    found = environment() | {"threads": threads} | {name: _version(name) for name in ENGINES}
     if device == "cuda":
         found |= {"driver": _driver(), "cuda": torch.version.cuda or "none", "cudnn": _cudnn()}
     return found
@@ -20,7 +26,7 @@ def environment_of(device: str, threads: int) -> dict[str, str | int]:
 
 def hardware(device: str, environment: dict[str, Any]) -> str:
     """The name of what computed."""
-    return str(environment["cpu"] if device == "cpu" else environment["gpu"])
+    return str(environment["gpu" if device == "cuda" else "cpu"])
 
 
 def known_problems(environment: dict[str, Any]) -> list[str]:
@@ -30,6 +36,39 @@ def known_problems(environment: dict[str, Any]) -> list[str]:
         good = ".".join(map(str, GOOD_CUDNN))
         return [f"cuDNN {cudnn} can be five times as slow in depthwise convolutions: install {good} or later"]
     return []
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load_now() -> float | None:
+    """How many threads of others want to run, on average of two seconds in which this one only waits.
+
+    The average of the last minute, which the system tells, would still hold what this program did before.
+    """
+    source = Path("/proc/loadavg")
+    if not source.exists():
+        return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    running = []
+    for _ in range(20):
+        time.sleep(0.1)
+        running.append(int(source.read_text().split()[3].partition("/")[0]) - 1)  # without the one that reads
+    return sum(running) / len(running)
+
+
+def show(line: str = "") -> None:
+    """A line on the terminal in place of the last one; no line: clears it."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _cudnn() -> str:

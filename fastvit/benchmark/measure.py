@@ -6,14 +6,12 @@ is written every few seconds; the same command takes it up where it ended.
 """
 
 import itertools
-import os
-import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastvit.benchmark.machine import environment_of
+from fastvit.benchmark.machine import cores, environment_of, load_now, show
 from fastvit.benchmark.measurement import Failure, Measurement
 from fastvit.benchmark.result import FILE, Group, Limits, Result, Row, load, save
 from fastvit.benchmark.suite import MIN_SAMPLES, Form, Network, Suite
@@ -21,9 +19,11 @@ from fastvit.benchmark.workers import SETTLE_SECONDS, Worker, WorkerDied
 from fastvit.config import differences
 from fastvit.errors import RecipeError, RunError
 from fastvit.runtime.device import best_device
+from fastvit.runtime.folders import require_writable
 
 ERRORS = "errors.txt"
 Key = tuple[str, bool]  # an engine, and whether the process is the baseline's own
+LIMITS: Key = ("limits", False)
 Answer = Any  # what a worker says, or a Failure
 SAVE_SECONDS = 5.0
 
@@ -45,11 +45,14 @@ def measure(suite: Suite, *, quick: bool = False, minutes: float | None = None) 
     device = best_device().type if suite.device == "auto" else suite.device
     all_groups = list(groups(suite, device))
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
-    with Engines(suite.threads or cores(), device) as engines:
-        result = _start(suite, quick, device, engines)
+    threads, load_before = suite.threads or cores(), load_now()
+    earlier = _earlier(suite, quick, device, environment_of(device, threads))
+    with Engines(threads, device) as engines:
+        result = _start(suite, quick, earlier, engines)
+        result.loads.append(load_before)
         done = sum(group.done for group in result.groups)
         for number, measurements in enumerate(all_groups[done:], done + 1):
-            _show(f"{number} of {len(all_groups)}: {measurements[-1].network_name}, {measurements[-1].form_name}")
+            show(f"{number} of {len(all_groups)}: {measurements[-1].network_name}, {measurements[-1].form_name}")
             if number > len(result.groups):
                 result.groups.append(Group(rows=[_new_row(measurement) for measurement in measurements]))
             try:
@@ -58,9 +61,10 @@ def measure(suite: Suite, *, quick: bool = False, minutes: float | None = None) 
                 save(result, suite.output)
             if time.monotonic() >= end:
                 break
+        show()
         result.complete = len(result.groups) == len(all_groups) and result.groups[-1].done
         if result.complete:  # a neighbour may have been at work before
-            result.limits = result.limits.joined(_limits(suite, device, engines))
+            result.limits = result.limits.joined(_limits(suite, engines))
         save(result, suite.output)
     return result
 
@@ -70,6 +74,8 @@ def groups(suite: Suite, device: str) -> Iterator[list[Measurement]]:
     forms = [(name, form) for name, form in suite.forms.items() if device in form.on]
     if not forms:
         raise RecipeError(f"none of the forms {', '.join(suite.forms)} is measured on {device}: see their key `on`")
+    if suite.take_turns == "claims" and not any(claim.fast for claim in suite.claims):
+        raise RecipeError("there is no claim about two of the chosen networks: choose both, as in quick.networks")
     for batch_size, image_size in itertools.product(suite.batch_sizes, suite.image_sizes or (None,)):
         networks = {name: _at_size(network, image_size) for name, network in suite.networks.items()}
         for names, of_forms in _turns(suite, list(networks), forms):
@@ -104,8 +110,7 @@ class Engines(dict[Key, Worker]):
 
     def __init__(self, threads: int, device: str):
         super().__init__()
-        self.threads = threads
-        self._start = lambda: Worker(threads, device)
+        self.threads, self.device = threads, device
 
     def __enter__(self) -> "Engines":
         return self
@@ -115,74 +120,62 @@ class Engines(dict[Key, Worker]):
             worker.close()
 
     def __missing__(self, key: Key) -> Worker:
-        self[key] = self._start()
+        self[key] = Worker(self.threads, self.device)
         return self[key]
 
-    def build(self, key: Key, measurement: Measurement, others: Iterable[Measurement], minutes: float) -> Answer:
-        """`Worker.build`. Where that kills the process, a new one gets what the dead one had of `others`."""
+    def ask(self, key: Key, what: str, *arguments: Any, **options: Any) -> Answer:
+        """What a process says. One that died, or whose GPU may be spoilt, is replaced when it is next asked."""
         try:
-            return self[key].build(measurement, seconds=60 * minutes)
+            answer = getattr(self[key], what)(*arguments, **options)
         except WorkerDied as died:
-            return self._start_again(key, others, died)
-
-    def call(self, key: Key, measurement: Measurement, others: Iterable[Measurement], calls: int) -> Answer:
-        """`Worker.call`, as `build`."""
-        try:
-            return self[key].call(measurement, calls)
-        except WorkerDied as died:
-            return self._start_again(key, others, died)
-
-    def _start_again(self, key: Key, others: Iterable[Measurement], died: WorkerDied) -> Failure:
-        self.pop(key).close()
-        for lost in others:
-            self[key].build(lost)
-        return Failure(str(died), "")
+            answer = Failure(str(died), "")
+            self.pop(key).close()
+        else:
+            if isinstance(answer, Failure) and self.device == "cuda":  # errors of kernels stay with the process
+                self.pop(key).close()
+        return answer
 
 
 def _measure_group(result: Result, measurements: list[Measurement], engines: Engines, end: float) -> None:
     """Build what is not known to fail, then take turns until there are enough rounds, or the time is over."""
     suite, group = result.suite, result.groups[-1]
-    for worker in engines.values():
-        worker.keep(measurements)
+    for key in list(engines):
+        engines.ask(key, "keep", measurements)
     ready: dict[Measurement, Row] = {}
     for measurement, row in zip(measurements, group.rows, strict=True):
         if not row.error:
-            key, others = _place(measurement, ready, suite)
-            _note(row, engines.build(key, measurement, others, suite.build_minutes), suite.output)
+            seconds = 60 * suite.build_minutes
+            _note(row, engines.ask(_key(measurement, suite), "build", measurement, seconds=seconds), suite.output)
         if not row.error:
             ready[measurement] = row
-    whole = min((len(row.rounds_ms) for row in ready.values()), default=0)
-    for row in ready.values():
-        del row.rounds_ms[whole:]  # of a round that was interrupted
     saved = time.monotonic()
-    while not _enough(suite, group, ready) and time.monotonic() < end:
+    while not _enough(suite, group, ready):
         _round(suite, ready, engines)
         if time.monotonic() > saved + SAVE_SECONDS:
             save(result, suite.output)
             saved = time.monotonic()
+        if time.monotonic() >= end:  # after one round at least, or building alone would take all the time again
+            break
     group.done = _enough(suite, group, ready)
 
 
 def _round(suite: Suite, ready: dict[Measurement, Row], engines: Engines) -> None:
-    """A turn for each. What fails is noted, and not ready any more."""
-    for measurement, row in list(ready.items()):
+    """A turn for each. What fails is noted, and not ready any more; of an interrupted round nothing is kept."""
+    samples: dict[Measurement, list[float]] = {}
+    for measurement in list(ready):
         time.sleep(SETTLE_SECONDS)
-        key, others = _place(measurement, ready, suite)
-        answer = engines.call(key, measurement, others, suite.calls)
+        answer = engines.ask(_key(measurement, suite), "call", measurement, suite.calls)
         if isinstance(answer, Failure):
             _note(ready.pop(measurement), answer, suite.output)
         else:
-            row.rounds_ms.append([float(f"{1000 * seconds:.4g}") for seconds in answer])
+            samples[measurement] = [float(f"{1000 * seconds:.4g}") for seconds in answer]
+    for measurement, of_round in samples.items():
+        ready[measurement].rounds_ms.append(of_round)
 
 
-def _place(measurement: Measurement, ready: Iterable[Measurement], suite: Suite) -> tuple[Key, list[Measurement]]:
-    """The process for a measurement, and what else is ready in it."""
-
-    def key(each: Measurement) -> Key:
-        return each.form.engine, suite.take_turns == "baseline" and each.network_name == suite.baseline
-
-    mine = key(measurement)
-    return mine, [other for other in ready if other != measurement and key(other) == mine]
+def _key(measurement: Measurement, suite: Suite) -> Key:
+    """The process for a measurement."""
+    return measurement.form.engine, suite.take_turns == "baseline" and measurement.network_name == suite.baseline
 
 
 def _enough(suite: Suite, group: Group, ready: dict[Measurement, Row]) -> bool:
@@ -204,41 +197,44 @@ def _new_row(measurement: Measurement) -> Row:
 
 def _note(row: Row, answer: dict[str, Any] | Failure, folder: Path) -> None:
     if not isinstance(answer, Failure):
-        row.image_size, row.facts = answer["image_size"], {k: v for k, v in answer.items() if k != "image_size"}
+        facts = {k: v for k, v in answer.items() if k != "image_size"}
+        if row.rounds_ms and facts.get("engine") != row.facts.get("engine"):  # another is the fastest this time
+            row.rounds_ms = []
+        row.image_size, row.facts = answer["image_size"], facts
         return
     row.error, row.rounds_ms = answer.reason, []
     with (folder / ERRORS).open("a", encoding="utf-8") as file:  # not in the result: it names this machine's folders
         file.write(f"{row.network}, {row.form}, batch {row.batch_size}: {answer.reason}\n{answer.trace}\n")
 
 
-def _start(suite: Suite, quick: bool, device: str, engines: Engines) -> Result:
+def _start(suite: Suite, quick: bool, earlier: Result | None, engines: Engines) -> Result:
     """A new result, or the one that is to go on."""
-    machine = environment_of(device, engines.threads) | engines["eager", False].versions()
-    earlier = _earlier(suite, quick, device, machine)
-    limits = _limits(suite, device, engines)
+    limits = _limits(suite, engines)
     if earlier is None:
-        result = Result(suite=suite, quick=quick, device=device, environment=machine, limits=limits)
+        machine = environment_of(engines.device, engines.threads)
+        result = Result(suite=suite, quick=quick, device=engines.device, environment=machine, limits=limits)
     else:
         result = earlier.model_copy(update={"suite": suite, "limits": earlier.limits.joined(limits)})
-    result.loads.append(_load())
     save(result, suite.output)
     return result
 
 
-def _limits(suite: Suite, device: str, engines: Engines) -> Limits:
-    dtypes = sorted({form.dtype for form in suite.forms.values() if device in form.on} - {"int8"})
-    answer = engines["eager", False].limits(dtypes)
+def _limits(suite: Suite, engines: Engines) -> Limits:
+    """Measured in a process of its own, whose memory and threads go with it, while no other holds memory."""
+    for key in list(engines):
+        engines.ask(key, "keep", [])
+    dtypes = sorted({form.dtype for form in suite.forms.values() if engines.device in form.on} - {"int8"})
+    answer = engines.ask(LIMITS, "limits", dtypes)
     if isinstance(answer, Failure):
-        raise RunError(f"{device} cannot be measured on: {answer.reason}")
+        raise RunError(f"{engines.device} cannot be measured on: {answer.reason}")
+    engines.pop(LIMITS).close()
     return Limits.model_validate(answer)
 
 
 def _earlier(suite: Suite, quick: bool, device: str, machine: dict[str, Any]) -> Result | None:
     """The unfinished result in the suite's folder. Raises RunError for any other that is there."""
     folder = suite.output
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise RunError(f"output {folder} cannot be written: {existing} is not a writable folder")
+    require_writable(folder)
     if not folder.exists() or not any(folder.iterdir()):
         return None
     another = "choose another with output=<folder>"
@@ -247,24 +243,17 @@ def _earlier(suite: Suite, quick: bool, device: str, machine: dict[str, Any]) ->
     result = load(folder / FILE)
     if result.complete:
         raise RunError(f"output {folder} already holds a complete result: {another}")
+    require_same(result, suite, quick, device, machine)
+    return result
+
+
+def require_same(result: Result, suite: Suite, quick: bool, device: str, machine: dict[str, Any]) -> None:
+    """Raises RunError where a result is not of this suite, device and machine."""
     old, new = (each.model_dump(mode="json") for each in (result.suite, suite))
     others = differences(old, new, Suite) + differences(result.environment, machine, Suite)
     others += [] if (result.quick, result.device) == (quick, device) else ["the device or --quick"]
     if others:
-        raise RunError(f"output {folder} holds a part of another result, {another}:\n" + "\n".join(others))
-    return result
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _load() -> float | None:
-    """How many processes want to run, over the last minute: well above 0 before a run, others are at work."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _show(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+        raise RunError(
+            f"output {suite.output} holds another result, choose another folder with output=<folder>:\n"
+            + "\n".join(others)
+        )

@@ -13,7 +13,6 @@ from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -23,14 +22,13 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from fastvit.benchmark.report import markdown
-from fastvit.benchmark.special import paired_ratio
+from fastvit.benchmark.special import cells
 from fastvit.config import Section, UserPath
 from fastvit.data.reading import read_image
 from fastvit.deploy.runtimes.openvino import precisions
 from fastvit.prediction import find_images, predict_files
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.allocator import keep_freed_memory
-from fastvit.runtime.environment import environment
 from fastvit.trained import Options, Trained, find_trained
 
 SIZES = ((500, 375), (640, 427), (1024, 683), (1600, 1067))  # width and height of the photographs, in turn
@@ -70,8 +68,7 @@ def measure(suite: PredictSuite) -> Iterator[dict[str, Any]]:
         for _ in range(suite.rounds):
             for name, process in processes.items():
                 rates[name].append(len(paths) / process.submit(_seconds, paths).result())
-            about = {"suite": suite.model_dump(mode="json"), "environment": environment(), "images": len(paths)}
-            yield about | {"images_per_second": rates, "seconds_until_ready": ready}
+            yield {"images": len(paths), "images_per_second": rates, "seconds_until_ready": ready}
 
 
 def _process(suite: PredictSuite, name: str) -> ProcessPoolExecutor:
@@ -144,10 +141,7 @@ def table(result: dict[str, Any]) -> str:
     """A row for each way."""
     rows: list[tuple[str, ...]] = [("way", "images/s", "from", "to", f"x {BASELINE}", "s until ready")]
     rates, ready = result["images_per_second"], result["seconds_until_ready"]
-    for name, each in rates.items():
-        ratio = paired_ratio(rates, name, BASELINE)
-        figures = (median(each), min(each), max(each))
-        rows.append((name, *(f"{rate:.1f}" for rate in figures), f"{ratio:.2f}", f"{ready[name]:.1f}"))
+    rows += [(name, *cells(rates, name, BASELINE, 1), f"{ready[name]:.1f}") for name in rates]
     machine, suite = result["environment"], result["suite"]
     what = f"{suite['network']}, {result['images']} images, {suite['rounds']} rounds"
     return f"{markdown(rows)}\n\n{what}; {machine['cpu']}, threads: {machine['threads']}, torch {machine['torch']}"
@@ -163,13 +157,14 @@ def _files(suite: PredictSuite) -> Iterator[list[Path]]:
         yield find_images([folder])
 
 
-def write_photographs(folder: Path, count: int) -> None:
-    """Two photographs in four sizes, each turned or mirrored in one of eight ways, as JPEG files."""
+def write_photographs(folder: Path, count: int, sizes: Sequence[tuple[int, int]] = SIZES) -> None:
+    """Two photographs in these sizes, each turned or mirrored in one of eight ways, as JPEG files."""
     from sklearn.datasets import load_sample_images
 
+    folder.mkdir(parents=True, exist_ok=True)
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     ways = [None, *Image.Transpose]
     for number in range(count):
-        picture = photographs[number % 2].resize(SIZES[number // 2 % len(SIZES)], Image.Resampling.BICUBIC)
+        picture = photographs[number % 2].resize(sizes[number // 2 % len(sizes)], Image.Resampling.BICUBIC)
         way = ways[number // 8 % len(ways)]
         (picture if way is None else picture.transpose(way)).save(folder / f"{number:04d}.jpg", quality=92)

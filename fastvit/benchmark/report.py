@@ -9,7 +9,7 @@ from fastvit.benchmark.field import field_points, pareto
 from fastvit.benchmark.limits import least_seconds
 from fastvit.benchmark.machine import hardware, known_problems
 from fastvit.benchmark.result import Group, Result, Row
-from fastvit.benchmark.statistics import Figures, figures, paired_ratio
+from fastvit.benchmark.statistics import LEAST_ROUNDS, Figures, figures, paired_ratio
 from fastvit.benchmark.suite import Accuracy
 
 BUSY = 0.3  # running processes for each thread, before the run, from which on other work disturbs it
@@ -64,16 +64,19 @@ def conditions(result: Result) -> Iterator[str]:
 
 
 def side_by_side(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
-    """Median milliseconds, a table for each batch and image size that all share, the networks one under the other.
+    """Median milliseconds, a table for each batch, the networks one under the other; where all have several image
+    sizes, those one under the other.
 
     The last line, where forms take turns, is how many times as fast as the baseline: geometric means, as below it.
     """
+    if len(result.suite.image_sizes) > 1:
+        yield from _size_by_size(result, shown)
+        return
     forms = [name for name, form in result.suite.forms.items() if result.device in form.on]
     tables: dict[tuple, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
     for each in shown:
         size = each.row.image_size if result.suite.image_sizes else None
-        cell = f"{each.latency.median:.3g}" if each.latency else "-"
-        tables[each.row.batch_size, size][each.row.network][each.row.form] = cell
+        tables[each.row.batch_size, size][each.row.network][each.row.form] = _milliseconds(each)
     for (batch_size, size), rows in tables.items():
         head = f"ms, batch {batch_size}" + (f", {size} px" if size else "")
         lines: list[Line] = [(head, *forms)]
@@ -83,6 +86,29 @@ def side_by_side(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line
             groups = [group for group in result.groups if group.rows[0].batch_size == batch_size]
             lines.append(("times as fast", *(_mean_ratio(form, baseline, groups) for form in forms)))
         yield lines
+
+
+def _size_by_size(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
+    """A table for each batch and form: a line for each image size, with all networks and ratios to the baseline."""
+    suite = result.suite
+    tables: dict[tuple[int, str], dict[int | None, dict[str, Figures]]] = defaultdict(lambda: defaultdict(dict))
+    for each in shown:
+        tables[each.row.batch_size, each.row.form][each.row.image_size][each.row.network] = each
+    others = [name for name in suite.networks if suite.baseline and name != suite.baseline]
+    for (batch_size, form), sizes in tables.items():
+        ratios = [f"{name}: x {suite.baseline}" for name in others]
+        lines: list[Line] = [(f"ms, batch {batch_size}, {form}", *suite.networks, *ratios)]
+        for size, found in sizes.items():
+            ms = [_milliseconds(found[name]) if name in found else "" for name in suite.networks]
+            speed_ups = [found[name].speed_up if name in found else None for name in others]
+            lines.append((f"{size} px", *ms, *(f"{each.value:.2f}" if each else "" for each in speed_ups)))
+        yield lines
+
+
+def _milliseconds(shown: Figures) -> str:
+    if not shown.latency:
+        return "-"
+    return f"{shown.latency.median:.3g}" if shown.latency.median < 1000 else f"{shown.latency.median:.0f}"
 
 
 def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
@@ -171,7 +197,7 @@ def _cells(shown: Figures, result: Result) -> dict[str, str]:
         "MiB counted": _mebibytes(facts.get("counted_memory")),
         "of limit": share_of_limit(row, latency.median, result),
         f"x {result.suite.baseline}": f"{speed_up.value:.2f}" if speed_up else "",
-        "95 %": f"{speed_up.low:.2f}-{speed_up.high:.2f}" if speed_up else "",
+        "95 %": f"{speed_up.low:.2f}-{speed_up.high:.2f}" if speed_up and len(row.rounds_ms) >= LEAST_ROUNDS else "",
         "top-1": _accuracies(network.top1),
         "published by": network.source,
     }

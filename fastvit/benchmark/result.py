@@ -30,6 +30,11 @@ class Row(Raw):
     error: str = ""  # why it was not measured
     rounds_ms: list[list[float]] = []  # the samples of each round
 
+    @property
+    def key(self) -> tuple[str, str, int, int | None]:
+        """What it measures, in whichever group."""
+        return self.network, self.form, self.batch_size, self.image_size
+
 
 class Group(Raw):
     """What took turns with each other."""
@@ -72,7 +77,7 @@ class Result(Raw):
     device: str
     environment: dict[str, str | int]
     limits: Limits
-    loads: list[float | None] = []  # processes that wanted to run, over the minute before each start
+    loads: list[float | None] = []  # threads of others that wanted to run before each start
     groups: list[Group] = []
     complete: bool = False
 
@@ -104,6 +109,8 @@ def load(path: Path) -> Result:
         return Result.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path} is no result of `fastvit benchmark`, but no text at all") from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))

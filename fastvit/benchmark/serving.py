@@ -4,8 +4,6 @@ The clients' threads and the engine share the machine's cores, as in a small ser
 round after round, so that a machine that slows down slows all of them.
 """
 
-import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +14,13 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from fastvit.benchmark.machine import load_now, show
 from fastvit.benchmark.networks import build, input_size
 from fastvit.benchmark.report import markdown
 from fastvit.benchmark.suite import Form, Network
 from fastvit.config import Section, UserPath
 from fastvit.deploy import Inference, compile_for_inference
 from fastvit.errors import reason_of
-from fastvit.runtime.environment import environment
 
 SETTLE_SECONDS = 0.1  # threads of the engine that had its turn still spin for a while
 Row = dict[str, Any]
@@ -59,15 +57,14 @@ SUITE = ServingSuite
 def measure(suite: ServingSuite) -> Iterator[dict[str, Any]]:
     """All turns' latencies, in a row for each network, number of clients, and server."""
     result: dict[str, Any] = {
-        "suite": suite.model_dump(mode="json"),
         "clients": list(suite.clients),
-        "environment": environment(),
-        "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "load_before": load_now(),
         "rows": [],
     }
     for row in _rows(suite):
         result["rows"].append(row)
         yield result
+    show()
 
 
 def _rows(suite: ServingSuite) -> Iterator[Row]:
@@ -76,14 +73,14 @@ def _rows(suite: ServingSuite) -> Iterator[Row]:
         model = build(network, Form())
         servers: dict[str, Inference] = {}
         for server_name, server in suite.servers.items():
-            _show(f"{name}: {server_name} gets ready")
+            show(f"{name}: {server_name} gets ready")
             try:
                 servers[server_name] = server.start(model, image)
             except Exception as error:  # engines have errors of their own
                 reason = reason_of(error)
                 yield {"network": name, "server": server_name, "error": reason}
         for clients in suite.clients:
-            _show(f"{name}: {clients} clients")
+            show(f"{name}: {clients} clients")
             yield from _turns(suite, name, servers, clients, image)
 
 
@@ -150,8 +147,3 @@ def figures(rounds: Sequence[dict[str, Any]]) -> str:
     per_second = len(latencies) / sum(turn["seconds"] for turn in rounds)
     median, late = (latencies[int(share * (len(latencies) - 1))] for share in (0.5, 0.99))
     return f"{per_second:.1f}/s, {median:.1f}, {late:.1f}"
-
-
-def _show(line: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

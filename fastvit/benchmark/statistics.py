@@ -9,8 +9,9 @@ from typing import NamedTuple
 from fastvit.benchmark.result import Group, Result, Row
 
 Rounds = Sequence[Sequence[float]]
-Key = tuple[str, str, int, int | None]
+Key = tuple[str, str, int, int | None]  # of a row
 CONFIDENCE = 0.95
+LEAST_ROUNDS = 6  # for an interval of that confidence
 
 
 class Interval(NamedTuple):
@@ -89,27 +90,27 @@ def figures(result: Result) -> list[Figures]:
     speed_ups: dict[Key, Interval] = {}
     for group in result.groups:
         for row in group.rows:
-            key = (row.network, row.form, row.batch_size, row.image_size)
+            key = row.key
             rows.setdefault(key, row)
             if not row.rounds_ms:
                 continue
             reference = baseline_of(row, group, baseline)
             if reference is not None:
                 speed_ups.setdefault(key, paired_ratio(reference, row))
-            in_step = reference is not None and row.network != baseline and key[1:3] in usual
-            own = _in_step(row, reference, usual[key[1:3]]) if in_step else row.rounds_ms
+            in_step = reference is not None and row.network != baseline and reference.key in usual
+            own = _in_step(row, reference, usual[reference.key]) if in_step else row.rounds_ms
             rounds.setdefault(key, []).extend(own)
     return [
         Figures(row, latency(rounds[key]) if key in rounds else None, speed_ups.get(key)) for key, row in rows.items()
     ]
 
 
-def _usual_baseline(result: Result) -> dict[tuple[str, int], float]:
-    """The median of the baseline over all groups, by form and batch size."""
-    rounds: dict[tuple[str, int], list] = {}
+def _usual_baseline(result: Result) -> dict[Key, float]:
+    """The median of the baseline over all groups, in each form, batch and size."""
+    rounds: dict[Key, list] = {}
     for row in result.rows():
         if row.network == result.suite.baseline:
-            rounds.setdefault((row.form, row.batch_size), []).extend(row.rounds_ms)
+            rounds.setdefault(row.key, []).extend(row.rounds_ms)
     return {key: latency(of_key).median for key, of_key in rounds.items() if of_key}
 
 

@@ -39,7 +39,7 @@ def training_step(network: Network, form: Form, model: nn.Module, images: Tensor
 def _losses(network: Network, images: Tensor) -> tuple[Callable[[nn.Module, Any], Tensor], Any]:
     """A function of model and batch that gives the loss, and a batch of these images."""
     if not network.recipe:
-        return _cross_entropy, (images, torch.arange(len(images)))
+        return _cross_entropy, (images, torch.zeros(len(images), dtype=torch.long))
     task = task_of(network)
     makers = {"classification": _classes, "segmentation": _label_maps, "detection": _objects}
     if task.recipe.task not in makers:

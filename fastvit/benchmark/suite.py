@@ -187,6 +187,15 @@ class Suite(Section):
         return self.only(quick.networks, quick.forms).model_copy(update={**sizes, "rounds": quick.rounds})
 
 
-def load_suite(path: str | Path, overrides: Sequence[str] = ()) -> Suite:
-    """A validated suite from a YAML file, with overrides `key.sub=value`. Raises RecipeError."""
-    return validate(apply_overrides(read_file(path), overrides), Suite, str(path))
+def load_suite(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = False) -> Suite:
+    """A validated suite from a YAML file, with overrides `key.sub=value`. Raises RecipeError.
+
+    Args:
+        quick: shortened, into a folder of its own; overrides of what it shortens win.
+    """
+    values = read_file(path)
+    if not quick:
+        return validate(apply_overrides(values, overrides), Suite, str(path))
+    values |= {"output": f"{values['output']}_quick"} if "output" in values else {}
+    won = [f"quick.{each}" for each in overrides if each.startswith(("rounds=", "batch_sizes=", "image_sizes="))]
+    return validate(apply_overrides(values, [*won, *overrides]), Suite, str(path)).shortened()

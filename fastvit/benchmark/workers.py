@@ -47,7 +47,10 @@ class Worker:
         return self._ask("build", measurement, seconds=seconds)
 
     def call(self, measurement: Measurement, calls: int) -> list[float] | Failure:
-        """The seconds of `calls` calls, after one that brings its weights back into the caches, if calls are short."""
+        """The seconds of `calls` calls, after one that brings its weights back into the caches, if calls are short.
+
+        Builds it first, if it is not.
+        """
         return self._ask("call", measurement, calls)
 
     def keep(self, measurements: Collection[Measurement]) -> None:
@@ -57,10 +60,6 @@ class Worker:
     def limits(self, dtypes: Collection[str]) -> dict[str, Any] | Failure:
         """What the machine can do at most: `peak` by dtype, `bandwidth`, and the size of its `cache`."""
         return self._ask("limits", dtypes)
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the engines that are installed."""
-        return self._ask("versions")
 
     def close(self) -> None:
         self._connection.close()

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("suite", nargs="?", help="YAML file, the name of one of the package, `report` or `compare`")
     parser.add_argument("arguments", nargs="*", help="key=value, in place of what the suite says; or results")
-    parser.add_argument("--quick", action="store_true", help="the part that the suite calls quick")
+    parser.add_argument("--quick", action="store_true", help="the part that the suite calls quick, into <output>_quick")
     parser.add_argument("--minutes", type=float, help="stop then; the same command goes on")
     parser.add_argument("--everything", action="store_true", help="all suites for a device")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="of --everything, by default cpu")
-    parser.add_argument("--output", type=Path, help="folder of --everything, by default runs/benchmark")
+    parser.add_argument("--output", type=Path, help="folder of --everything: runs/benchmark/everything_<device>")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -53,8 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     path = shipped.find(arguments.suite)
     if special_suite(path):
         return _special(path, arguments)
-    suite = load_suite(path, arguments.arguments)
-    suite = suite.shortened() if arguments.quick else suite
+    suite = load_suite(path, arguments.arguments, quick=arguments.quick)
     return _show(measure(suite, quick=arguments.quick, minutes=arguments.minutes), suite.output)
 
 
@@ -69,23 +68,26 @@ def _special(path: Path, arguments: argparse.Namespace) -> None:
 def _everything(arguments: argparse.Namespace) -> None:
     from fastvit.benchmark.everything import PARTS, everything
 
-    device, folder = arguments.device or "cpu", arguments.output or Path("runs/benchmark")
+    device = arguments.device or "cpu"
+    folder = arguments.output or Path(f"runs/benchmark/everything_{device}")
     overrides = [word for word in (arguments.suite, *arguments.arguments) if word]
     for result in everything(PARTS[device], folder, device, overrides=overrides, minutes=arguments.minutes):
         _show(result, result.suite.output)
 
 
 def _report(paths: list[Path]) -> None:
-    from fastvit.benchmark.result import load
+    from fastvit.benchmark.result import FILE, load
+    from fastvit.benchmark.special import is_special, report_special
 
     if not paths:
         raise RunError("name the results to report: folders, or their JSON")
     for path in paths:
-        result = load(path)
-        if path.is_dir():
-            _show(result, path)
+        file = path / FILE if path.is_dir() else path
+        names = () if path.is_dir() else (path.stem, path.stem)  # of the table and the picture beside it
+        if is_special(file):
+            print(report_special(file, file.parent, *names), end="")
         else:
-            _show(result, path.parent, path.stem, path.stem)
+            _show(load(file), file.parent, *names)
 
 
 def _compare(paths: list[Path]) -> None:

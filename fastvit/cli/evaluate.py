@@ -97,7 +97,7 @@ def folder_of(trained: "Trained", task: "Task", overrides: Sequence[str]) -> Pat
     """The run's own folder, or one in it. What is no run must not replace a run's results, and has one of its own."""
     from fastvit.trained import Kind
 
-    if trained.kind is not Kind.RUN and any(override.startswith("output=") for override in overrides):
+    if any(override.startswith("output=") for override in overrides):
         return task.recipe.output
     if trained.kind is not Kind.RUN:
         return Path("runs/evaluated") / re.sub(r"[^\w.=-]+", "_", trained.source.strip("/"))

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.training.dry_run import dry_run
     from fastvit.training.engine import train
 
-    if arguments.recipe and "=" in arguments.recipe:  # --resume FOLDER key=value
+    if arguments.resume and arguments.recipe and "=" in arguments.recipe:  # --resume FOLDER key=value
         arguments.overrides.insert(0, arguments.recipe)
         arguments.recipe = None
     if not arguments.recipe and not arguments.resume:

@@ -7,12 +7,12 @@ The images are embedded first, once for all lists of classes. Apple's weights of
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
 from fastvit.cli.source import options, tell_licence
 from fastvit.errors import RunError
+from fastvit.files import write_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
 def write(rows: list[tuple[str, str, str]], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("image", "label", "probability"), *rows])
+        write_table(path, ("image", "label", "probability"), rows)
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error.strerror})") from error
     print(f"written: {path}")

@@ -1,7 +1,6 @@
 """Images one by one with their labels: from a table, or from folders of classes that are not divided into parts."""
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from fastvit.data.folder import LAYOUT, SPLIT_FOLDERS, VALIDATION, class_folders
 from fastvit.data.packed import Packed
 from fastvit.data.reading import is_image, is_left_out, read_image
 from fastvit.errors import DataError, nearest, some
+from fastvit.files import as_whole, write_table
 
 SEPARATOR = "|"  # between the labels of an image, in the column `labels`
 ALL = "all"  # the name of all images, however they are divided
@@ -78,13 +78,9 @@ class Listing:
 
     def write(self, path: Path) -> None:
         """As a table with the column split, written completely or not at all."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("path", self.column, "split"))
-        writer.writerows((row.path, SEPARATOR.join(row.labels), row.split or "") for row in self.rows)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        temporary.replace(path)
+        rows = ((row.path, SEPARATOR.join(row.labels), row.split or "") for row in self.rows)
+        with as_whole(path) as unfinished:
+            write_table(unfinished, ("path", self.column, "split"), rows)
 
 
 def one_name(split: str) -> str:

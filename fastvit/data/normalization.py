@@ -16,7 +16,10 @@ class Normalization(NamedTuple):
     std: tuple[float, float, float]
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(..., 3, H, W) in float32, from pixels in uint8; as torchvision's `ToTensor` and `Normalize`, bit for bit."""
+        """(..., 3, H, W) in float32, from pixels in uint8; as torchvision's `ToTensor` and `Normalize`, bit for bit.
+
+        Pixels that are float32 already, from 0 to 255, are changed in place.
+        """
         mean, std = (_column(values, images.device) for values in self)
         return images.float().div_(255).sub_(mean).div_(std)
 

@@ -62,6 +62,11 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
+    @property
+    def normalization(self) -> Normalization:
+        """Its last step, for images on any device."""
+        return Normalization(self.mean, self.std)
+
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
@@ -91,7 +96,7 @@ class Preprocessing:
 
     def normalize(self, crops: Tensor) -> Tensor:
         """What the network takes, (B, 3, height, width) float32, from such crops."""
-        return Normalization(self.mean, self.std)(crops)
+        return self.normalization(crops)
 
     def _of_timm(self) -> Any:
         if self.crop_pct is None or self.interpolation is None:

@@ -48,6 +48,10 @@ class WholeImage(NamedTuple):
     def std(self) -> tuple[float, float, float]:
         return self.normalization.std
 
+    def __call__(self, image: Image.Image) -> Tensor:
+        """(3, height, width), from an RGB image."""
+        return self.normalization(pil_to_tensor(self.box.resize(image)))
+
     def transform(self) -> Callable[[Image.Image], Tensor]:
-        """A function from an RGB image to (3, height, width)."""
-        return lambda image: self.normalization(pil_to_tensor(self.box.resize(image)))
+        """Itself: as that of `Preprocessing`, a function from an RGB image to (3, height, width)."""
+        return self

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from fastvit.errors import DataError, RunError, require_packages
+from fastvit.files import as_whole
 
 SUFFIXES = (".npz", ".parquet")
 LIST = "parts.json"  # names of the files that a folder is going to have
@@ -40,18 +41,15 @@ class Embeddings:
 
 
 def write_embeddings(embeddings: Embeddings, path: Path) -> None:
-    """Under another name first, so that a killed job leaves no half of a file. Raises RunError."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """As a whole or not at all. Raises RunError."""
     try:
-        with temporary.open("wb") as file:
+        with as_whole(path) as unfinished, unfinished.open("wb") as file:
             if path.suffix == ".parquet":
                 _write_parquet(embeddings, file)
             else:
                 columns = {"names": embeddings.names, "labels": embeddings.labels, "embeddings": embeddings.vectors}
                 np.savez(file, about=np.array(json.dumps(embeddings.about)), **columns)
-        temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise RunError(
             f"{path} cannot be written ({error.strerror or error}); the files before it are whole"
         ) from error

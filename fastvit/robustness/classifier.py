@@ -1,7 +1,9 @@
 """The classifier of a robustness recipe, and what it makes of an image."""
 
+from dataclasses import replace
+
 import torch
-from timm.data import MaybeToTensor, create_transform
+from timm.data import MaybeToTensor
 from torch import nn
 from torchvision.transforms import CenterCrop, Compose
 
@@ -41,16 +43,8 @@ class Classifier:
     def transform(self, config: SetConfig) -> Compose:
         """From an image to a tensor, as timm evaluates, or with the center cropped only."""
         size, crop_pct = self.geometry(config)
-        own = self.preprocessing
-        transform = create_transform(
-            size,
-            crop_pct=crop_pct,
-            crop_mode=own.crop_mode,
-            interpolation=own.interpolation,
-            mean=own.mean,
-            std=own.std,
-        )
-        return transform if config.resize else Compose([CenterCrop(size), *halves(transform)[1].transforms])
+        own = replace(self.preprocessing, height=size, width=size, crop_pct=crop_pct or 1.0).transform()
+        return own if config.resize else Compose([CenterCrop(size), *halves(own)[1].transforms])
 
 
 def halves(transform: Compose) -> tuple[Compose, Compose]:

@@ -1,6 +1,5 @@
 """What the figures of a robustness evaluation come to: tables, files, a picture."""
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import astuple, fields
@@ -9,6 +8,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from fastvit.errors import RunError
+from fastvit.files import write_table
 from fastvit.robustness.corruptions import CORRUPTIONS, SEVERITIES, corruption_errors
 from fastvit.robustness.evaluation import Figure
 from fastvit.robustness.recipe import RobustnessRecipe
@@ -104,10 +104,7 @@ def write_figures(figures: Sequence[Figure], folder: Path) -> Path:
     path = folder / "robustness.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([field.name for field in fields(Figure)])
-            writer.writerows(astuple(figure) for figure in figures)
+        write_table(path, [field.name for field in fields(Figure)], map(astuple, figures))
     except OSError as error:
         raise RunError(f"{path} cannot be written ({error}): set output to another folder") from error
     return path

@@ -1,10 +1,10 @@
 """Where in a network numbers stop being finite."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastvit.runtime.device import autocast, tensors_of
 from fastvit.training.learner import Learner
@@ -13,32 +13,42 @@ from fastvit.training.learner import Learner
 def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:
     """What is not finite first when the batches go through the network: a parameter, a batch, or a module's output.
 
-    None if nothing is. The network's batch norm statistics are not to be used afterwards.
+    None if nothing is in this process. All processes call this, with as many batches, and stop at the first that any of
+    them finds: a synchronized batch norm waits for those that do not come. The network's batch norm statistics are not
+    to be used afterwards.
     """
     for name, parameter in learner.model.named_parameters():
         if not parameter.isfinite().all():
             return f"parameter {name}"
-    found: list[str] = []
+    modules: list[str] = []  # whose outputs are not finite
     hooks = [
-        module.register_forward_hook(_hook(name or type(module).__name__, found))
+        module.register_forward_hook(_hook(name or type(module).__name__, modules))
         for name, module in learner.model.named_modules()
         if not any(module.children())  # of nested modules the innermost is first
     ]
     try:
         for batch in batches:
             batch = learner.to_device(batch)
-            if not _is_finite(batch):
-                return "the batch itself"
+            finding = None if _is_finite(batch) else "the batch itself"
+            if any(learner.processes.largest(finding is not None)):
+                return finding
             with torch.no_grad(), autocast(learner.device, learner.recipe.loop.precision):
                 losses = learner.task.losses(learner.model, batch)
-            if found:
-                return f"the output of module {found[0]}"
-            for name, loss in losses.items():
-                if not loss.isfinite():
-                    return f"the loss {name}, of a finite output"
+            finding = _first(modules, losses)
+            if any(learner.processes.largest(finding is not None)):
+                return finding
     finally:
         for hook in hooks:
             hook.remove()
+    return None
+
+
+def _first(modules: Sequence[str], losses: Mapping[str, Tensor]) -> str | None:
+    for name in modules:
+        return f"the output of module {name}"
+    for name, loss in losses.items():
+        if not loss.isfinite():
+            return f"the loss {name}, of a finite output"
     return None
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
+from fastvit.data.normalization import Normalization
 from fastvit.data.preprocessing import CENTER, Preprocessing
 from fastvit.errors import DataError, some
 
@@ -79,6 +81,7 @@ class Task(ABC):
     higher_is_better: bool = True
     headline: tuple[str, ...] = ()  # the metrics that the line about an epoch tells; all if it is empty
     exportable: bool = True  # whether `fastvit export` takes the network
+    pictured: int = 50  # how many samples a picture of predictions shows, at most
 
     def __init__(self, recipe: "Recipe"):
         self.recipe = recipe
@@ -108,6 +111,11 @@ class Task(ABC):
         _, height, width = self.input_size
         of_timm = Preprocessing.of_timm(config)
         return replace(of_timm, height=height, width=width, crop_pct=None, interpolation=None, crop_mode=CENTER)
+
+    @cached_property
+    def normalization(self) -> Normalization:
+        """Of the colors of all images, in training too."""
+        return self.preprocessing.normalization
 
     @property
     def class_names(self) -> Sequence[str] | None:

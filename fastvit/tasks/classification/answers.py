@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastvit.errors import RunError
+from fastvit.files import as_whole
 
 MAGIC = b"fastvit answers 1\n"
 CHECKED = 32  # images of each epoch whose digests are kept
@@ -106,11 +107,10 @@ class AnswersFile:
     @classmethod
     def create(cls, path: Path, header: Header) -> "AnswersFile":
         """A new file without an epoch. Raises RunError where it cannot be written."""
-        temporary = path.with_name(f".{path.name}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(header.encoded())
-            temporary.replace(path)
+            with as_whole(path) as unfinished:
+                unfinished.write_bytes(header.encoded())
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from error
         return cls(path)

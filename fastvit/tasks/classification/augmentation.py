@@ -4,6 +4,8 @@ timm's loader, by which the published networks were trained, has the same order,
 the processor. Everything random comes from generators that the engine seeds by the step.
 """
 
+from typing import Any
+
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
@@ -14,11 +16,15 @@ from fastvit.tasks.classification.recipe import ClassificationRecipe
 
 
 class BatchAugmentation:
-    """From pixels and labels to what the network sees, and what it is to say."""
+    """From pixels and labels to what the network sees, and what it is to say.
 
-    def __init__(self, recipe: ClassificationRecipe, normalization: Normalization):
+    Args:
+        mixing: options of timm's `Mixup`, beside what the recipe says.
+    """
+
+    def __init__(self, recipe: ClassificationRecipe, normalization: Normalization, **mixing: Any):
         self.config, self.normalization = recipe.augmentation, normalization
-        self.mixup = build_mixup(recipe) if self.config.mixes else None
+        self.mixup = build_mixup(recipe, **mixing) if self.config.mixes else None
 
     @property
     def is_random(self) -> bool:
@@ -30,7 +36,7 @@ class BatchAugmentation:
 
         Args:
             images: (B, 3, H, W) in uint8.
-            labels: (B,).
+            labels: (B,), or (B, classes) of several labels an image.
 
         Raises:
             RecipeError: there is an image without another to mix it with.
@@ -39,28 +45,25 @@ class BatchAugmentation:
         if self.mixup:
             if len(images) % 2:
                 raise RecipeError(f"mixup and cutmix need pairs, but each process has {len(images)} images at a time")
-            images, labels = self.mix(images, labels)
+            images, labels = self.mixup(images, labels)
         if self.config.reprob:
             images = self._eraser(images)(images)
         return images, labels
-
-    def mix(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs of images mixed with each other, and their labels."""
-        return self.mixup(images, labels)
 
     def _eraser(self, images: Tensor) -> RandomErasing:
         config = self.config
         return RandomErasing(config.reprob, mode=config.remode, max_count=config.recount, device=images.device)
 
 
-def build_mixup(recipe: ClassificationRecipe, kind: type[Mixup] = Mixup) -> Mixup:
-    """timm's mixup and cutmix as a recipe says, of one of timm's kinds."""
+def build_mixup(recipe: ClassificationRecipe, kind: type[Mixup] = Mixup, **options: Any) -> Mixup:
+    """timm's mixup and cutmix as a recipe says, of one of timm's kinds; `options` come before what the recipe says."""
     augmentation = recipe.augmentation
-    return kind(
-        mixup_alpha=augmentation.mixup,
-        cutmix_alpha=augmentation.cutmix,
-        prob=augmentation.mixup_prob,
-        switch_prob=augmentation.mixup_switch_prob,
-        label_smoothing=augmentation.smoothing,
-        num_classes=recipe.data.num_classes,
-    )
+    said = {
+        "mixup_alpha": augmentation.mixup,
+        "cutmix_alpha": augmentation.cutmix,
+        "prob": augmentation.mixup_prob,
+        "switch_prob": augmentation.mixup_switch_prob,
+        "label_smoothing": augmentation.smoothing,
+        "num_classes": recipe.data.num_classes,
+    }
+    return kind(**(said | options))

@@ -1,6 +1,5 @@
 """What a classifier said about each image, and which classes it confuses."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 from fastvit.data.images import NO_LABEL
 from fastvit.data.lettering import legible, shortened
 from fastvit.errors import require_packages
+from fastvit.files import write_table
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.training.task import Part
 
@@ -51,27 +51,28 @@ def _write_predictions(
     confidences: Tensor,
     data: Part,
 ) -> None:
-    class_names = data.class_names
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ("image", "label", "probability", *(f"predicted_{rank + 1}" for rank in range(ranked.shape[1])))
+    names = data.class_names
+    columns = ("image", "label", "probability", *(f"predicted_{rank + 1}" for rank in range(ranked.shape[1])))
+    said = zip(labels.tolist(), confidences.tolist(), ranked.tolist(), strict=True)
+    rows = (
+        (
+            data.name_of(index) if data.name_of else index,
+            "" if label == NO_LABEL else names[label],
+            f"{confidence:.4f}",
+            *(names[each] for each in best),
         )
-        rows = zip(labels.tolist(), confidences.tolist(), ranked.tolist(), strict=True)
-        for index, (label, confidence, best) in enumerate(rows):
-            name = data.name_of(index) if data.name_of else index
-            true = "" if label == NO_LABEL else class_names[label]
-            writer.writerow((name, true, f"{confidence:.4f}", *(class_names[each] for each in best)))
+        for index, (label, confidence, best) in enumerate(said)
+    )
+    write_table(path, columns, rows)
 
 
 def _write_classes(path: Path, scores: Sequence[Sequence[float]], class_names: Sequence[str]) -> None:
     """Scores as scikit-learn gives them, in percent; empty where there is nothing to divide by."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("class", "images", "recall", "precision", "f1"))
-        for name, precision, recall, f1, images in zip(class_names, *scores, strict=True):
-            figures = ("" if math.isnan(each) else f"{100 * each:.2f}" for each in (recall, precision, f1))
-            writer.writerow((name, images, *figures))
+    rows = (
+        (name, images, *("" if math.isnan(each) else f"{100 * each:.2f}" for each in (recall, precision, f1)))
+        for name, precision, recall, f1, images in zip(class_names, *scores, strict=True)
+    )
+    write_table(path, ("class", "images", "recall", "precision", "f1"), rows)
 
 
 def draw_confusion(confusion: Tensor, class_names: Sequence[str]) -> "Figure":

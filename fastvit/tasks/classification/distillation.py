@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from fastvit.data.normalization import Normalization
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RecipeError, UserError
-from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig, TeacherConfig
+from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig
+from fastvit.tasks.network import NamedNetwork
 
 
 class Teacher(nn.Module):
@@ -59,7 +60,7 @@ def build_teacher(recipe: ClassificationRecipe, normalization: Normalization) ->
     return Teacher(model, scale=std / own_std, shift=(mean - own_mean) / own_std)
 
 
-def describe_teacher(config: TeacherConfig) -> dict[str, Any]:
+def describe_teacher(config: NamedNetwork) -> dict[str, Any]:
     """Which network with which weights: two teachers with the same description give the same answers."""
     try:
         weights = f"sha256 {sha256(config.weights)}" if config.weights else "of the hub"

@@ -115,14 +115,10 @@ class AugmentationConfig(Section):
         return self.mixup > 0 or self.cutmix > 0
 
 
-class TeacherConfig(NamedNetwork):
-    """A trained classifier."""
-
-
 class DistillationConfig(Section):
     """Learning from a teacher's answers to the same, mixed images (DeiT, section 4, without its extra token)."""
 
-    teacher: TeacherConfig | None = None
+    teacher: NamedNetwork | None = None
     answers: UserPath | None = Field(None, json_schema_extra=FREE_ON_RESUME)  # of `fastvit teach`; no teacher is run
     kind: Literal["hard", "soft"] = "hard"  # learn the teacher's most probable class, or its probabilities
     alpha: Probability = 0.5  # weight of the teacher in the loss; the labels have the rest

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset, default_collate
 
 from fastvit.data.images import NO_LABEL, TransformedImages
-from fastvit.data.normalization import Normalization, stack_images
+from fastvit.data.normalization import stack_images
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RecipeError
 from fastvit.tasks.classification.augmentation import BatchAugmentation
@@ -60,7 +60,6 @@ class Classification(Task):
             {name: getattr(recipe.data, name) for name in _INPUT},
             pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict(),
         )
-        self.normalization = Normalization(self.input["mean"], self.input["std"])
         self.augment = BatchAugmentation(recipe, self.normalization)
         self.class_weights: Tensor | None = None  # (classes,), once training is prepared, if the recipe asks
 

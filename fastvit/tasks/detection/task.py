@@ -25,8 +25,6 @@ from fastvit.training.task import Network, Part, Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURED_SAMPLES = 12
-
 
 class Detection(Task):
     """Boxes, and masks with Mask R-CNN. A batch is (list of images (3, H, W), list of targets)."""
@@ -35,6 +33,7 @@ class Detection(Task):
     best_metric = "box_ap"
     headline = ("box_ap", "mask_ap")
     exportable = False  # the number of boxes differs from image to image
+    pictured = 12
 
     def __init__(self, recipe: DetectionRecipe):
         super().__init__(recipe)
@@ -118,6 +117,16 @@ class Detection(Task):
             padded[:, : image.shape[1], : image.shape[2]] = drawn
         return canvas, []
 
+    def predict(self, model: Network, batch: Batch) -> list[dict[str, Tensor]]:
+        """What is found in each image by itself, as MMDetection and the published figures have it.
+
+        torchvision pads several images to their largest height and width. What is beside an image enters the last
+        stage's attention and the convolutions near the edges, so that precision would depend on its neighbours: on the
+        size of a batch, and on the number of processes.
+        """
+        images, _ = batch
+        return [model([image])[0] for image in images]
+
     def new_metrics(self) -> DetectionMetrics:
         kinds = ("bbox", "segm") if self.masks else ("bbox",)
         return DetectionMetrics(self.recipe.data.num_classes, kinds, self.recipe.evaluation.backend)
@@ -145,10 +154,9 @@ class Detection(Task):
     def draw(
         self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]
     ) -> "Figure":
-        samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
         images = [image for image, _ in samples]
         with torch.no_grad():
-            outputs = [model([image])[0] for image in images]
+            outputs = self.predict(model, (images, []))
         true = [self._true_objects(image, target) for image, target in samples]
         return detection_grid(images, [_confident(output) for output in outputs], true, class_names)
 

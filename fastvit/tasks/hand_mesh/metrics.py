@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from fastvit.errors import MissingPackage
-from fastvit.tasks.hand_mesh.prediction import root_position
 from fastvit.training.task import Metrics
 
 try:
@@ -55,6 +54,22 @@ def area_under_pck(errors: Tensor) -> Tensor:
     thresholds = PCK_THRESHOLDS.to(errors)
     share = (errors[..., None] <= thresholds).to(errors.dtype).mean(1)  # (B, 100)
     return torch.trapezoid(share, thresholds) / (thresholds[-1] - thresholds[0])
+
+
+def root_position(camera: Tensor, intrinsics: Tensor, image_size: int) -> Tensor:
+    """(B, 3), in metres: where the root of a hand is, by a weak-perspective camera and the true one.
+
+    The depth is the one at which the true camera has the other's scale; exact for a hand that is far away.
+
+    Args:
+        camera: (B, 3), scale and shift, as `HandMesh` gives them.
+        intrinsics: (B, 3, 3), in pixels of the image that the network saw.
+        image_size: pixels on a side of that image.
+    """
+    focal = intrinsics.diagonal(dim1=1, dim2=2)[:, :2]  # (B, 2)
+    depth = focal.mean(1, keepdim=True) * 2 / (camera[:, :1] * image_size)
+    pixels = (camera[:, 1:] + 1) * image_size / 2
+    return torch.cat([(pixels - intrinsics[:, :2, 2]) * depth / focal, depth], 1)
 
 
 class HandMeshMetrics(Metrics):

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastvit.data.normalization import Normalization
 from fastvit.models.skinning import ROOT
 from fastvit.tasks.hand_mesh.sample import HandSample, project
 
@@ -26,21 +27,19 @@ class HandImages(Dataset):
     Args:
         source: of `HandSample`s.
         image_size: S.
-        mean, std: to normalise the colors with.
         augmentation: None for none. Draws from numpy's global random state, which the training loop seeds.
     """
 
     def __init__(
         self,
         source: Dataset,
+        normalization: Normalization,
         *,
         image_size: int,
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
         augmentation: "HandAugmentationConfig | None",
     ):
-        self.source, self.image_size, self.augmentation = source, image_size, augmentation
-        self.mean, self.std = mean, std
+        self.source, self.normalization = source, normalization
+        self.image_size, self.augmentation = image_size, augmentation
 
     def __len__(self) -> int:
         return len(self.source)
@@ -51,7 +50,7 @@ class HandImages(Dataset):
         if self.augmentation:
             roll, zoom, color = draw(self.augmentation)
         sample = moved(sample, roll=roll, zoom=zoom, size=self.image_size)
-        image = to_tensor(sample.image, self.mean, self.std, color)
+        image = to_tensor(sample.image, self.normalization, color)
         root = sample.joints[ROOT]
         numbers = {
             "joints": sample.joints - root,
@@ -118,10 +117,7 @@ def warp(image: Image.Image, pixels: np.ndarray, side: int) -> Image.Image:
     return image.transform((side, side), Image.Transform.AFFINE, inverse, Image.Resampling.BILINEAR)
 
 
-def to_tensor(
-    image: Image.Image, mean: Sequence[float], std: Sequence[float], color: Sequence[float] = (1, 1, 1)
-) -> Tensor:
+def to_tensor(image: Image.Image, normalization: Normalization, color: Sequence[float] = (1, 1, 1)) -> Tensor:
     """(3, H, W), each channel multiplied by its part of `color`, then normalised."""
-    pixels = (np.asarray(image, dtype=np.float32) * np.array(color, dtype=np.float32)).clip(0, 255) / 255
-    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (mean, std))
-    return (torch.from_numpy(pixels).permute(2, 0, 1).contiguous() - mean) / std
+    pixels = (np.asarray(image, dtype=np.float32) * np.array(color, dtype=np.float32)).clip(0, 255)
+    return normalization(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())

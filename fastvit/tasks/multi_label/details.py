@@ -1,6 +1,5 @@
 """What was said about each image, and how well each label is found."""
 
-import csv
 import math
 from pathlib import Path
 
@@ -8,7 +7,8 @@ import torch
 
 from fastvit.data.images import NO_LABEL
 from fastvit.data.listing import SEPARATOR
-from fastvit.tasks.multi_label.metrics import MultiLabelMetrics, average_precisions
+from fastvit.files import write_table
+from fastvit.tasks.multi_label.metrics import MultiLabelMetrics, average_precisions, count
 from fastvit.training.task import Part
 
 
@@ -22,13 +22,16 @@ def write_details(metrics: MultiLabelMetrics, data: Part, folder: Path) -> list[
 
 def _write_predictions(path: Path, metrics: MultiLabelMetrics, data: Part) -> None:
     names, logits, labels = data.class_names, torch.cat(metrics.logits).cpu(), torch.cat(metrics.labels).cpu()
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("image", "labels", "predicted", *names))
-        for index, (said, true) in enumerate(zip(logits, labels, strict=True)):
-            image = data.name_of(index) if data.name_of else index
-            known = "" if NO_LABEL in true else joined(true, names)
-            writer.writerow((image, known, joined(said >= 0, names), *(f"{p:.4f}" for p in said.sigmoid().tolist())))
+    rows = (
+        (
+            data.name_of(index) if data.name_of else index,
+            "" if NO_LABEL in true else joined(true, names),
+            joined(said >= 0, names),
+            *(f"{probability:.4f}" for probability in said.sigmoid().tolist()),
+        )
+        for index, (said, true) in enumerate(zip(logits, labels, strict=True))
+    )
+    write_table(path, ("image", "labels", "predicted", *names), rows)
 
 
 def joined(which: torch.Tensor, names: tuple[str, ...]) -> str:
@@ -38,14 +41,13 @@ def joined(which: torch.Tensor, names: tuple[str, ...]) -> str:
 
 def _write_classes(path: Path, metrics: MultiLabelMetrics, names: tuple[str, ...]) -> None:
     """In percent; empty where there is nothing to divide by."""
-    from sklearn.metrics import precision_recall_fscore_support
-
     logits, labels = metrics.readable()
-    scores = precision_recall_fscore_support(labels, logits >= 0, average=None, zero_division=math.nan)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("class", "images", "average_precision", "recall", "precision", "f1"))
-        rows = zip(names, average_precisions(logits, labels), *scores, strict=True)
-        for name, average, precision, recall, f1, images in rows:
-            figures = (average, recall, precision, f1)
-            writer.writerow((name, images, *("" if math.isnan(each) else f"{100 * each:.2f}" for each in figures)))
+    counts = count(logits, labels)
+    hits = counts.hits.double()
+    scores = (each.tolist() for each in (hits / counts.true, hits / counts.said, counts.f1()))
+    columns = (names, counts.true.tolist(), average_precisions(logits, labels), *scores)
+    rows = (
+        (name, images, *("" if math.isnan(each) else f"{100 * each:.2f}" for each in figures))
+        for name, images, *figures in zip(*columns, strict=True)
+    )
+    write_table(path, ("class", "images", "average_precision", "recall", "precision", "f1"), rows)

@@ -1,6 +1,7 @@
 """How good the predicted sets of labels are."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,17 +35,15 @@ class MultiLabelMetrics(Metrics):
         self.labels += other.labels
 
     def report(self) -> dict[str, float]:
-        from sklearn.metrics import f1_score
-
         logits, labels = self.readable()
-        present = labels.any(0).numpy()
-        if not present.any():
+        counts = count(logits, labels)
+        if not counts.true.any():
             raise DataError("no validation image has a label")
-        micro, each = (f1_score(labels, logits >= 0, average=over, zero_division=0) for over in ("micro", None))
+        over_all = Counts(*(each.sum() for each in counts))
         return {
             "mAP": 100 * float(np.nanmean(average_precisions(logits, labels))),
-            "f1_micro": 100 * float(micro),
-            "f1_macro": 100 * float(each[present].mean()),
+            "f1_micro": 100 * over_all.f1().item(),
+            "f1_macro": 100 * counts.f1()[counts.true > 0].mean().item(),
             "loss": F.binary_cross_entropy_with_logits(logits, labels).item(),
             "samples": len(labels),
         }
@@ -61,6 +60,24 @@ class MultiLabelMetrics(Metrics):
         own, others = (torch.cat(each.logits) >= 0 for each in (self, other))
         known = torch.cat(self.labels) != NO_LABEL
         return int(((own == others) & known).all(1).sum())
+
+
+class Counts(NamedTuple):
+    """How many images of each label (classes,): those that have it, those that are said to, and those of both."""
+
+    true: Tensor
+    said: Tensor
+    hits: Tensor
+
+    def f1(self) -> Tensor:
+        """(classes,) float64, from 0 to 1; NaN where the label neither is nor is said to be on any image."""
+        return 2 * self.hits.double() / (self.true + self.said)
+
+
+def count(logits: Tensor, labels: Tensor) -> Counts:
+    """Of logits and labels (N, classes) each."""
+    true, said = labels == 1, logits >= 0
+    return Counts(*(each.sum(0) for each in (true, said, true & said)))
 
 
 def average_precisions(logits: Tensor, labels: Tensor) -> Sequence[float]:

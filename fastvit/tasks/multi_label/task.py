@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastvit.data.images import NO_LABEL
+from fastvit.tasks.classification.augmentation import BatchAugmentation
 from fastvit.tasks.classification.mistakes import draw_mistakes
 from fastvit.tasks.classification.picture import prediction_grid
 from fastvit.tasks.classification.task import Classification
-from fastvit.tasks.multi_label.augmentation import SeveralLabelsAugmentation
 from fastvit.tasks.multi_label.details import joined, write_details
 from fastvit.tasks.multi_label.metrics import MultiLabelMetrics
 from fastvit.tasks.multi_label.mistakes import TRUTHS, surest_mistakes
@@ -31,7 +31,8 @@ class MultiLabel(Classification):
 
     def __init__(self, recipe: MultiLabelRecipe):
         super().__init__(recipe)
-        self.augment = SeveralLabelsAugmentation(recipe, self.normalization)
+        # The loss smooths the labels, mixed or not.
+        self.augment = BatchAugmentation(recipe, self.normalization, multi_label=True, label_smoothing=0.0)
 
     @property
     def no_label(self) -> Tensor:

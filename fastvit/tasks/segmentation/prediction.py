@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2.functional import pil_to_tensor
 
-from fastvit.data.normalization import Normalization
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.data.whole_image import ResizeBox
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.tasks.drawing import enlarged, with_legend
 from fastvit.tasks.segmentation.inference import Window, label_maps, predict
@@ -68,11 +66,6 @@ class Prepared(NamedTuple):
     size: tuple[int, int]
 
 
-def prepare(image: Image.Image, normalization: Normalization, box: ResizeBox) -> Prepared:
-    """An RGB image of any size as in validation."""
-    return Prepared(normalization(pil_to_tensor(box.resize(image))), (image.height, image.width))
-
-
 @torch.inference_mode()
 def segment(
     network: Network, images: Sequence[Prepared], *, window: Window | None = None, device: torch.device | str = "cpu"
@@ -98,8 +91,8 @@ class Segmenter(Predictor):
     labels: tuple[str, ...]
 
     @cached_property
-    def box(self) -> ResizeBox:
-        return ResizeBox(**self.settings["box"])
+    def whole(self) -> WholeImage:
+        return WholeImage(ResizeBox(**self.settings["box"]), self.preprocessing.normalization)
 
     @cached_property
     def window(self) -> Window | None:
@@ -110,7 +103,7 @@ class Segmenter(Predictor):
         return ("label", "share")
 
     def prepare(self, image: Image.Image) -> Prepared:
-        return prepare(image, Normalization(self.preprocessing.mean, self.preprocessing.std), self.box)
+        return Prepared(self.whole(image), (image.height, image.width))
 
     def predict(self, prepared: Sequence[Prepared]) -> list[LabelMap]:
         found = segment(self.network, prepared, window=self.window, device=self.device)

@@ -1,6 +1,5 @@
 """The segmentation task: Semantic FPN on a classification network, trained and evaluated as the recipe says."""
 
-import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,15 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.data import resolve_data_config
-from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from fastvit.data.digit_scenes import CLASSES
-from fastvit.data.normalization import Normalization
-from fastvit.data.whole_image import ResizeBox
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.errors import RecipeError
+from fastvit.files import write_table
 from fastvit.models.pyramid import FeaturePyramid
 from fastvit.models.segmentation import SemanticFPN
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
@@ -32,19 +29,16 @@ from fastvit.training.task import Network, Part, Task
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PICTURED_SAMPLES = 8
-
 
 class Segmentation(Task):
     """A class for each pixel. A batch is (images (B, 3, H, W), label maps (B, H, W)), or lists where sizes differ."""
 
     recipe: SegmentationRecipe
     best_metric = "miou"
+    pictured = 8
 
     def __init__(self, recipe: SegmentationRecipe):
         super().__init__(recipe)
-        pretraining = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(recipe.model.name).to_dict())
-        self.normalization = Normalization(pretraining["mean"], pretraining["std"])
         self.box = ResizeBox(recipe.data.short_side, recipe.data.long_side, recipe.data.size_divisor)
         window, stride = recipe.evaluation.window, recipe.evaluation.stride
         self.window = Window(window, stride) if window else None
@@ -64,18 +58,10 @@ class Segmentation(Task):
         return SemanticFPN(pyramid, self.recipe.data.num_classes, channels=config.head_channels, dropout=config.dropout)
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
-        data, augmentation = self.recipe.data, self.recipe.augmentation
-        transform = ValTransform(self.normalization, self.box)
+        transform = ValTransform(WholeImage(self.box, self.normalization))
         if part == "train":
-            transform = TrainTransform(
-                self.normalization,
-                crop=data.crop_size,
-                box=self.box._replace(divisor=1),
-                scale=augmentation.scale,
-                hflip=augmentation.hflip,
-                photometric=augmentation.photometric,
-                max_class_share=augmentation.max_class_share,
-            )
+            box, crop = self.box._replace(divisor=1), self.recipe.data.crop_size
+            transform = TrainTransform(self.recipe.augmentation, self.normalization, box=box, crop=crop)
         return Part(TransformedMaskedImages(self._open(part), transform), tuple(self.class_names))
 
     @property
@@ -119,9 +105,9 @@ class Segmentation(Task):
 
     def losses(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         images, labels = batch
-        logits, labels = model(images).float(), labels.long()
-        total = F.cross_entropy(logits, labels, ignore_index=UNLABELLED, reduction="sum")
-        return {"cross_entropy": total / (labels != UNLABELLED).sum().clamp(min=1)}  # a batch may have no label at all
+        total = F.cross_entropy(model(images).float(), labels.long(), ignore_index=UNLABELLED, reduction="sum")
+        # By all pixels, as MMSegmentation has it: a step in several parts, or by several processes, is one in a whole.
+        return {"cross_entropy": total / labels.numel()}
 
     def labelled(self, batch: tuple[Tensor, Tensor], class_names: Sequence[str]) -> tuple[Tensor, list[str]]:
         images, labels = batch
@@ -140,16 +126,12 @@ class Segmentation(Task):
 
     def write_details(self, metrics: SegmentationMetrics, data: Part, folder: Path) -> list[Path]:
         path = folder / "classes.csv"
-        pixels = metrics.confusion.sum(1).tolist()
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("class", "pixels", "iou"))
-            for name, count, iou in zip(data.class_names, pixels, metrics.class_iou().tolist(), strict=True):
-                writer.writerow((name, count, "" if math.isnan(iou) else f"{100 * iou:.2f}"))
+        ious = ("" if math.isnan(iou) else f"{100 * iou:.2f}" for iou in metrics.class_iou().tolist())
+        rows = zip(data.class_names, metrics.confusion.sum(1).tolist(), ious, strict=True)
+        write_table(path, ("class", "pixels", "iou"), rows)
         return [path]
 
     def draw(self, model: Network, samples: list[tuple[Tensor, Tensor]], class_names: Sequence[str]) -> "Figure":
-        samples = samples[:: -(-len(samples) // PICTURED_SAMPLES)]
         images, predicted = [], []
         with torch.no_grad():
             for image, labels in samples:

@@ -9,9 +9,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from fastvit.data.normalization import Normalization
-from fastvit.data.whole_image import ResizeBox
+from fastvit.data.whole_image import ResizeBox, WholeImage
 from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.tasks.segmentation.photometric import Distortion
+from fastvit.tasks.segmentation.recipe import SegmentationAugmentationConfig
 
 CROP_ATTEMPTS = 10
 
@@ -20,38 +21,26 @@ class TrainTransform:
     """Random scale, crop, mirror image and colors. Everything random comes from torch's generator.
 
     Args:
-        crop: pixels on a side of the result; what the image does not fill is zero (the mean color), and unlabelled.
+        config: a crop is drawn up to ten times, until no class fills more than its `max_class_share`; colors are drawn
+            by `Distortion`.
         box: the size before scaling.
-        scale: range of the random factor.
-        hflip: probability of mirroring.
-        photometric: random brightness, contrast, saturation and hue, as `Distortion` draws them.
-        max_class_share: a crop of which one class fills more is drawn again, up to ten times; 1 for any crop.
+        crop: pixels on a side of the result; what the image does not fill is zero (the mean color), and unlabelled.
     """
 
     def __init__(
-        self,
-        normalization: Normalization,
-        *,
-        crop: int,
-        box: ResizeBox,
-        scale: tuple[float, float],
-        hflip: float,
-        photometric: bool,
-        max_class_share: float,
+        self, config: SegmentationAugmentationConfig, normalization: Normalization, *, box: ResizeBox, crop: int
     ):
-        self.normalization, self.crop, self.box, self.scale = normalization, crop, box, scale
-        self.hflip, self.max_class_share = hflip, max_class_share
-        self.photometric = photometric
+        self.config, self.normalization, self.box, self.crop = config, normalization, box, crop
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        size = self.box(image.size, float(torch.empty(()).uniform_(*self.scale)))
+        size = self.box(image.size, float(torch.empty(()).uniform_(*self.config.scale)))
         image, mask = _resized(image, mask, size)
         corner = self._choose_corner(np.asarray(mask))
         area = (*corner, min(corner[0] + self.crop, size[0]), min(corner[1] + self.crop, size[1]))
         image, mask = image.crop(area), mask.crop(area)
-        if torch.rand(()) < self.hflip:
+        if torch.rand(()) < self.config.hflip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-        if self.photometric:
+        if self.config.photometric:
             image = Distortion.draw()(image)
         padding = (0, self.crop - image.width, 0, self.crop - image.height)
         pixels = self.normalization(F.pil_to_tensor(image))
@@ -61,11 +50,11 @@ class TrainTransform:
         """(left, top) of the crop."""
         for _ in range(CROP_ATTEMPTS):
             top, left = (int(torch.randint(max(side - self.crop, 0) + 1, ())) for side in labels.shape)
-            if self.max_class_share == 1:
+            if self.config.max_class_share == 1:
                 break
             counts = np.bincount(labels[top : top + self.crop, left : left + self.crop].ravel(), minlength=256)
             counts = counts[:UNLABELLED]
-            if np.count_nonzero(counts) > 1 and counts.max() < self.max_class_share * counts.sum():
+            if np.count_nonzero(counts) > 1 and counts.max() < self.config.max_class_share * counts.sum():
                 break
         return left, top
 
@@ -73,11 +62,11 @@ class TrainTransform:
 class ValTransform:
     """The image in its box; the mask as it is, because predictions are compared at the size of the original."""
 
-    def __init__(self, normalization: Normalization, box: ResizeBox):
-        self.normalization, self.box = normalization, box
+    def __init__(self, whole: WholeImage):
+        self.whole = whole
 
     def __call__(self, image: Image.Image, mask: Image.Image) -> tuple[Tensor, Tensor]:
-        return self.normalization(F.pil_to_tensor(self.box.resize(image))), _to_tensor(mask)
+        return self.whole(image), _to_tensor(mask)
 
 
 class TransformedMaskedImages(Dataset):

@@ -11,7 +11,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.models.hand_mesh import project as project_weakly
 from fastvit.predictor import Shown
 from fastvit.tasks.hand_mesh.picture import in_pixels, overlay
-from fastvit.tasks.hand_mesh.predictor import Hand, HandPredictor, prepare
+from fastvit.tasks.hand_mesh.prediction import Hand, HandPredictor, prepare
 from fastvit.tasks.hand_mesh.scenes import SyntheticHands
 from fastvit.tasks.hand_mesh.synthetic import synthetic_hand
 from fastvit.tasks.hand_mesh.transform import HandImages, fit
@@ -40,8 +40,7 @@ def predict_hand(image: Image.Image) -> Hand:
 
 def test_an_image_is_prepared_as_training_sees_it():
     scenes = SyntheticHands(train=False, size=1, image_size=SIZE)
-    settings = {"mean": PREPROCESSING.mean, "std": PREPROCESSING.std}
-    expected = HandImages(scenes, image_size=SIZE, augmentation=None, **settings)[0]["image"]
+    expected = HandImages(scenes, PREPROCESSING.normalization, image_size=SIZE, augmentation=None)[0]["image"]
     torch.testing.assert_close(prepare(scenes[0].image, PREPROCESSING), expected)
 
 
