@@ -65,13 +65,16 @@ def read_file(path: str | Path) -> dict[str, Any]:
     keys come first, and this file's own replace or add to them, section by section. An included file includes nothing.
 
     Raises:
-        RecipeError: a file is missing or is not a mapping in YAML.
+        RecipeError: a file is missing or is not a mapping in YAML, or `include` names none.
     """
     path = Path(path)
     own = _read_mapping(path)
-    names = own.pop("include", ())
+    names = own.pop("include", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{path}: include must be the name of a file, or a list of names, not {_show(names)}")
     merged: dict[str, Any] = {}
-    for name in [names] if isinstance(names, str) else names:
+    for name in names:
         beside = path.parent / name
         included = _read_mapping(beside if beside.is_file() else shipped.find(name), named_by=path)
         if "include" in included:
