@@ -81,8 +81,10 @@ def _adopt(module: nn.Module) -> None:
     if "reparam_conv" in children:
         module.se, module.act = children.get("se", nn.Identity()), children.get("act", nn.Identity())
         ours = FusedConv
-    elif ours is layers.RepConv and module.conv_kxk is None:  # the norm of RepMixer
-        ours = nn.Sequential
+    elif ours is layers.RepConv and module.conv_kxk is None:
+        if [name for name, child in children.items() if not isinstance(child, nn.Identity)] != ["identity"]:
+            raise CannotFuse("it has no convolution of its kernel size")
+        ours = nn.Sequential  # the norm of RepMixer
     module.__class__ = ours
 
 

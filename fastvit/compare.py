@@ -19,11 +19,12 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
         input_size: (channels, height, width) of the images.
 
     Returns:
-        ``|fused(x) - model(x)| / |model(x)|``, computed in float64. Both models run in exact float32.
+        ``|fused(x) - model(x)| / |model(x)|``, computed in float64. Both models run in exact float32, also where the
+        caller is under autocast.
     """
     parameter = next(model.parameters())
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
-    with exact_float32():
+    with exact_float32(), torch.autocast(x.device.type, enabled=False):
         expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
     return relative_error(actual, expected)
 

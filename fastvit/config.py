@@ -65,13 +65,16 @@ def read_file(path: str | Path) -> dict[str, Any]:
     keys come first, and this file's own replace or add to them, section by section. An included file includes nothing.
 
     Raises:
-        RecipeError: a file is missing or is not a mapping in YAML.
+        RecipeError: a file is missing or is not a mapping in YAML, or `include` names none.
     """
     path = Path(path)
     own = _read_mapping(path)
-    names = own.pop("include", ())
+    names = own.pop("include", [])
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise RecipeError(f"{path}: include must be the name of a file, or a list of names, not {_show(names)}")
     merged: dict[str, Any] = {}
-    for name in [names] if isinstance(names, str) else names:
+    for name in names:
         beside = path.parent / name
         included = _read_mapping(beside if beside.is_file() else shipped.find(name), named_by=path)
         if "include" in included:
@@ -172,9 +175,12 @@ def validate(data: Mapping[str, Any], section_class: type[AnySection], source: s
         raise RecipeError("\n".join(f"{source}: {_sentence(problem, paths)}" for problem in error.errors())) from error
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any], section_class: type[Section]) -> list[str]:
-    """Keys (full paths) in which two data differ and that can change the result, as `key: old -> new`."""
-    free = {path for path, extra in key_paths(section_class) if extra.get("free_on_resume")}
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], section_class: type[Section] | None = None
+) -> list[str]:
+    """Keys (full paths) in which two data differ, as `key: old -> new`; of a section, those that change the result."""
+    keys = key_paths(section_class) if section_class else ()
+    free = {path for path, extra in keys if extra.get("free_on_resume")}
     before, after = dict(_flatten(old)), dict(_flatten(new))
     return [
         f"{path}: {before.get(path)} -> {after.get(path)}"

@@ -11,16 +11,17 @@ from typing import Any
 import timm.models.fastvit as builtin
 import torch
 from timm.layers import ClassifierHead, SqueezeExcite, calculate_drop_path_rates, get_device_dtype
-from timm.models import build_model_with_cfg, checkpoint_seq, register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models._features import feature_take_indices
 from timm.models._pretrained import DefaultCfg, PretrainedCfg
 from torch import Tensor, nn
 
+from fastvit.gradient_checkpointing import checkpointed
 from fastvit.layers import AttentionBlock, ConditionalPositionalEncoding, PatchEmbed, RepConv, RepMixerBlock
 from fastvit.published import fuse_as_published
 from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS, PatchEmbeds
-from fastvit.weights import convert_published
+from fastvit.weights import FusedCheckpoint, convert_published
 
 
 class Stage(nn.Module):
@@ -36,7 +37,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.pos_emb(self.downsample(x))
         if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
+            return checkpointed(self.blocks, x)
         return self.blocks(x)
 
 
@@ -129,9 +130,7 @@ class FastViT(nn.Module):
         take, last = feature_take_indices(len(self.stages), indices)
         intermediates = []
         x = self.stem(x)
-        for i, stage in enumerate(self.stages):
-            if stop_early and i > last:
-                break
+        for i, stage in enumerate(self.stages[: last + 1] if stop_early else self.stages):
             x = stage(x)
             if i in take:
                 intermediates.append(x)
@@ -205,26 +204,35 @@ def _create(
         **kwargs: of `FastViT`, in place of the variant's.
     """
     arguments = {**VARIANTS[name].arguments(), **kwargs}
-    features = {"flatten_sequential": True, "out_indices": out_indices or tuple(range(len(arguments["depths"])))}
-    # The filter is for files that are not timm's: Apple's, under the names of the published code, and those of a CLIP,
-    # whose image tower is taken. What has timm's names and shapes passes through as it is. Another network or form is
-    # refused, which timm does not do where the classifier is a new one.
-    with torch.device(device) if device else nullcontext():
-        model = build_model_with_cfg(
-            FastViT, name, pretrained, pretrained_filter_fn=convert_published, feature_cfg=features, **arguments
+
+    def in_form(model: nn.Module) -> nn.Module:
+        model = fuse_as_published(model) if inference_mode else model
+        return reparameterize_model(model) if fused else model
+
+    def build(network: Callable[..., nn.Module]) -> nn.Module:
+        features = {"flatten_sequential": True, "out_indices": out_indices or tuple(range(len(arguments["depths"])))}
+        # The filter is for files that are not timm's: Apple's, under the names of the published code, and those of a
+        # CLIP, whose image tower is taken. What has timm's names and shapes passes through as it is. Another network or
+        # form is refused, which timm does not do where the classifier is a new one.
+        return build_model_with_cfg(
+            network, name, pretrained, pretrained_filter_fn=convert_published, feature_cfg=features, **arguments
         )
-    model = model.to(dtype=dtype)
-    model = fuse_as_published(model) if inference_mode else model
-    return reparameterize_model(model) if fused else model
+
+    with torch.device(device) if device else nullcontext():
+        try:
+            model = in_form(build(FastViT))
+        except FusedCheckpoint:
+            if not (fused or inference_mode):
+                raise
+            model = build(lambda **options: in_form(FastViT(**options)))
+    return model.to(dtype=dtype)
 
 
-def _default_cfg(name: str) -> DefaultCfg:
-    """timm's, with its tags and the addresses of the weights, changed as the row says."""
-    theirs = builtin.default_cfgs.get(name, DefaultCfg(deque([""]), {"": PretrainedCfg()}))
-    return replace(theirs, cfgs={tag: replace(cfg, **VARIANTS[name].cfg) for tag, cfg in theirs.cfgs.items()})
-
-
-default_cfgs = {name: _default_cfg(name) for name in VARIANTS}
+default_cfgs = {}
+for _name, _row in VARIANTS.items():  # timm's, with its tags and the addresses of the weights, changed as the row says
+    _theirs = builtin.default_cfgs.get(_name, DefaultCfg(deque([""]), {"": PretrainedCfg()}))
+    _cfgs = {tag: replace(cfg, **_row.cfg) for tag, cfg in _theirs.cfgs.items()}
+    default_cfgs[_name] = replace(_theirs, cfgs=_cfgs)
 
 
 def _register(name: str) -> Callable[..., nn.Module]:

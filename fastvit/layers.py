@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from fastvit.reparam import Affine, Foldable, Reparameterizable, collapse, fold_norm, require_plain
+from fastvit.reparam import Affine, CannotFuse, Foldable, Reparameterizable, collapse, fold_norm, require_plain
 
 Make = Callable[..., nn.Module]
 
@@ -296,6 +296,8 @@ class AttentionBlock(Foldable):
         norm, qkv = fold_norm(self.norm, self.token_mixer.qkv)
         proj = collapse(self.token_mixer.proj, self.layer_scale_1)
         fc2 = collapse(self.mlp.fc2, self.layer_scale_2)
+        if not (isinstance(qkv, nn.Linear) and isinstance(proj, nn.Linear)):
+            raise CannotFuse("norm and qkv, or proj and layer_scale_1, are not one linear layer")
         gone = {"layer_scale_1": nn.Identity(), "layer_scale_2": nn.Identity()}
         return {"norm": norm, "token_mixer.qkv": qkv, "token_mixer.proj": proj, "mlp.fc2": fc2, **gone}
 

@@ -1,19 +1,19 @@
 """A network of timm's with trained weights: the hub's, or those of a file. What fails is said in one sentence."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
-from timm.models import PretrainedCfg, get_pretrained_cfg, load_state_dict, parse_model_name
+from timm.models import PretrainedCfg, get_pretrained_cfg, parse_model_name
 from timm.models._hub import load_model_config_from_hf, load_model_config_from_path
-from torch import Tensor, nn
+from torch import nn
 
-from fastvit.errors import UserError, some
-from fastvit.reparam import Reparameterizable
-from fastvit.weights import CheckpointError, load_checkpoint
+from fastvit.checkpoint_files import CheckpointError, contents_of, state_dict_in
+from fastvit.errors import UserError, reason_of
+from fastvit.weights import load_checkpoint, plain_names, require_same_tensors
 
 SCHEMES = ("hf-hub:", "local-dir:")  # of timm: what follows is a repository, or a folder of the same files
 SECONDS_TO_ANSWER = 5.0
@@ -40,7 +40,7 @@ def create_pretrained(name: str, *, advice: str, **options: Any) -> nn.Module:
     except (CheckpointError, TypeError):  # which speak for themselves, the second of the options
         raise
     except Exception as error:  # of the hub's client, which has many
-        raise WeightsError(f"the weights of {name} cannot be loaded ({_reason(error)}); {advice}") from error
+        raise WeightsError(f"the weights of {name} cannot be loaded ({reason_of(error)}); {advice}") from error
 
 
 def read_config(name: str, *, advice: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
@@ -53,7 +53,7 @@ def read_config(name: str, *, advice: str) -> tuple[dict[str, Any], str, dict[st
         WeightsError: as there; or timm knows no such architecture.
     """
     if not name.startswith(SCHEMES):
-        return get_pretrained_cfg(name).to_dict(), name.partition(".")[0], {}
+        return _known_config(name), name.partition(".")[0], {}
     found, _ = _where(name, advice)
     source, place = parse_model_name(found)
     read: Callable[..., Any] = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
@@ -61,7 +61,7 @@ def read_config(name: str, *, advice: str) -> tuple[dict[str, Any], str, dict[st
         config, architecture, options = read(place)
         PretrainedCfg(**config)  # what timm is going to make of it
     except Exception as error:  # of the hub's client, or of files that are something else
-        raise WeightsError(f"{name} is no network that timm can read ({_reason(error)})") from error
+        raise WeightsError(f"{name} is no network that timm can read ({reason_of(error)})") from error
     if not timm.is_model(architecture):
         raise WeightsError(f"{name} is a {architecture}, which timm does not know")
     return config, architecture, options
@@ -71,41 +71,39 @@ def load_weights(model: nn.Module, path: Path, *, reset_head: bool = False) -> N
     """Load a file into a network, completely or not at all.
 
     Args:
-        model: a FastViT, for which `fastvit.load_checkpoint` reads the file in anyone's names; or any other network of
-            timm's or around one, whose own names the file must have.
+        model: a FastViT or its stages, for which `fastvit.load_checkpoint` reads the file in anyone's names; or any
+            other network, of timm's or your own, whose names the file must have.
         reset_head: keep the model's own classifier.
 
     Raises:
-        WeightsError: there is no such file, or it does not fit.
+        WeightsError: there is no such file.
+        CheckpointError: it does not fit.
     """
     if not path.is_file():
         raise WeightsError(f"there is no checkpoint file {path}")
-    is_ours = any(isinstance(module, Reparameterizable) for module in model.modules())
-    if is_ours and hasattr(model, "stem"):
+    own = model.state_dict()
+    if len(plain_names(own)) == len(own):
         load_checkpoint(model, path, reset_head=reset_head)
         return
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch raises many types here, each meaning that the file is not what it should be
-        raise WeightsError(f"{path} cannot be read as a checkpoint ({_reason(error)})") from error
-    own = model.state_dict()
+    state = state_dict_in(contents_of(path), str(path))
     if reset_head:
         heads = model.pretrained_cfg["classifier"]
         heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))
-        state = {name: own.get(name, tensor) if name.startswith(heads) else tensor for name, tensor in state.items()}
-    if problems := _differences(state, own):
-        raise WeightsError(f"{path} does not fit {type(model).__name__}: it {some(problems, 3)}")
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
+        state |= {name: tensor for name, tensor in own.items() if name.startswith(heads)}
+    require_same_tensors(state, own, str(path))
     model.load_state_dict(state)
 
 
-def _differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
-    problems = [f"lacks {name}" for name in own if name not in state]
-    problems += [f"has an unknown {name}" for name in state if name not in own]
-    return problems + [
-        f"has {name} of shape {tuple(state[name].shape)} where the network has {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
+def _known_config(name: str) -> dict[str, Any]:
+    """timm's pretrained configuration of a network that is registered. Raises WeightsError where there is none."""
+    config = get_pretrained_cfg(name)
+    if config is None:
+        raise WeightsError(
+            f"{name} states no mean, std and size of its images: add default_cfgs = "
+            f"timm.models.generate_default_cfgs(...) to the file that registers it"
+        )
+    return config.to_dict()
 
 
 def _where(name: str, advice: str) -> tuple[str, dict[str, Any] | None]:
@@ -113,7 +111,7 @@ def _where(name: str, advice: str) -> tuple[str, dict[str, Any] | None]:
     source, place = parse_model_name(name)
     if source == "local-dir":
         return name, None
-    config = {"hf_hub_id": place} if source else get_pretrained_cfg(name).to_dict()
+    config = {"hf_hub_id": place} if source else _known_config(name)
     repository = config.get("hf_hub_id")
     if not repository or config.get("file"):  # from a plain address, or from a file
         return name, None
@@ -143,9 +141,5 @@ def _require_answer(name: str, url: str, advice: str) -> None:
         pass  # an answer: what it means for the download is timm's to find out
     except Exception as error:
         raise WeightsError(
-            f"the weights of {name} cannot be downloaded: the hub does not answer ({_reason(error)}); {advice}"
+            f"the weights of {name} cannot be downloaded: the hub does not answer ({reason_of(error)}); {advice}"
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -178,6 +178,10 @@ class Foldable(nn.Module):
         """Fold the parts, in place; also the hook of timm's own pass. Raises `CannotFuse` and then changes nothing."""
         _require_forward(self, _definer(self, "folded"))
         for name, part in self.folded().items():
+            if holder := name.rpartition(".")[0]:  # another block may share it, and folds other layers into its parts
+                own = copy.copy(self.get_submodule(holder))
+                own._modules = dict(own._modules)
+                self.set_submodule(holder, own)
             self.set_submodule(name, part.train(self.training))
 
 
@@ -198,7 +202,7 @@ def fold_norm(norm: nn.Module, layer: nn.Module) -> tuple[nn.Module, nn.Module]:
 
     Nothing is left of a batch norm, and of a layer norm over channels its normalization, without scale and shift.
     """
-    if type(norm).__name__ != "LayerNorm2d":  # torchvision's, timm's; torch's own is not over channels
+    if not isinstance(norm, nn.LayerNorm) or type(norm).__name__ != "LayerNorm2d":  # torch's own: not over channels
         return nn.Identity(), collapse(norm, layer)
     require_plain(norm, type(norm))
     if norm.weight is None:
@@ -223,17 +227,27 @@ def reparameterize_model(model: nn.Module) -> nn.Module:
     The original is untouched. Weights are folded in float64 (float32 on MPS) and cast to their own dtype last. Fusing
     twice changes nothing.
 
-    Warns (`UserWarning`) with the name of each module that cannot be fused exactly; such a module stays as it is.
-    Raises TypeError for a model inside `DistributedDataParallel`, which keeps track of the tensors it was made with.
+    What `torch.compile` has wrapped is unwrapped in the copy: compile that one. Warns (`UserWarning`) with the name of
+    each module that cannot be fused exactly; such a module stays as it is. Raises TypeError for a model that is or
+    holds a `DistributedDataParallel`.
     """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise TypeError("the model is wrapped in DistributedDataParallel: fuse what is inside, model.module")
-    model = copy.deepcopy(model).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            raise TypeError(f"{called(module, name)} keeps track of the tensors it was made with: fuse its .module")
+    model = _uncompiled(copy.deepcopy(model)).eval()
     problems = {where: reason for adopt in ADOPTERS for where, reason in adopt(model).items()}
     fused = _fuse_tree(model, name="", done={}, problems=problems)
     for where, reason in problems.items():
         warnings.warn(f"{where} is left unfused: {reason}", stacklevel=3)  # 2 is the decorator
     return fused
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The forward of a wrapper of `torch.compile` is that of the module it was made of, whatever takes its place."""
+    for module in model.modules():
+        for name, child in module._modules.items():
+            module._modules[name] = getattr(child, "_orig_mod", child)
+    return getattr(model, "_orig_mod", model)
 
 
 def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], problems: Problems) -> nn.Module:
@@ -247,11 +261,12 @@ def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], p
             module.reparameterize()
     except CannotFuse as reason:
         problems[called(module, name)] = str(reason)
-    if not isinstance(module, Reparameterizable):
-        for child_name, child in module._modules.items():
+    made = done[module]
+    if not isinstance(made, Reparameterizable):  # what cannot be fused keeps its parts
+        for child_name, child in made._modules.items():
             if child is not None:
-                module._modules[child_name] = _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done, problems)
-    return done[module]
+                made._modules[child_name] = _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done, problems)
+    return made
 
 
 def called(module: nn.Module, name: str) -> str:
@@ -305,13 +320,9 @@ def _make_layer(affine: Affine, *sources: nn.Module) -> nn.Module:
     kept = {parameter for module in affine.tail for parameter in module.parameters()}
     parameters = [p for source in sources for p in source.parameters() if p not in kept]
     layer.requires_grad_(any(parameter.requires_grad for parameter in parameters))
-    if any(_is_channels_last(parameter) for parameter in parameters):
-        layer = layer.to(memory_format=torch.channels_last)
+    last = torch.channels_last
+    if any(p.ndim == 4 and p.is_contiguous(memory_format=last) and not p.is_contiguous() for p in parameters):
+        layer = layer.to(memory_format=last)
     made = nn.Sequential(layer, *affine.tail) if affine.tail else layer
     made.training = layer.training = sources[0].training
     return made
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    last = tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
-    return last and not tensor.is_contiguous()

@@ -54,7 +54,6 @@ _NONE, _LAST = (False, False, False, False), (False, False, False, True)
 _GELU = partial(PatchEmbed, act=nn.GELU)
 _SE_GELU = partial(PatchEmbed, act=nn.GELU, se=partial(SqueezeExcite, rd_ratio=1 / 4))
 
-_CROP_95 = {"crop_pct": 0.95}
 _MOBILECLIP = {"crop_pct": 1.0, "interpolation": "bilinear"}
 _FASTVLM = {
     **_MOBILECLIP,
@@ -73,14 +72,12 @@ _mci = partial(
     Variant, expansion=3, attention=_LAST, patch_embeds=(_GELU, _SE_GELU, _SE_GELU), encoder=True, cfg=_MOBILECLIP
 )
 _mci_5 = partial(
-    Variant,
+    _mci,
     expansion=4,
     attention=(*_LAST, True),
     patch_embeds=(_GELU,) * 4,
     stem_kernel_sizes=(3,),
     norm=partial(LayerNorm2d, eps=1e-5),
-    encoder=True,
-    cfg=_MOBILECLIP,
 )
 
 VARIANTS = {
@@ -90,7 +87,7 @@ VARIANTS = {
     "fastvit_sa12": Variant((2, 2, 6, 2), (64, 128, 256, 512), 4, _LAST, "11.6 M parameters, 1.9 GMACs"),
     "fastvit_sa24": Variant((4, 4, 12, 4), (64, 128, 256, 512), 4, _LAST, "21.6 M parameters, 3.8 GMACs"),
     "fastvit_sa36": Variant(
-        (6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, "31.5 M parameters, 5.6 GMACs", 1e-6, cfg=_CROP_95
+        (6, 6, 18, 6), (64, 128, 256, 512), 4, _LAST, "31.5 M parameters, 5.6 GMACs", 1e-6, cfg={"crop_pct": 0.95}
     ),
     "fastvit_ma36": Variant((6, 6, 18, 6), (76, 152, 304, 608), 4, _LAST, "44.1 M parameters, 7.8 GMACs", 1e-6),
     "fastvit_mci0": _mci((2, 6, 10, 2), (64, 128, 256, 512), size="11.4 M parameters, 2.4 GMACs"),

@@ -5,23 +5,19 @@ which timm's and Apple's pass leave the batch norms and layer scales of the bloc
 completely fused. This file knows names and tensors, not the network.
 """
 
-import argparse
 import logging
-import pickle
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from fastvit.errors import UserError
+from fastvit.checkpoint_files import CheckpointError, contents_of, state_dict_in
+from fastvit.errors import some
 from fastvit.layers import AttentionBlock, RepMixerBlock
 from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS
@@ -31,8 +27,8 @@ _logger = logging.getLogger(__name__)
 StateDict = dict[str, Tensor]
 
 
-class CheckpointError(UserError):
-    """A checkpoint that cannot be loaded. The message says what the file is and what to do."""
+class FusedCheckpoint(CheckpointError):
+    """The checkpoint is fused and the model is not, or not in this form."""
 
 
 def load_checkpoint(
@@ -44,19 +40,20 @@ def load_checkpoint(
         model: a classifier, an encoder or a `features_only` backbone; fused for a fused checkpoint. On the meta device
             it gets copies of the file's tensors, on the CPU.
         source: file (.pth.tar, .pth, .pt, .safetensors) or state dict, of the network alone or of a model around it,
-            such as a CLIP or FastVLM, of which the rest is not read; bare or inside "state_dict_ema", "state_dict",
-            "model_ema" or "model" (the first that is there). Files never run code (`weights_only=True`).
+            such as a CLIP or FastVLM, of which the rest is not read; bare or inside "state_dict_ema", "model_ema",
+            "state_dict", "model", "model_state_dict" or "module" (the first that is there). Files never run code
+            (`weights_only=True`).
         reset_head: keep the model's own classifier and load the rest, for another number of classes.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file holds no FastViT, is damaged, or does not fit the model. The model is then as it was
-            before.
+        CheckpointError: the file holds no FastViT or several, is damaged, or does not fit the model. The model is then
+            as it was before.
     """
     label = "the state dict" if isinstance(source, Mapping) else str(source)
-    state = _of_network(source if isinstance(source, Mapping) else _read(Path(source)), label)
+    state = _of_network(source if isinstance(source, Mapping) else contents_of(Path(source)), label)
     own = model.state_dict()
-    own_names = _plain_names(own)
+    own_names = plain_names(own)
     if not own_names:
         raise CheckpointError("the model is not a FastViT")
     if len(own_names) < len(own):
@@ -66,15 +63,15 @@ def load_checkpoint(
     _require_same_network(state, target, label)
     state = _to_form_of(target, state)
 
-    parts = {_part(name) for name in target}  # a backbone may have fewer stages, no final_conv and no head
-    state = {name: tensor for name, tensor in state.items() if _part(name) in parts}
     on_meta = any(tensor.is_meta for tensor in target.values())
+    if reset_head and on_meta:
+        raise CheckpointError("the model is on the meta device, so there is no classifier of its own to keep")
     if reset_head:
-        if on_meta:
-            raise CheckpointError("the model is on the meta device, so there is no classifier of its own to keep")
         _logger.warning("%s: everything is loaded but the classifier, which stays as it is in the model", label)
-        state |= {name: tensor for name, tensor in target.items() if name.startswith("head.")}
-    _require_same_tensors(state, target, label)
+    kept = {name: tensor for name, tensor in target.items() if reset_head and _part(name) == "head"}
+    parts = {_part(name) for name in target.keys() - kept}  # a backbone may lack stages, final_conv and head
+    state = {name: tensor for name, tensor in state.items() if _part(name) in parts} | kept
+    require_same_tensors(state, target, label)
     if on_meta:
         state = {name: tensor.to(target[name].dtype, copy=True) for name, tensor in state.items()}
     model.load_state_dict({own_names[name]: tensor for name, tensor in state.items()}, assign=on_meta)
@@ -91,40 +88,8 @@ def convert_published(state: Mapping[str, Any], model: nn.Module) -> StateDict:
     _require_same_network(state, target, label)
     state = _to_form_of(target, state)
     if lacking := [name for name in target if name not in state and _part(name) != "head"]:
-        raise CheckpointError(f"{label} does not fit the model: it lacks {', '.join(lacking[:3])}")
+        raise CheckpointError(f"{label} does not fit the model: it lacks {some(lacking, 3)}")
     return state
-
-
-# ---- reading files ---------------------------------------------------------------------------------------------------
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint file {path}")
-    with path.open("rb") as file:
-        magic = file.read(9)
-    try:
-        if magic[8:] == b"{":  # safetensors: the length of a header in JSON, then the header
-            return load_file(path)
-        is_zip = magic[:2] == b"PK"
-        if not is_zip and magic[:1] != b"\x80":  # torch writes zip archives, and long ago plain pickles
-            raise CheckpointError(f"{path} is not a checkpoint: neither safetensors nor written by torch.save")
-        if is_zip and not zipfile.is_zipfile(path):
-            raise CheckpointError(f"{path} is truncated: download or copy it again")
-        if is_zip and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
-            raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint: save the model's state_dict()")
-        # A Namespace is plain data, which timm's train.py puts in. An open file, because torch would go by the suffix.
-        with torch.serialization.safe_globals([argparse.Namespace]), path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "truncated" in str(error):
-            raise CheckpointError(f"{path} is truncated: download or copy it again") from error
-        raise CheckpointError(
-            f"{path} holds Python objects besides tensors, which could run code and are not loaded: if you trust it, "
-            'write it again with torch.save({"state_dict": model.state_dict()}, ...)'
-        ) from error
-    except (RuntimeError, EOFError, OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged or truncated ({error}): download or copy it again") from error
 
 
 # ---- what a state dict is --------------------------------------------------------------------------------------------
@@ -135,27 +100,28 @@ _FFN = re.compile(r"(.*?)((?:network\.|stages[._])(\d+)\.(?:blocks\.)?\d+\.(?:ml
 
 def _of_network(source: Any, label: str) -> StateDict:
     """The tensors of the network in a checkpoint, under timm's names or, completely fused, under ours."""
-    for key in ("state_dict_ema", "state_dict", "model_ema", "model"):
-        if isinstance(source, Mapping) and isinstance(source.get(key), Mapping):
-            source = source[key]
-            break
-    if not isinstance(source, Mapping) or not all(isinstance(name, str) for name in source):
-        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds a {type(source).__name__}, no state dict")
-    state = {plain: source[name] for plain, name in _plain_names(source).items() if isinstance(source[name], Tensor)}
+    whole = state_dict_in(source, label)
+    if len(prefixes := _prefixes(whole)) > 1:
+        raise CheckpointError(f"{label} holds several FastViTs, {some(prefixes)}: pass the state dict of one of them")
+    state = {plain: whole[name] for plain, name in plain_names(whole).items() if isinstance(whole[name], Tensor)}
     if not state:
-        found = ", ".join(list(source)[:3]) or "no tensors"
-        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds {found}")
+        raise CheckpointError(f"{label} is not a FastViT checkpoint: it holds {some(list(whole), 3) or 'no tensors'}")
     return _from_apple(state) if any(".convffn." in name for name in state) else state
 
 
-def _plain_names(names: Iterable[str]) -> dict[str, str]:
-    """{name within the network: name}, without what models around it put in front, and without what `features_only`
-    makes of the names of stages."""
-    prefix = next((match[1] for match in map(_FFN.fullmatch, names) if match), None)
+def _prefixes(names: Iterable[str]) -> list[str]:
+    """What stands before the names of each FastViT among others."""
+    return list(dict.fromkeys(match[1] for match in map(_FFN.fullmatch, names) if match))
+
+
+def plain_names(names: Collection[str]) -> dict[str, str]:
+    """{name within the first FastViT among these names: name}, without what models around it put in front, and without
+    what `features_only` makes of the names of stages."""
     return {
         re.sub(r"^(stem|stages)_(\d+)\.", r"\1.\2.", name.removeprefix(prefix)): name
+        for prefix in _prefixes(names)[:1]
         for name in names
-        if prefix is not None and name.startswith(prefix)
+        if name.startswith(prefix)
     }
 
 
@@ -202,15 +168,14 @@ def _require_same_network(state: StateDict, target: StateDict, label: str) -> No
     form, wanted_form = _form(state), _form(target)
     if form == wanted_form or (form, wanted_form) == ("fused the published way", "fused"):
         return
-    advice = {
-        "fused": "load it into timm.create_model(..., fused=True)",
-        "fused the published way": "load it into timm.create_model(..., fused=True) or (..., inference_mode=True)",
-        "in train form": "load it into a model in train form, then fuse that one with fastvit.reparameterize_model",
-    }
-    raise CheckpointError(f"{label} holds a {_describe(stages)} {form}, but the model is {wanted_form}: {advice[form]}")
+    forms = f"{label} holds a {_describe(stages)} {form}, but the model is {wanted_form}: load it into"
+    if form == "in train form":
+        raise CheckpointError(f"{forms} a model in train form, then fuse that one with fastvit.reparameterize_model")
+    raise FusedCheckpoint(f"{forms} timm.create_model(..., fused=True)")
 
 
-def _require_same_tensors(state: StateDict, target: StateDict, label: str) -> None:
+def require_same_tensors(state: Mapping[str, Tensor], target: Mapping[str, Tensor], label: str) -> None:
+    """Raises CheckpointError unless a state dict has the names and shapes of the model's own."""
     head = "head.fc.weight"
     if head in state and head in target and len(state[head]) != len(target[head]):
         raise CheckpointError(
@@ -225,8 +190,7 @@ def _require_same_tensors(state: StateDict, target: StateDict, label: str) -> No
         if name in state and state[name].shape != tensor.shape
     ]
     if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CheckpointError(f"{label} does not fit the model: it {'; '.join(problems[:3])}{more}")
+        raise CheckpointError(f"{label} does not fit the model: it {some(problems, 3)}")
 
 
 # ---- translation -----------------------------------------------------------------------------------------------------
@@ -270,11 +234,10 @@ def _to_form_of(target: Mapping[str, Tensor], state: StateDict) -> StateDict:
     """Completely fused if the target is, and with a bias in the classifier if the target has one."""
     if _form(target) == "fused" and _form(state) == "fused the published way":
         state = _fold_blocks({_fused_name(name, target): tensor for name, tensor in state.items()})
-    weight, bias = state.get("head.fc.weight"), state.get("head.fc.bias")
-    if bias is None and weight is not None and "head.fc.bias" in target:  # timm's CLIP projection has one, of zeros
-        return state | {"head.fc.bias": weight.new_zeros(len(weight))}
-    if bias is not None and "head.fc.weight" in target and "head.fc.bias" not in target and not bias.any():
-        return {name: tensor for name, tensor in state.items() if name != "head.fc.bias"}
+    if (weight := state.get("head.fc.weight")) is not None:  # timm's CLIP projection has a bias of zeros, Apple's none
+        bias = state.pop("head.fc.bias", weight.new_zeros(len(weight)))
+        if "head.fc.bias" in target or bias.any():
+            state["head.fc.bias"] = bias
     return state
 
 

@@ -12,11 +12,26 @@ TRAINING = {
         "test_training_loaders.py::test_the_steps_of_several_processes_are_those_of_one": [
             ("self.batch_size * self.processes.rank", "self.processes.rank"),
         ],
+        "test_data_streams.py::test_shards_are_read_whole_once_and_in_another_order_each_epoch[2]": [
+            ("reader.batch_size = self.batch_size", "reader.batch_size = plan.batch_size"),
+        ],
         "test_training_loaders.py::test_augmentation_does_not_depend_on_the_number_of_workers": [
             ("seed_cpu(self.seed, Purpose.SAMPLE, epoch, index)", "seed_cpu(self.seed, Purpose.SAMPLE, index)"),
         ],
         "test_training_loaders.py::test_augmentation_differs_between_samples_epochs_and_seeds": [
             ("seeded(self.seed, Purpose.SAMPLE, epoch, index)", "seeded(0, Purpose.SAMPLE, epoch, index)"),
+        ],
+    },
+    "data/folder.py": {
+        "test_data_images.py::test_the_files_are_torchvision_s_in_a_list_that_workers_share[folder]": [
+            ("images.samples = Packed(images.samples)", "pass"),
+        ],
+        "test_data_images.py::test_a_class_without_validation_images_is_told[an empty folder-counted]": [
+            ("allow_empty=True", "allow_empty=False"),
+        ],
+        "test_data_images.py::test_classes_are_in_the_order_that_is_given_and_each_has_images_to_train_on": [
+            ("names = tuple(classes or [", "names = tuple(["),
+            ("if unseen and (training or ", "if unseen and ("),
         ],
     },
     "training/engine.py": {
@@ -26,6 +41,9 @@ TRAINING = {
         "test_training_engine.py::test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit": [
             ("(self.batches, epoch, start)", "(self.batches, epoch, 0)"),
             ('self.losses = LossMeter.restored(checkpoint["losses"], self.device)', "pass"),
+        ],
+        "test_training_failures.py::test_a_metric_that_is_not_a_number_is_the_best_until_there_is_one": [
+            ("math.isnan(self.best.value) or ", ""),
         ],
         "test_training_engine.py::test_the_losses_of_an_epoch_are_its_own": [
             ("        self.losses = LossMeter()\n        self._save_if_best()", "        self._save_if_best()"),
@@ -41,6 +59,17 @@ TRAINING = {
                 "[learner.eval_model, learner.model] if learner.ema",
                 "[learner.model, learner.eval_model] if learner.ema",
             ),
+        ],
+    },
+    "training/finished.py": {
+        "test_training_finished.py::test_a_run_goes_on_only_where_an_epoch_has_as_many_steps": [
+            ("if before != steps:", "if False:"),
+        ],
+        "test_training_finished.py::test_the_steps_of_an_epoch_are_in_every_checkpoint": [
+            ('history[0]["step"] if history else steps', "steps"),
+        ],
+        "test_training_finished.py::test_keys_that_recipes_got_later_stop_no_run_and_are_told": [
+            ("planned = merge(recipe.to_dict(), saved)", "planned = saved"),
         ],
     },
     "training/learner.py": {
@@ -137,6 +166,9 @@ TRAINING = {
         ],
     },
     "training/nonfinite.py": {
+        "test_training_failures.py::test_float16_without_finite_gradients_ends_instead_of_skipping_every_step": [
+            ("if scale < LOWEST_SCALE:", "if False:"),
+        ],
         "test_training_failures.py::test_processes_that_wait_for_each_other_in_a_batch_norm_all_stop": [
             (
                 'else "the batch itself"\n            if any(learner.processes.largest(finding is not None)):',

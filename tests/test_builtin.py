@@ -150,6 +150,16 @@ def test_what_cannot_be_made_ours_is_named(change, reason):
     assert type(fused.stages[0].blocks[0].mlp) is builtin.ConvMlp
 
 
+def test_a_block_whose_only_convolution_is_its_scale_is_left():
+    """Without one, such a block is RepMixer's norm."""
+    block = randomize(builtin.MobileOneBlock(8, 8, 3, group_size=1, num_conv_branches=0, use_act=False)).eval()
+    with pytest.raises(ValueError, match="no convolution of its kernel size"):
+        from_timm(block)
+    with pytest.warns(UserWarning, match=r"the model \(MobileOneBlock\) is left unfused: it has no convolution"):
+        fused = reparameterize_model(block)
+    assert fusion_error(block, fused, (8, 8, 8)) < 1e-6
+
+
 def test_hooks_and_replaced_parts_are_seen():
     model = theirs()
     model.stages[0].blocks[0].token_mixer.register_forward_hook(lambda module, args, output: 2 * output)

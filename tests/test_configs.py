@@ -6,8 +6,9 @@ import pytest
 import timm
 import torch
 
+from fastvit.config import differences
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification.fingerprint import changed, fingerprint
+from fastvit.tasks.classification.fingerprint import fingerprint
 from fastvit.training.engine import Trainer
 from fastvit.training.loaders import loader_of
 
@@ -93,7 +94,7 @@ def test_the_students_that_share_a_file_of_answers_see_the_same_images():
     first, second = (seen[f"regnety_160_mixup_{mixup}.answers"] for mixup in (0.2, 0.8))
     assert (len(first), len(second)) == (3, 4)
     assert all(each == group[0] for group in (first, second) for each in group)
-    assert {line.split(":")[0] for line in changed(first[0], second[0])} == {
+    assert {line.split(":")[0] for line in differences(first[0], second[0])} == {
         "augmentation.mixup",
         "mixing and erasing by the libraries and the device",
     }

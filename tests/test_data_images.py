@@ -7,15 +7,20 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import ImageNetInfo
 from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from fastvit.data.folder import open_folder
 from fastvit.data.images import NO_LABEL, TransformedImages
+from fastvit.data.packed import Packed
 from fastvit.data.sources import ReaderImages, open_source
 from fastvit.errors import DataError
 from fastvit.tasks import load_recipe, make_task
-from fastvit.training.task import open_train_and_val
+from fastvit.tasks.classification.recipe import ClassificationRecipe
+from fastvit.trained.of_timm import _labels
+from fastvit.training.task import Part, open_train_and_val
 
 TRANSFORM = v2.Compose([v2.ToImage(), v2.Resize((8, 8)), v2.ToDtype(torch.float32, scale=True)])
 
@@ -37,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def open_one(name: str, root: Path, split: str, num_classes: int = 2):
-    options = {"training": split == "train", "num_classes": num_classes, "image_size": 32, "batch_size": 2}
+    options = {"training": split == "train", "num_classes": num_classes, "image_size": 32}
     return open_source(name, root, split, **options)
 
 
@@ -82,6 +87,70 @@ def test_a_folder_without_classes(root: Path):
         (root / "val" / label).rmdir()
     with pytest.raises(DataError, match="has no class folders"):
         open_root(root)
+
+
+@pytest.mark.parametrize("dataset", ["folder", "torch/image_folder"])
+def test_the_files_are_torchvision_s_in_a_list_that_workers_share(dataset: str, root: Path):
+    ours, reference = open_one(dataset, root, "train"), ImageFolder(str(root / "train"))
+    assert isinstance(ours.samples, Packed)
+    assert ours.imgs is ours.samples
+    assert list(ours.samples) == reference.samples
+    assert torch.equal(ours.targets, torch.tensor(reference.targets))  # and not a list of Python's numbers
+    assert ours[4][1] == reference[4][1]
+
+
+def settings(root: Path, *others: str) -> ClassificationRecipe:
+    data = f"data={{dataset: folder, root: {root}, val_split: val, image_size: 32, {', '.join(others)}}}"
+    return load_recipe("quickstart/digits", [data]).completed()
+
+
+def labels(part: Part) -> list[int]:
+    return [part.samples[index][1] for index in range(len(part.samples))]
+
+
+@pytest.mark.parametrize("others", [("num_classes: 2",), ()], ids=["told", "counted"])
+@pytest.mark.parametrize("left", ["an empty folder", "nothing"])
+def test_a_class_without_validation_images_is_told(others: tuple[str, ...], left: str, root: Path):
+    """As it is for a table. Labels stay positions among all classes."""
+    (root / "val" / "ant" / "0.png").unlink()
+    if left == "nothing":
+        (root / "val" / "ant").rmdir()
+    _, val = open_train_and_val(make_task(settings(root, *others)))
+    assert val.class_names == ("ant", "bee")
+    assert val.notices() == [f"{root / 'val'} has no image of 1 of the classes, ant"]
+    assert labels(val) == [1]
+
+
+def test_a_run_s_classes_count_wherever_it_is_evaluated(root: Path):
+    recipe = settings(root)
+    (root / "train").rename(root / "gone")
+    (root / "val" / "ant").rename(root / "ant")
+    assert labels(make_task(recipe).open_data("val")) == [1]
+    (root / "val" / "cat").mkdir()
+    with pytest.raises(DataError, match=r"none of data.classes, cat: remove them, or say data.classes=null"):
+        make_task(recipe).open_data("val")
+
+
+def test_classes_are_in_the_order_that_is_given_and_each_has_images_to_train_on(root: Path):
+    train, val = open_train_and_val(make_task(settings(root, "classes: [bee, ant]")))
+    assert train.class_names == ("bee", "ant")
+    assert labels(val) == [1, 0]
+    with pytest.raises(DataError, match="train has no image of 1 of the classes, cat: what has no examples cannot be"):
+        settings(root, "classes: [ant, bee, cat]")
+    with pytest.raises(DataError, match=r"train has folders that are none of data.classes, bee"):
+        settings(root, "classes: [ant]")
+
+
+def test_imagenet_s_classes_have_the_names_that_pretrained_networks_give_them(tmp_path: Path):
+    info = ImageNetInfo("imagenet-1k")
+    chosen = [0, 134, 517]  # the tench, and two that are called crane
+    numbers = [info.index_to_label_name(label) for label in chosen]
+    words = [tuple(info.index_to_description(label).split(", ")) for label in chosen]
+    torch.save((dict(zip(numbers, words, strict=True)), []), tmp_path / "meta.bin")  # as torchvision keeps them
+    for number in numbers:
+        save_image(tmp_path / "train" / number / "0.jpg")
+    names = open_one("torch/imagenet", tmp_path, "train", num_classes=3).classes
+    assert names == [_labels({}, 1000)[label] for label in chosen]
 
 
 @pytest.mark.parametrize("dataset", ["folder", "torch/image_folder"])

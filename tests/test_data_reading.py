@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from fastvit.data.folder import LabelledImages
 from fastvit.data.images import TransformedImages
 from fastvit.data.preprocessing import Preprocessing
-from fastvit.data.reading import UnreadableImage, annotated_size, as_rgb, read_annotated, read_image
+from fastvit.data.reading import UnreadableImage, annotated_size, as_rgb, is_left_out, read_annotated, read_image
 from fastvit.data.sources import open_source
 from fastvit.prediction import find_images, predict_files
 from fastvit.tasks import load_recipe, make_task
@@ -310,11 +310,19 @@ def test_skipped_files_include_those_that_pillow_raises_odd_errors_about(tmp_pat
     for label in ("a", "b"):
         save(tmp_path / "train" / label / "0.ppm", pixels())
     (tmp_path / "train" / "b" / "0.ppm").write_bytes(b"P6 30 4x 255\n")  # a ValueError of Pillow's
-    options = {"training": True, "num_classes": 2, "image_size": 32, "batch_size": 2}
+    options = {"training": True, "num_classes": 2, "image_size": 32}
     source = open_source("folder", tmp_path, "train", **options)
     images = TransformedImages(source, v2.PILToTensor(), on_bad_image="skip", training=True)
     assert torch.equal(images[1][0], images[0][0])
     assert images.skipped() == [str(tmp_path / "train" / "b" / "0.ppm")]
+
+
+def test_the_file_system_is_asked_about_no_image(monkeypatch: pytest.MonkeyPatch):
+    """Of which there may be a million, on a slow disk."""
+    asked = []
+    monkeypatch.setattr(Path, "is_file", lambda path: asked.append(path.name) or True)
+    names = ("a.jpg", "b.JPEG", "notes.txt", ".hidden", "Thumbs.db")
+    assert [name for name in names if is_left_out(Path(name))] == asked == ["notes.txt"]
 
 
 def test_nothing_else_opens_image_files():

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "fastvit"
 # From the ground up. A part imports from those on floors below its own, and never from one beside it.
 FLOORS = (
-    ("errors", "files", "precision", "shipped"),
-    ("reparam", "compare"),
+    ("errors", "files", "precision", "shipped", "gradient_checkpointing"),
+    ("reparam", "compare", "checkpoint_files"),
     ("layers",),
     ("variants", "published"),
     ("weights",),

@@ -56,3 +56,5 @@ def test_fusion_is_judged_in_exact_float32():
     fusion_error(model, fused, (3, 32, 32))
     assert allowed == [False, False]
     assert BACKENDS.cudnn.allow_tf32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fusion_error(model, fused, (3, 32, 32)) < 1e-5

@@ -13,11 +13,13 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform
+from torch import nn
 
 import fastvit
 from fastvit.cli.main import main
 from fastvit.errors import UserError
 from fastvit.pretrained import create_pretrained, load_weights, read_config
+from reference import small
 
 REVISION = "0" * 40
 ADVICE = "give a file"
@@ -140,12 +142,37 @@ def test_a_file_is_loaded_completely_or_not_at_all(tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     other = timm.create_model("test_resnet", num_classes=5).state_dict()
     torch.save(other, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"it has fc.weight of shape \(5, .*\) where the network has \(3, "):
+    with pytest.raises(UserError, match=r"it has fc.weight of shape \(5, .*\) where the model has \(3, "):
         load_weights(model, tmp_path / "other.pt")
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
     load_weights(model, tmp_path / "other.pt", reset_head=True)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name] if name.startswith("fc.") else other[name], rtol=0, atol=0)
-    (tmp_path / "broken.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match=r"broken.pt cannot be read as a checkpoint"):
-        load_weights(model, tmp_path / "broken.pt")
+    torch.save({name: tensor for name, tensor in other.items() if not name.startswith("fc.")}, tmp_path / "headless.pt")
+    load_weights(model, tmp_path / "headless.pt", reset_head=True)
+    torch.testing.assert_close(model.fc.weight, before["fc.weight"], rtol=0, atol=0)
+
+
+def test_what_is_a_fastvit_is_told_by_its_tensors(tmp_path):
+    """Its stages alone take the file of a classifier; a network of your own with a stem takes its own."""
+    model = timm.create_model("fastvit_t8", num_classes=3, **small("fastvit_t8"))
+    for options in ({"features_only": True}, {"num_classes": 0}):
+        torch.save(model.state_dict(), tmp_path / "classifier.pt")
+        stages = timm.create_model("fastvit_t8", **options, **small("fastvit_t8"))
+        load_weights(stages, tmp_path / "classifier.pt")
+        for loaded, weights in zip(stages.parameters(), model.parameters(), strict=False):
+            assert torch.equal(loaded, weights)
+    own, again = (nn.ModuleDict({"stem": fastvit.RepConv(1, 4), "head": nn.Linear(4, 2)}) for _ in range(2))
+    torch.save(own.state_dict(), tmp_path / "own.pt")
+    load_weights(again, tmp_path / "own.pt")
+    torch.testing.assert_close(again.state_dict(), own.state_dict(), rtol=0, atol=0)
+
+
+def test_a_network_without_a_configuration():
+    @timm.models.register_model
+    def says_nothing_of_its_images(pretrained=False, **options):
+        return nn.Identity()
+
+    for ask in (create_pretrained, read_config):
+        with pytest.raises(UserError, match="says_nothing_of_its_images states no mean, std and size of its images"):
+            ask("says_nothing_of_its_images", advice=ADVICE)

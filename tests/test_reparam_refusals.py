@@ -158,6 +158,52 @@ def _own_forward_of_the_norm(block):
     block.norm = Doubled(32)
 
 
+def _the_same_name_for_another_norm(block):
+    """As that of segment-anything: its class is torch's plain Module."""
+
+    class LayerNorm2d(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.rand(dim)), nn.Parameter(torch.rand(dim))
+
+        def forward(self, x):
+            x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-6).sqrt()
+            return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+    block.norm = LayerNorm2d(32)
+
+
+class _Adapted(nn.Module):
+    """As fine-tuning by low-rank adapters wraps a layer."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.adapter = layer, nn.Linear(layer.in_features, layer.out_features)
+
+    def forward(self, x):
+        return self.layer(x) + self.adapter(x)
+
+
+def _adapted_input(block):
+    block.token_mixer.qkv = _Adapted(block.token_mixer.qkv)
+
+
+def _adapted_output(block):
+    block.token_mixer.proj = _Adapted(block.token_mixer.proj)
+
+
+def _a_layer_in_a_sequence(block):
+    block.token_mixer.proj = nn.Sequential(block.token_mixer.proj)
+
+
+def _activation_after_attention(block):
+    block.layer_scale_1 = nn.Sequential(block.layer_scale_1, nn.Tanh())
+
+
+def _activation_before_attention(block):
+    block.norm = nn.Sequential(block.norm, nn.Tanh())
+
+
 def _hook_on_attention(block):
     block.token_mixer.register_forward_hook(lambda module, args, output: 2 * output)
 
@@ -177,6 +223,12 @@ def _own_forward_of_the_block(block):
         (_other_norm, "GroupNorm is no convolution"),
         (_norm_over_columns, "LayerNorm is no convolution"),
         (_own_forward_of_the_norm, "Doubled is no convolution"),
+        (_the_same_name_for_another_norm, "LayerNorm2d is no convolution"),
+        (_adapted_input, "norm and qkv, or proj and layer_scale_1, are not one linear layer"),
+        (_adapted_output, "_Adapted is no convolution"),
+        (_a_layer_in_a_sequence, "are not one linear layer"),
+        (_activation_after_attention, "are not one linear layer"),
+        (_activation_before_attention, "are not one linear layer"),
         (_hook_on_attention, "forward hooks"),
         (_own_forward_of_the_block, "Doubled has a forward of its own, unlike a plain AttentionBlock"),
     ],
@@ -187,7 +239,8 @@ def test_a_block_that_cannot_fold_keeps_its_norm_and_layer_scales(change, reason
     randomize(block).eval()
     with pytest.warns(UserWarning, match=rf"the model \(\w+\) is left unfused: .*{reason}"):
         fused = reparameterize_model(block)
-    assert type(fused.layer_scale_1) is type(fused.layer_scale_2) is LayerScale
+    assert type(fused.layer_scale_1) is type(block.layer_scale_1)
+    assert type(fused.layer_scale_2) is LayerScale
     assert type(fused.mlp.conv) is nn.Conv2d, "the rest fuses"
     assert fusion_error(block, fused, (32, 32, 32)) < 1e-5
 
@@ -235,8 +288,9 @@ def test_ddp_is_refused(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         wrapped = nn.parallel.DistributedDataParallel(RepMixer(8))
-        with pytest.raises(TypeError, match=r"fuse what is inside, model\.module"):
-            reparameterize_model(wrapped)
+        for model in (wrapped, nn.Sequential(wrapped), torch.compile(wrapped)):
+            with pytest.raises(TypeError, match=r"\(DistributedDataParallel\) keeps track of .*: fuse its \.module"):
+                reparameterize_model(model)
         assert type(reparameterize_model(wrapped.module)) is nn.Conv2d
     finally:
         torch.distributed.destroy_process_group()

@@ -270,6 +270,12 @@ def test_accumulation_may_differ_where_nothing_is_mixed_or_erased(recipe, tmp_pa
     start_training(taught(recipe, path, plain, "loop.accumulation=2"))
 
 
+def test_answers_are_the_same_whether_or_not_a_recipe_names_the_class_folders(recipe, answers: Path):
+    counted = taught(recipe, answers, "data.num_classes=null").completed()
+    assert counted.data.classes == tuple("0123456789")
+    start_training(counted)
+
+
 def test_answers_of_another_teacher(recipe, answers: Path, checkpoint: Path):
     other = checkpoint.with_name("other.pt")
     torch.save({name: 2 * tensor for name, tensor in torch.load(checkpoint).items()}, other)

@@ -1,5 +1,6 @@
 """What timm's users and timm's own model tests expect of a model."""
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import timm.models.fastvit as builtin
 import torch
 from PIL import Image
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
-from timm.models import group_parameters
+from timm.models import group_parameters, save_for_hf
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 import fastvit
+from checkpoints import equal
 from fastvit import load_checkpoint, reparameterize_model
 from reference import ENCODERS, VARIANTS, golden_weights, randomize, relative_error, small
 
@@ -219,16 +221,16 @@ def test_layer_scale_is_decayed_as_published():
 
 
 def test_gradient_checkpointing_runs_the_blocks_twice_and_changes_nothing():
-    model = randomize(timm.create_model("fastvit_t8", num_classes=3)).double().train()
+    original = randomize(timm.create_model("fastvit_t8", num_classes=3, **small("fastvit_t8"))).double().train()
     x = torch.randn(2, 3, 64, 64).double()
-    gradients, runs = [], []
-    model.stages[3].blocks[0].register_forward_pre_hook(lambda *_: runs.append(model.stages[3].grad_checkpointing))
+    results, runs = [], []
     for enable in (False, True):
+        model = copy.deepcopy(original)
         model.set_grad_checkpointing(enable)
-        model.zero_grad()
+        model.stages[3].blocks[0].register_forward_pre_hook(lambda *_, enable=enable: runs.append(enable))
         model(x).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+        results.append([*(p.grad for p in model.parameters()), *model.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     assert runs == [False, True, True]
 
 
@@ -251,6 +253,27 @@ def test_device_and_dtype():
     with torch.device("meta"):
         model = timm.create_model("fastvit_t8", fused=True)
     assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("form", ["fused", "inference_mode"])
+def test_what_is_made_fused_is_rounded_once(form):
+    states = []
+    for dtype in (torch.bfloat16, None):
+        torch.manual_seed(0)
+        model = timm.create_model("fastvit_t8", dtype=dtype, **{form: True}, **small("fastvit_t8"))
+        states.append(model.to(torch.bfloat16).state_dict())
+    assert equal(*states)
+
+
+@pytest.mark.parametrize("form", ["fused", "inference_mode"])
+def test_a_fused_network_comes_back_from_its_folder(form, tmp_path):
+    model = timm.create_model("fastvit_t8", num_classes=5, **{form: True}, **small("fastvit_t8"))
+    save_for_hf(model, tmp_path)  # its configuration says how it was made
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert equal(again.state_dict(), model.state_dict())
+    stages = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, features_only=True)
+    x = torch.randn(1, 3, 64, 64)
+    assert torch.equal(stages.eval()(x)[-1], model.forward_intermediates(x, intermediates_only=True)[-1])
 
 
 @pytest.mark.parametrize("form", ["apple", "timm"])

@@ -157,7 +157,7 @@ def test_any_network_of_timm_s(tmp_path):
     with torch.no_grad():
         torch.testing.assert_close(trained.module(images), model.eval()(images))
     assert trained.labels == tuple("0123456")
-    with pytest.raises(UserError, match=r"does not fit ResNet: it has fc.weight of shape \(7, "):
+    with pytest.raises(UserError, match=r"does not fit the model: it has fc.weight of shape \(7, "):
         load_trained("test_resnet", checkpoint=path)
 
 

@@ -179,6 +179,9 @@ def test_a_shipped_file_can_be_included_from_anywhere_and_one_beside_comes_first
         ("include: nowhere.yaml", "own.yaml: include: there is no file nowhere.yaml"),
         ("include: nested.yaml", "include: nested.yaml includes other files itself: name those here instead"),
         ("include: list.yaml", "must be a mapping of keys to values, not [1, 2]"),
+        ("include:", "own.yaml: include must be the name of a file, or a list of names, not null"),
+        ("include: 3", "include must be the name of a file, or a list of names, not 3"),
+        ("include: [one.yaml, 3]", "include must be the name of a file, or a list of names, not ['one.yaml', 3]"),
         ("[1, 2]", "own.yaml must be a mapping of keys to values, not [1, 2]"),
     ],
 )

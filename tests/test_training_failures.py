@@ -23,6 +23,7 @@ from fastvit.training.run_folder import RunFolder
 from fastvit.training.task import Part, open_train_and_val
 from small_task import (
     LOOP,
+    Accuracy,
     SmallTask,
     interrupt_after,
     small_recipe,
@@ -162,6 +163,28 @@ def test_a_loss_that_is_never_finite_leaves_nothing(tmp_path: Path, monkeypatch:
     with pytest.raises(RunError, match=r"the last of them step 5 .*; nothing was saved yet$"):
         small_run(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_float16_without_finite_gradients_ends_instead_of_skipping_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The loss is finite; the gradient of a root at zero is not, however little it is scaled."""
+    monkeypatch.setattr(
+        SmallTask,
+        "losses",
+        lambda self, model, batch: {"root": (output := model(batch["images"])).sub(output.detach()).sqrt().mean()},
+    )
+    message = r"precision is float16, and the gradients are not finite .* before step 40 .*bfloat16.* nothing was saved"
+    with pytest.raises(RunError, match=message):
+        small_run(tmp_path / "run", loop={"batch_size": 10, "precision": "float16"})
+
+
+def test_a_metric_that_is_not_a_number_is_the_best_until_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    values = iter((math.nan, 0.5, 0.25, math.nan))
+    monkeypatch.setattr(Accuracy, "report", lambda self: {"accuracy": next(values), "samples": 540})
+    trainer = small_run(tmp_path / "run", ema=None, loop={"batch_size": 600}, schedule={"epochs": 4})
+    assert (trainer.best.epoch, trainer.best.value) == (2, 0.5)
+    assert read_checkpoint(trainer.folder.best)["metrics"]["epoch"] == 2
 
 
 def test_a_step_whose_loss_is_not_finite_leaves_no_trace(tmp_path: Path):

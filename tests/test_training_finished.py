@@ -8,15 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import ConcatDataset, Subset
 
 from fastvit.cli.main import parse
 from fastvit.errors import RunError
-from fastvit.training.checkpoint import read_checkpoint
+from fastvit.training.checkpoint import read_checkpoint, save_checkpoint
 from fastvit.training.engine import Trainer, train
-from fastvit.training.finished import closing_lines
+from fastvit.training.finished import closing_lines, require_same_epoch
 from fastvit.training.recipe import Recipe
 from fastvit.training.schedule import lr_schedule
-from small_task import PLAN, SmallTask, assert_same_run, interrupt_after, results, small_recipe, small_run
+from fastvit.training.task import Part
+from small_task import (
+    LOOP,
+    PLAN,
+    NoisyDigits,
+    SmallTask,
+    assert_same_run,
+    interrupt_after,
+    results,
+    small_recipe,
+    small_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +86,52 @@ def test_a_run_that_is_not_finished_becomes_no_longer(tmp_path: Path, monkeypatc
             small_run(tmp_path / "run")
     with pytest.raises(RunError, match=r"schedule.epochs=5: .*last.pt has had 1 of its 3 epochs: resume it without"):
         lengthened(None, tmp_path / "run", epochs=5)
+
+
+class MoreDigits(SmallTask):
+    """To whose training data somebody has added a hundred images."""
+
+    def open_data(self, part: str) -> Part:
+        samples = super().open_data(part).samples
+        return Part(ConcatDataset([samples, Subset(NoisyDigits(train=True, image_size=8), range(100))]))
+
+
+def test_a_run_goes_on_only_where_an_epoch_has_as_many_steps(finished: Trainer, tmp_path: Path):
+    """Else it would stand elsewhere in its epoch, and its schedule would be another."""
+    recipe = small_recipe(finished.folder.path, schedule=PLAN | {"epochs": 5})
+    assert read_checkpoint(finished.folder.last)["steps_per_epoch"] == 12
+    message = "an epoch of this run had 12 steps and would have 13 now: its training data, .*; put them back, or begin"
+    with pytest.raises(RunError, match=message):
+        train(MoreDigits(recipe), recipe, resume_from=finished.folder.last)
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        {"history": [], "steps_per_epoch": 12},
+        {"history": [{"step": 12}, {"step": 24}]},  # of a time when checkpoints did not say it
+    ],
+)
+def test_the_steps_of_an_epoch_are_in_every_checkpoint(checkpoint: dict[str, Any]):
+    require_same_epoch(checkpoint, 12)
+    with pytest.raises(RunError, match="had 12 steps and would have 11 now"):
+        require_same_epoch(checkpoint, 11)
+    require_same_epoch({"history": []}, 11)  # nobody knows
+
+
+def test_keys_that_recipes_got_later_stop_no_run_and_are_told(
+    finished: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    checkpoint = read_checkpoint(finished.folder.last)
+    del checkpoint["recipe"]["loop"]["tf32"], checkpoint["recipe"]["loop"]["compile"], checkpoint["recipe"]["log"]
+    save_checkpoint(checkpoint, tmp_path / "last.pt")
+    recipe = small_recipe(tmp_path, loop=LOOP | {"tf32": False})  # as the run was computed
+    assert train(SmallTask(recipe), recipe, resume_from=tmp_path / "last.pt").step == 36
+    told = capsys.readouterr().out
+    assert "which may change what it does from here on: loop.compile: None -> False; loop.tf32: None -> False\n" in told
+    recipe = small_recipe(tmp_path, loop=LOOP | {"clip_grad": 2.0})
+    with pytest.raises(RunError, match=r"another recipe; these keys differ: loop.clip_grad: 1.0 -> 2.0$"):
+        train(SmallTask(recipe), recipe, resume_from=tmp_path / "last.pt")
 
 
 def test_the_last_lines_tell_what_came_out_and_what_to_type_next(finished: Trainer):

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, default_collate
 from fastvit.errors import RecipeError
 from fastvit.runtime.processes import Processes
 from fastvit.runtime.randomness import Purpose, derive_seed, seeded
-from fastvit.training.loaders import EpochSampler, eval_loader, train_loader
+from fastvit.training.loaders import EpochSampler, Plan, eval_loader, train_loader
 
 
 def draw() -> tuple[float, float, float]:
@@ -42,8 +42,7 @@ def batches(
 ) -> list[torch.Tensor]:
     if workers is None:
         workers = int(isinstance(dataset, IterableDataset))
-    options = {"batch_size": 4, "seed": 0, **options}
-    loader = train_loader(dataset, default_collate, workers=workers, **options)
+    loader = train_loader(dataset, default_collate, Plan(workers=workers, **{"batch_size": 4, "seed": 0, **options}))
     return [torch.stack((indices, *noise)) for indices, noise in loader.batches(epoch, start)]
 
 
@@ -79,7 +78,7 @@ def test_augmentation_differs_between_samples_epochs_and_seeds(dataset: Dataset)
 
 
 def test_workers_that_live_on_see_the_new_epoch():
-    loader = train_loader(Noise(), default_collate, batch_size=4, workers=1, seed=0)
+    loader = train_loader(Noise(), default_collate, Plan(batch_size=4, workers=1, seed=0))
     epochs = [torch.cat([indices for indices, _ in loader.batches(epoch)]) for epoch in (0, 1)]
     assert not torch.equal(*epochs)
 
@@ -104,20 +103,18 @@ def test_evaluation_sees_every_sample_once_and_in_order():
 
 def test_a_batch_larger_than_the_data_is_an_error():
     with pytest.raises(RecipeError, match=r"loop.batch_size \(24\) is more than the 23 training samples"):
-        train_loader(Noise(), default_collate, batch_size=24, workers=0, seed=0)
+        train_loader(Noise(), default_collate, Plan(batch_size=24, workers=0, seed=0))
 
 
 def test_a_stream_without_workers_is_an_error():
     with pytest.raises(RecipeError, match=r"data\.workers is 0, but a stream"):
-        train_loader(NoiseStream(), default_collate, batch_size=4, workers=0, seed=0)
+        train_loader(NoiseStream(), default_collate, Plan(batch_size=4, workers=0, seed=0))
 
 
 def parts(dataset: Dataset, count: int, **options: int) -> list[list[int]]:
     """The indices that each of several processes sees."""
-    loaders = [
-        train_loader(dataset, default_collate, processes=Processes(rank, count), workers=0, seed=0, **options)
-        for rank in range(count)
-    ]
+    plans = [Plan(processes=Processes(rank, count), workers=0, seed=0, **options) for rank in range(count)]
+    loaders = [train_loader(dataset, default_collate, plan) for plan in plans]
     return [[index for indices, _ in loader.batches(epoch=0) for index in indices.tolist()] for loader in loaders]
 
 
@@ -172,9 +169,8 @@ def test_batches_are_of_one_group_as_in_mmdetection_and_no_group_is_left_out():
 
 def test_groups_change_neither_the_number_of_steps_nor_resuming():
     groups = torch.tensor([i % 3 == 0 for i in range(23)]).int()
-    loaders = [
-        train_loader(Noise(), default_collate, batch_size=4, workers=0, seed=0, groups=each) for each in (None, groups)
-    ]
+    plan = Plan(batch_size=4, workers=0, seed=0)
+    loaders = [train_loader(Noise(), default_collate, plan, each) for each in (None, groups)]
     assert loaders[0].steps_per_epoch == loaders[1].steps_per_epoch == 5
     whole, rest = ([indices.tolist() for indices, _ in loaders[1].batches(2, start)] for start in (0, 2))
     assert rest == whole[2:]

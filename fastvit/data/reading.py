@@ -42,7 +42,8 @@ def is_image(path: str | Path) -> bool:
 
 def is_left_out(path: Path) -> bool:
     """Whether a user may believe that this file is read, and it is not: it is no image by its name, and not hidden."""
-    return path.is_file() and not is_image(path) and not path.name.startswith(".") and path.name != "Thumbs.db"
+    foreign = not is_image(path) and not path.name.startswith(".") and path.name != "Thumbs.db"
+    return foreign and path.is_file()  # asked last: each answer is a call of the file system
 
 
 def read_image(file: str | Path | BinaryIO, *, upright: bool = True, advice: str = ADVICE) -> Image.Image:

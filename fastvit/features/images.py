@@ -125,7 +125,8 @@ class Samples(Part):
     def read(self, entry: Entry) -> tuple[Image.Image, str]:
         image, label = self.source[entry.place]
         names = getattr(self.source, "classes", None)
-        return as_rgb(image, upright=False), str(names[label] if names else label)
+        known = names and label in range(len(names))  # else there is none: -1 in the test splits of Hugging Face
+        return as_rgb(image, upright=False), str(names[label] if known else label)
 
 
 def find_parts(
@@ -162,9 +163,7 @@ def _of_dataset(
         raise DataError(f"a dataset is embedded alone, and one split at a time: {title} --split train, for example")
     if root is None and title.partition("/")[0] in ("torch", "wds"):
         raise DataError(f"--root is missing: the folder of dataset {title}")
-    source = open_source(
-        title, root, split, training=False, num_classes=None, image_size=image_size, batch_size=1, upright=True
-    )
+    source = open_source(title, root, split, training=False, num_classes=None, image_size=image_size, upright=True)
     if isinstance(source, IterableDataset):
         raise DataError(f"{title} is read as a stream: name its shards, that is its {SHARD} files, instead")
     ranges = _ranges(len(source), size)

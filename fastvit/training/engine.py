@@ -1,5 +1,6 @@
 """A run: epochs of training and evaluation, written down so that it can be stopped and resumed anywhere."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,16 @@ from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.runtime.signals import StopSignals
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.evaluation import evaluate
-from fastvit.training.finished import closing_lines, require_resumable
+from fastvit.training.finished import about_new_keys, closing_lines, require_resumable, require_same_epoch
 from fastvit.training.learner import Learner
 from fastvit.training.loaders import eval_loader, loader_of
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
-from fastvit.training.nonfinite import find_nonfinite
+from fastvit.training.nonfinite import find_nonfinite, require_usable_scale
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 from fastvit.training.task import Task, open_train_and_val
+
+STEPS_BETWEEN_SCALES = 20  # of float16's gradients: reading the scale waits for the device
 
 
 def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, processes: Processes = ALONE) -> "Trainer":
@@ -163,6 +166,8 @@ class Trainer:
             if done.losses:
                 self.losses.update(done.losses)
             self._require_finite(batches)
+            if self.step % STEPS_BETWEEN_SCALES == 0:
+                require_usable_scale(self.learner.scaler, self.step, self._kept)
             progress.advance(self.step, self.learner.lr_at(self.step - 1), self.losses)
             within_epoch = self.step % steps != 0
             if within_epoch:
@@ -242,7 +247,7 @@ class Trainer:
         row = self.history[-1]
         value = row[f"val_{self.task.best_metric}"]
         sign = 1 if self.task.higher_is_better else -1
-        if self.best is None or sign * value > sign * self.best.value:
+        if self.best is None or math.isnan(self.best.value) or sign * value > sign * self.best.value:
             self.best = Best(epoch=int(row["epoch"]), value=value)
             if self.processes.is_main:
                 weights = {"state_dict": self.learner.eval_model.state_dict()}
@@ -272,6 +277,7 @@ class Trainer:
         return {
             **self.learner.state(),
             "step": self.step,
+            "steps_per_epoch": self.batches.steps_per_epoch,
             "losses": self.losses.state(),
             "best": vars(self.best) if self.best else None,
             "history": self.history,
@@ -279,7 +285,10 @@ class Trainer:
         }
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Stand where the checkpoint was taken."""
+        """Stand where the checkpoint was taken. Raises RunError if an epoch has another number of steps now."""
+        require_same_epoch(checkpoint, self.batches.steps_per_epoch)
+        if told := about_new_keys(checkpoint["recipe"], self.recipe):
+            self._say(told)
         statistics = checkpoint["statistics"]
         if len(statistics) != self.processes.count:
             self._say(

@@ -1,4 +1,4 @@
-"""A run that has come to its end: what it says then, and how it goes on for more epochs."""
+"""A run that has come to its end: what it says then; and what lets a run go on, also for more epochs."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -51,19 +51,37 @@ def require_resumable(checkpoint: Mapping[str, Any], recipe: Recipe, path: Path)
         RunError: other keys differ, the run is not finished, or its schedule would become shorter.
     """
     saved = checkpoint["recipe"]
+    planned = merge(recipe.to_dict(), saved)  # with the keys that there were not when the run began
     before = {key: saved["schedule"].get(key, 0) for key in LENGTH}
     after = {key: getattr(recipe.schedule, key) for key in LENGTH}
-    if changed := differences(merge(saved, {"schedule": after}), recipe.to_dict(), type(recipe)):
+    if changed := differences(merge(planned, {"schedule": after}), recipe.to_dict(), type(recipe)):
         raise RunError(f"{path} is of another recipe; these keys differ: {'; '.join(changed)}")
     if after == before:
         return ""
     asked = ", ".join(f"schedule.{key}={after[key]}" for key in LENGTH if after[key] != before[key])
-    done, planned = len(checkpoint["history"]), sum(before.values())
-    if done < planned:
-        raise RunError(
-            f"{asked}: {path} has had {done} of its {planned} epochs: resume it without that to its end first"
-        )
+    done, whole = len(checkpoint["history"]), sum(before.values())
+    if done < whole:
+        raise RunError(f"{asked}: {path} has had {done} of its {whole} epochs: resume it without that to its end first")
     if any(after[key] < before[key] for key in LENGTH):
         had = f"{before['epochs']} epochs and {before['cooldown_epochs']} of cooldown"
         raise RunError(f"{asked}: {path} has had {had}: neither can become less")
     return f"finished after {done} epochs, it goes on to {recipe.total_epochs}"
+
+
+def about_new_keys(saved: Mapping[str, Any], recipe: Recipe) -> str:
+    """A sentence about the keys of a recipe that there were not when the run began; "" if nothing follows from them."""
+    new = differences(saved, merge(recipe.to_dict(), saved), type(recipe))
+    told = "this run began before recipes had these keys, which may change what it does from here on"
+    return f"{told}: {'; '.join(new)}" if new else ""
+
+
+def require_same_epoch(checkpoint: Mapping[str, Any], steps: int) -> None:
+    """Raise RunError if an epoch of the run had other than so many steps: nothing would stand where it stood."""
+    history = checkpoint["history"]
+    before = checkpoint.get("steps_per_epoch", history[0]["step"] if history else steps)  # not in older checkpoints
+    if before != steps:
+        raise RunError(
+            f"an epoch of this run had {before} steps and would have {steps} now: its training data, or the workers or "
+            "processes that read a stream, have changed; put them back, or begin a new run from its weights "
+            "(model.checkpoint)"
+        )

@@ -1,7 +1,7 @@
 """Batches as a function of (epoch, position): the same whenever and with however many workers they are asked for."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,30 @@ if TYPE_CHECKING:
     from fastvit.training.task import Part, Task
 
 Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How training data become batches.
+
+    Attributes:
+        batch_size: of a step, over all processes and accumulated batches.
+        accumulation: batches of a process, one after the other, that make a step.
+        workers: that read data; 0: this process.
+        seed: of the order and of the augmentation.
+        processes: this process among all.
+    """
+
+    batch_size: int
+    accumulation: int = 1
+    workers: int
+    seed: int
+    processes: Processes = ALONE
+
+    @property
+    def at_a_time(self) -> int:
+        """The samples of one batch of one process."""
+        return self.batch_size // (self.accumulation * self.processes.count)
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -119,33 +143,23 @@ class SampleLoader:
     """Training batches of a map-style dataset. The last, partial step is left out: batch norm would suffer from it.
 
     Args:
-        batch_size: of one step, over all processes and accumulated batches.
         groups: of the samples; those of one group share the batches of a process.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        collate: Collate,
-        *,
-        batch_size: int,
-        accumulation: int,
-        workers: int,
-        seed: int,
-        processes: Processes,
-        groups: Tensor | None = None,
-    ):
-        self.step_size, self.batch_size = batch_size, batch_size // (accumulation * processes.count)
-        self.sampler = EpochSampler(len(dataset), seed, batch_size=self.batch_size, processes=processes, groups=groups)
-        self.steps_per_epoch = len(dataset) // batch_size
+    def __init__(self, dataset: Dataset, collate: Collate, plan: Plan, groups: Tensor | None = None):
+        self.step_size, self.batch_size = plan.batch_size, plan.at_a_time
+        self.sampler = EpochSampler(
+            len(dataset), plan.seed, batch_size=self.batch_size, processes=plan.processes, groups=groups
+        )
+        self.steps_per_epoch = len(dataset) // self.step_size
         self.loader = DataLoader(
-            SeededSamples(dataset, seed),
+            SeededSamples(dataset, plan.seed),
             self.batch_size,
             sampler=self.sampler,
             drop_last=True,
             collate_fn=collate,
-            persistent_workers=workers > 0,
-            **worker_options(workers),
+            persistent_workers=plan.workers > 0,
+            **worker_options(plan.workers),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -165,33 +179,24 @@ class StreamLoader:
     With several processes, timm's readers give each its part, and that is what their length is about.
     """
 
-    def __init__(
-        self,
-        dataset: IterableDataset,
-        collate: Collate,
-        *,
-        batch_size: int,
-        accumulation: int,
-        workers: int,
-        seed: int,
-        processes: Processes,
-    ):
-        if workers == 0:
+    def __init__(self, dataset: IterableDataset, collate: Collate, plan: Plan):
+        if plan.workers == 0:
             raise RecipeError(
                 "data.workers is 0, but a stream shuffles each epoch in worker processes only: set it to 1 or more"
             )
-        if hasattr(dataset, "set_loader_cfg"):
-            dataset.set_loader_cfg(num_workers=workers)  # timm's length is of the whole batches of all workers
-        self.accumulation, self.batch_size = accumulation, batch_size // (accumulation * processes.count)
-        self.stream = SeededStream(dataset, seed, processes)
-        self.steps_per_epoch = len(dataset) // (self.batch_size * accumulation)
+        self.accumulation, self.batch_size = plan.accumulation, plan.at_a_time
+        if reader := getattr(dataset, "reader", None):  # timm's, whose length is of the whole batches of all workers
+            reader.batch_size = self.batch_size
+            dataset.set_loader_cfg(num_workers=plan.workers)
+        self.stream = SeededStream(dataset, plan.seed, plan.processes)
+        self.steps_per_epoch = len(dataset) // (self.batch_size * self.accumulation)
         self.loader = DataLoader(
             self.stream,
             self.batch_size,
             drop_last=True,
             collate_fn=collate,
             generator=torch.Generator(),
-            **worker_options(workers),
+            **worker_options(plan.workers),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -206,17 +211,7 @@ class StreamLoader:
 TrainLoader = SampleLoader | StreamLoader
 
 
-def train_loader(
-    dataset: Dataset,
-    collate: Collate,
-    *,
-    batch_size: int,
-    accumulation: int = 1,
-    workers: int,
-    seed: int,
-    processes: Processes = ALONE,
-    groups: Tensor | None = None,
-) -> TrainLoader:
+def train_loader(dataset: Dataset, collate: Collate, plan: Plan, groups: Tensor | None = None) -> TrainLoader:
     """The training batches of any dataset, this process's part of them.
 
     Args:
@@ -225,41 +220,32 @@ def train_loader(
     Raises:
         RecipeError: the batch cannot be divided, or there are fewer samples than it takes.
     """
-    if batch_size % (accumulation * processes.count):
+    if plan.batch_size % (plan.accumulation * plan.processes.count):
         raise RecipeError(
-            f"loop.batch_size ({batch_size}) must be a multiple of {processes.count} processes times loop.accumulation "
-            f"({accumulation})"
+            f"loop.batch_size ({plan.batch_size}) must be a multiple of {plan.processes.count} processes times "
+            f"loop.accumulation ({plan.accumulation})"
         )
-    loader = StreamLoader if isinstance(dataset, IterableDataset) else partial(SampleLoader, groups=groups)
-    batches = loader(
-        dataset,
-        collate,
-        batch_size=batch_size,
-        accumulation=accumulation,
-        workers=workers,
-        seed=seed,
-        processes=processes,
-    )
+    stream = isinstance(dataset, IterableDataset)
+    batches = StreamLoader(dataset, collate, plan) if stream else SampleLoader(dataset, collate, plan, groups)
     if batches.steps_per_epoch == 0:
         raise RecipeError(
-            f"loop.batch_size ({batch_size}) is more than the {len(dataset)} training samples; set it to at most that"
+            f"loop.batch_size ({plan.batch_size}) is more than the {len(dataset)} training samples; set it to at most "
+            "that"
         )
     return batches
 
 
 def loader_of(task: "Task", data: "Part", processes: Processes = ALONE) -> TrainLoader:
     """The training batches of a task, of data that it has opened. Raises RecipeError as `train_loader`."""
-    recipe = task.recipe
-    return train_loader(
-        data.samples,
-        task.collate,
-        batch_size=recipe.loop.batch_size,
-        accumulation=recipe.loop.accumulation,
+    recipe, loop = task.recipe, task.recipe.loop
+    plan = Plan(
+        batch_size=loop.batch_size,
+        accumulation=loop.accumulation,
         workers=recipe.data.workers,
         seed=recipe.seed,
         processes=processes,
-        groups=data.groups,
     )
+    return train_loader(data.samples, task.collate, plan, data.groups)
 
 
 def eval_loader(

@@ -1,4 +1,4 @@
-"""Where in a network numbers stop being finite."""
+"""Where in a network numbers stop being finite, and when float16 has too little room for them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,8 +6,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastvit.errors import RunError
 from fastvit.runtime.device import autocast, tensors_of
 from fastvit.training.learner import Learner
+
+LOWEST_SCALE = 2.0**-20  # of float16's gradients: it begins at 2**16, and 36 skipped steps in a row lead there
+
+
+def require_usable_scale(scaler: torch.amp.GradScaler, step: int, kept: str) -> None:
+    """Raise RunError where float16's gradients are never finite, although the loss is: every step is skipped then.
+
+    Args:
+        scaler: it halves its scale with each step that it skips.
+        step: steps so far.
+        kept: what the run leaves, in words.
+    """
+    scale = scaler.get_scale()
+    if scale < LOWEST_SCALE:
+        raise RunError(
+            f"loop.precision is float16, and the gradients are not finite although the loss is: their scale is down to "
+            f"{scale:.0e}, and the steps before step {step} changed nothing. Set loop.precision=bfloat16 in a new run "
+            f"(a resumed one keeps its recipe); {kept}"
+        )
 
 
 def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:

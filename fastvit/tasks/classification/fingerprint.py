@@ -32,6 +32,8 @@ def fingerprint(task: "Classification", loader: SampleLoader, device: torch.devi
     """Plain values by key, flat. Two runs with equal ones see the same images, if their files are the same."""
     recipe = task.recipe.to_dict()
     data, augmentation = recipe["data"], recipe["augmentation"]
+    if not task.recipe.is_list:
+        data["classes"] = None  # the names of class folders, which are not always in the recipe
     values = {
         "seed": recipe["seed"],
         "loop.batch_size": recipe["loop"]["batch_size"],
@@ -60,15 +62,6 @@ def require_repeatable(recipe: ClassificationRecipe, loader: TrainLoader) -> Non
             f"data.dataset {recipe.data.dataset} is a stream, whose order depends on the workers, so that it cannot be "
             "repeated: stored answers of a teacher need a folder, torch/ or hfds/"
         )
-
-
-def changed(recorded: dict[str, Any], own: dict[str, Any]) -> list[str]:
-    """The keys in which two fingerprints differ, as `key: recorded -> own`."""
-    return [
-        f"{key}: {recorded.get(key)} -> {own.get(key)}"
-        for key in sorted(recorded.keys() | own.keys())
-        if recorded.get(key) != own.get(key)
-    ]
 
 
 def digest(image: Tensor) -> bytes:

@@ -8,8 +8,9 @@ from timm.data import create_transform
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.data.division import Division
+from fastvit.data.folder import learned_classes
 from fastvit.data.listing import Listing, is_undivided, list_folder, open_listing, read_table
-from fastvit.data.sources import READ_BY_TIMM, open_source, require_num_classes
+from fastvit.data.sources import READ_BY_TIMM, WITH_COLUMNS, has_columns, open_source, require_num_classes
 from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.network import NamedNetwork, NetworkConfig
 from fastvit.training.recipe import DataConfig, Recipe
@@ -23,6 +24,12 @@ def _known_dataset(name: str) -> str:
         raise ValueError(
             f"must be digits, folder, or begin with one of {prefixes}, but is {name!r}{nearest(name, own)}"
         )
+    return name
+
+
+def _one_column(name: str) -> str:
+    if "," in name:
+        raise ValueError(f"must be the name of one column, but is {name!r}")
     return name
 
 
@@ -42,6 +49,7 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
 
 Bounds = Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_ordered)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Column = Annotated[str, AfterValidator(_one_column)]
 
 
 class ModelConfig(NetworkConfig):
@@ -70,7 +78,9 @@ class ImageDataConfig(DataConfig):
     val_share: float = Field(0.2, gt=0, lt=1)  # to validate on, of a table without splits or an undivided folder
     test_share: float = Field(0.0, ge=0, lt=1)  # to test on, of the same
     num_classes: PositiveInt | None = None  # null: counted in the data
-    classes: tuple[str, ...] | None = None  # of a table or an undivided folder, in order; null: all that it has, sorted
+    classes: tuple[str, ...] | None = None  # of a folder or a table, in order; null: all that it has, sorted
+    image_column: Column | None = None  # of hfds/, hfids/ and tfds/: which has the images; null: image
+    label_column: Column | None = None  # of the same: which has the labels; null: label
     image_size: int = Field(ge=32)  # pixels on a side
     crop_pct: float | None = Field(None, gt=0, le=1)  # validation: side of the center crop over that of the image
     crop_mode: Literal["center", "border", "squash"] | None = None  # validation: crop, pad to the whole, or stretch
@@ -82,9 +92,14 @@ class ImageDataConfig(DataConfig):
     exif_orientation: bool = True  # turn photographs as their EXIF says; not for streams, which timm reads
 
     @model_validator(mode="after")
-    def _division_is_possible(self) -> "ImageDataConfig":
+    def _is_consistent(self) -> "ImageDataConfig":
         if self.table and self.dataset != "folder":
             raise ValueError(f"table is of dataset folder, not of {self.dataset}: leave one of them out")
+        if (self.image_column or self.label_column) and not has_columns(self.dataset):
+            prefixes = ", ".join(f"{prefix}/" for prefix in WITH_COLUMNS)
+            raise ValueError(
+                f"image_column and label_column are of {prefixes}; {self.dataset} has no columns: leave them out"
+            )
         if self.val_share + self.test_share >= 1:
             raise ValueError(
                 f"val_share ({self.val_share:g}) and test_share ({self.test_share:g}) leave no image to train on"
@@ -157,19 +172,19 @@ class ClassificationRecipe(Recipe):
 
     def completed(self) -> "ClassificationRecipe":
         data = self.data
-        if data.num_classes and (data.classes or not self._is_list):
+        if data.num_classes and (data.classes or not self.is_list):
             return self
         names = getattr(self.open_images(training=True), "classes", None)
         if names is None:
             raise RecipeError(f"data.num_classes is missing, and dataset {data.dataset} does not say its classes")
-        found = {"num_classes": len(names), "classes": tuple(names) if self._is_list else None}
+        found = {"num_classes": len(names), "classes": tuple(names) if data.dataset == "folder" else None}
         return self.model_copy(update={"data": data.model_copy(update=found)})
 
     def open_images(self, *, training: bool) -> Any:
         """The images of one part with their labels, as `fastvit.data.sources.open_source` gives them."""
         data = self.data
         split = data.train_split if training else data.val_split
-        if self._is_list:
+        if self.is_list:
             images = open_listing(self._listing(), split, data.classes, upright=data.exif_orientation)
             require_num_classes(images, data.num_classes, str(images.listing.source))
             return images
@@ -180,12 +195,23 @@ class ClassificationRecipe(Recipe):
             training=training,
             num_classes=data.num_classes,
             image_size=data.image_size,
-            batch_size=self.loop.batch_size,
             upright=data.exif_orientation,
+            classes=data.classes if training else self._classes_to_validate,
+            columns=(data.image_column, data.label_column),
         )
 
     @property
-    def _is_list(self) -> bool:
+    def _classes_to_validate(self) -> tuple[str, ...] | None:
+        """Of a divided folder: where nobody has named them, those to train on, of which validation may lack some."""
+        data = self.data
+        if data.classes or data.dataset != "folder" or data.root is None:
+            return data.classes
+        learned = learned_classes(data.root, data.val_split, data.train_split) or ()
+        return learned if len(learned) == data.num_classes else None
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the images are those of a table or of an undivided folder."""
         return self.data.table is not None or (self.data.dataset == "folder" and is_undivided(self.data.root))
 
     def _listing(self) -> Listing:

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastvit.config import differences
 from fastvit.errors import RunError
 from fastvit.tasks.classification.answers import AnswersFile, Header
 from fastvit.tasks.classification.distillation import describe_teacher
-from fastvit.tasks.classification.fingerprint import changed, digest, fingerprint, made_with, require_repeatable
+from fastvit.tasks.classification.fingerprint import digest, fingerprint, made_with, require_repeatable
 
 if TYPE_CHECKING:
     from fastvit.tasks.classification.task import Classification
@@ -42,7 +43,7 @@ class StoredAnswers:
         if config.kind == "soft":
             recorded |= {"distillation.kind": header.kind, "distillation.temperature": header.temperature}
             own |= {"distillation.kind": config.kind, "distillation.temperature": config.temperature}
-        if different := changed(recorded, own):
+        if different := differences(recorded, own):
             raise RunError(f"{path} has answers for another recipe; these differ: {'; '.join(different)}")
         if self.file.epochs < epochs:
             end = " and is truncated in the next" if self.file.is_truncated else ""
@@ -65,7 +66,7 @@ class StoredAnswers:
             yield images, labels, _to_tensors(stored.answers[first : first + len(images)])
 
     def _other_image(self, epoch: int) -> str:
-        versions = "; ".join(changed(self.file.header.made_with, made_with()))
+        versions = "; ".join(differences(self.file.header.made_with, made_with()))
         cause = f"made with other versions ({versions})" if versions else "the files in data.root are others"
         return (
             f"the images of epoch {epoch + 1} are not those that {self.file.path} has answers to, although the recipe "

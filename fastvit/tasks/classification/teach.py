@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fastvit.config import differences
 from fastvit.errors import RecipeError, RunError, RunStopped
 from fastvit.runtime.device import BatchMover, autocast, best_device, cuda_kernels
 from fastvit.runtime.processes import ALONE, Processes
@@ -17,7 +18,7 @@ from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.runtime.signals import StopSignals
 from fastvit.tasks.classification.answers import AnswersFile, Epoch, Header, require_room
 from fastvit.tasks.classification.distillation import answers_of, describe_teacher
-from fastvit.tasks.classification.fingerprint import changed, digest, fingerprint, made_with, require_repeatable
+from fastvit.tasks.classification.fingerprint import digest, fingerprint, made_with, require_repeatable
 from fastvit.tasks.classification.stored import checked_images
 from fastvit.tasks.classification.task import Classification
 from fastvit.training.loaders import SampleLoader, loader_of
@@ -55,7 +56,7 @@ def open_file(path: Path, header: Header, epochs: int) -> AnswersFile:
     """The file to add to, on a disk with room for all epochs; says how large it will be."""
     if path.exists():
         file = AnswersFile(path)
-        if different := changed(file.header.identity, header.identity):
+        if different := differences(file.header.identity, header.identity):
             raise RunError(f"{path} has answers for another recipe; these differ: {'; '.join(different)}")
         require_room(path.parent, file.size_with(epochs) - file.size_with(file.epochs))
     else:
