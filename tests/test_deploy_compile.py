@@ -238,6 +238,7 @@ def test_an_engine_that_is_not_installed_names_its_extra(model, monkeypatch, eng
         ({"example_input": torch.zeros(1, 4, 64, 64)}, r"does not take images of shape \(1, 4, 64, 64\)"),
         ({"dtype": torch.int8}, "dtype must be one of"),
         ({"engine": "onnxruntime", "dtype": torch.bfloat16}, "onnxruntime computes in float32"),
+        ({"engine": "tensorrt"}, "tensorrt computes on cuda"),
         ({"threads": 0}, "threads is 0"),
         ({"threads": 2, "streams": 3}, "3 streams need as many threads"),
         ({"engine": "torch", "threads": 5}, "set_num_threads"),

@@ -59,7 +59,7 @@ class Inference:
     Attributes:
         engine: the name of what computes.
         report: the engines that were tried.
-        precision: how it multiplies: the name of its dtype; "tf32" on GPUs where torch may do so.
+        precision: how it multiplies: the name of its dtype; "tf32" on GPUs where torch or TensorRT may do so.
         dtype, device: of the outputs.
     """
 
@@ -93,9 +93,10 @@ def compile_for_inference(
         example_input: (B, C, H, W): the batch to be fast for, and to compare and to time engines on. For float16, real
             images: noise makes activations of another size.
         dtype: to compute in, and of the outputs; by default that of the model. Folding is done before casting.
-        engine: `torch`, which needs a C++ compiler on a CPU; `openvino` or `onnxruntime`, each with its extra, on a CPU
-            alone. `auto` makes all that are installed and able to do it ready, which takes a minute where torch has to
-            compile, times them in turn on the example, and keeps the fastest.
+        engine: `torch`, which needs a C++ compiler on a CPU, `openvino` or `onnxruntime`, each with its extra, or
+            `tensorrt` on a GPU, which nobody has run so far. `auto` makes all that are installed and able to do it
+            ready, which takes a minute where torch has to compile, times them in turn on the example, and keeps the
+            fastest.
         threads: of the CPU; by default as many as torch has.
         streams: of openvino and onnxruntime: how many images or calls are computed at a time, with threads / streams
             threads each. By default one image gets all threads, and a batch is divided among them.

@@ -17,7 +17,7 @@ from fastvit.deploy.float16 import keep_in_float32
 from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
 from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
-from fastvit.deploy.runtimes.onnxruntime import onnxruntime_run
+from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
@@ -211,8 +211,28 @@ class OnnxRuntime(_ByOnnx):
         return onnxruntime_run(model, subject.settings)
 
 
+class TensorRt(_ByOnnx):
+    """TensorRT by way of ONNX Runtime, on an NVIDIA GPU. Not run by us so far."""
+
+    name = "tensorrt"
+    devices = ("cuda",)
+
+    def require(self, subject: Subject) -> None:
+        super().require(subject)
+        require_packages(self.name, "onnxruntime", *PACKAGES.values(), extra="export")
+        self._require_dtype(subject, torch.float32, torch.float16, torch.bfloat16)
+        if not has_tensorrt():
+            raise EngineError("tensorrt needs ONNX Runtime for GPUs and TensorRT: pip install onnxruntime-gpu tensorrt")
+
+    def read(self, model: bytes, subject: Subject) -> Run:
+        return TensorRtSession(model, subject.settings.dtype, subject.example.device)
+
+    def precision(self, subject: Subject) -> str:
+        return "tf32" if subject.settings.dtype == torch.float32 else super().precision(subject)  # TensorRT's default
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-ENGINES: dict[str, Engine] = {each.name: each for each in (Torch(), OpenVino(), OnnxRuntime())}
+ENGINES: dict[str, Engine] = {each.name: each for each in (Torch(), OpenVino(), OnnxRuntime(), TensorRt())}
