@@ -4,13 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fastvit.runtime.environment import environment
+from fastvit.runtime.environment import environment, installed
 
 ENGINES = ("onnx", "onnxruntime", "openvino")  # packages, which not everyone has
 GOOD_CUDNN = (9, 24)  # 9.23.1 has a slow depthwise convolution: compiled MobileNets take up to five times as long
@@ -18,7 +17,7 @@ GOOD_CUDNN = (9, 24)  # 9.23.1 has a slow depthwise convolution: compiled Mobile
 
 def environment_of(device: str, threads: int) -> dict[str, str | int]:
     """Versions, of the engines too, and hardware; on a GPU also its driver, CUDA and cuDNN."""
-    found = environment() | {"threads": threads} | {name: _version(name) for name in ENGINES}
+    found = environment() | {"threads": threads} | {name: installed(name) or "not installed" for name in ENGINES}
     if device == "cuda":
         found |= {"driver": _driver(), "cuda": torch.version.cuda or "none", "cudnn": _cudnn()}
     return found
@@ -62,13 +61,6 @@ def show(line: str = "") -> None:
     """A line on the terminal in place of the last one; no line: clears it."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def _cudnn() -> str:

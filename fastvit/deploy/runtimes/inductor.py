@@ -16,6 +16,7 @@ from fastvit.deploy.float16 import ADVICE
 from fastvit.deploy.network import flat
 from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
 from fastvit.deploy.runtimes.run import Run, plain_mode
+from fastvit.deploy.runtimes.turns import Turns
 from fastvit.errors import EngineError
 from fastvit.precision import exact_float32
 
@@ -51,6 +52,8 @@ class Compiled:
         self._network, self._dtype, self._tolerance = network, dtype, tolerance
         self._programs: dict[Any, Run] = {}
         self._lock = Lock()
+        # Each calling thread starts threads of its own: more of them than cores slow each other (docs/log.md).
+        self._turns = Turns(torch.get_num_threads() + 1)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         images = images.to(next(self._network.parameters()).device, self._dtype)
@@ -60,7 +63,8 @@ class Compiled:
             with self._lock:
                 if key not in self._programs:
                     self._programs[key] = self._compile(images)
-        return self._programs[key](images)
+        with self._turns:
+            return self._programs[key](images)
 
     def _compile(self, images: Tensor) -> Run:
         with _compiling, exact_float32():
