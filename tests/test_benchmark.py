@@ -8,7 +8,7 @@ import pytest
 
 from fastvit.benchmark import measure as measuring
 from fastvit.benchmark.everything import Part, everything
-from fastvit.benchmark.machine import environment_of
+from fastvit.benchmark.machine import environment_of, load_now
 from fastvit.benchmark.measure import Engines, groups, measure
 from fastvit.benchmark.measurement import Failure, Measurement
 from fastvit.benchmark.report import report
@@ -79,7 +79,7 @@ class Played:
             self.script.diary.append(f"build {name}")
             self.built.append(measurement)
             self.built_once = True
-        return {"image_size": 32, "parameters": 1, "macs": 1}
+        return {"image_size": 32, "parameters": 1, "macs": 1, **self.script.facts}
 
     def call(self, measurement: Measurement, calls: int) -> list[float] | Failure:
         name = measurement.network_name
@@ -106,7 +106,7 @@ class Played:
 @pytest.fixture
 def played(monkeypatch) -> SimpleNamespace:
     nobody = {kind: set() for kind in ("deadly", "die_later", "broken")}
-    script = SimpleNamespace(diary=[], processes=[], **nobody, calls_left=10**6, seconds=0.001)
+    script = SimpleNamespace(diary=[], processes=[], facts={}, **nobody, calls_left=10**6, seconds=0.001)
     monkeypatch.setattr(measuring, "Worker", lambda threads, device: Played(script))
     monkeypatch.setattr(measuring, "SETTLE_SECONDS", 0)
     monkeypatch.setattr(measuring, "load_now", lambda: 0.0)  # which takes two seconds
@@ -209,15 +209,17 @@ def test_what_fails_on_a_gpu_has_a_new_process_after_it(device: str, processes: 
     assert len(played.processes) == processes
 
 
-def test_a_network_that_another_engine_computes_now_is_measured_anew(tmp_path: Path):
-    row = measuring._new_row(next(iter(groups(small_suite(), "cpu")))[0])
-    facts = {"image_size": 32, "engine": "torch"}
-    measuring._note(row, facts, tmp_path)
-    row.rounds_ms = [[1.0]]
-    measuring._note(row, facts, tmp_path)
-    assert row.rounds_ms == [[1.0]]
-    measuring._note(row, facts | {"engine": "openvino"}, tmp_path)
-    assert row.rounds_ms == []
+def test_where_another_engine_is_the_fastest_now_all_begin_anew(played: SimpleNamespace, tmp_path: Path):
+    """Ratios are of what took turns with each other."""
+    suite = small_suite(output=str(tmp_path), forms={"eager": {}}, rounds=7)
+    played.facts, played.calls_left = {"engine": "torch"}, 3 * 2
+    with pytest.raises(KeyboardInterrupt):
+        measure(suite)
+    played.facts, played.calls_left = {"engine": "openvino"}, 10**6
+    result = measure(suite)
+    assert samples(result) == [(n, "eager", 14) for n in "abc"]
+    assert {row.facts["engine"] for row in result.rows()} == {"openvino"}
+    assert "| a       | eager |" in report(result)
 
 
 # ---- everything ------------------------------------------------------------------------------------------------------
@@ -236,6 +238,12 @@ def test_everything_goes_on_within_its_time(played: SimpleNamespace, tmp_path: P
     assert played.diary == []
     with pytest.raises(RunError, match=r"holds another result(.|\n)*rounds: 5 -> 7"):
         next(everything(**common | {"overrides": ["rounds=7", "batch_sizes=[1]"]}))
+
+
+def test_the_load_is_of_others(tmp_path: Path):
+    source = tmp_path / "loadavg"
+    source.write_text("1.86 1.78 1.74 3/321 9075\n")  # three threads run, one of which is the one that reads this
+    assert load_now(source, looks=2) == 2.0
 
 
 def test_the_machine_is_described_with_its_engines():

@@ -17,7 +17,10 @@ from timm.data import create_transform
 from fastvit import load_checkpoint
 from fastvit.cli.evaluate import folder_of
 from fastvit.data.digits import Digits
+from fastvit.errors import DataError
+from fastvit.evaluation import _require_same_classes
 from fastvit.trained import Kind
+from fastvit.trained.of_timm import imagenet_classes
 from launch import QUICKSTART, complaint, script
 
 evaluate, export = script("evaluate"), script("export")
@@ -137,7 +140,7 @@ def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, p
 def test_what_is_no_run_does_not_replace_the_results_of_one():
     for kind, source in ((Kind.FILE, "exports/quickstart.onnx"), (Kind.TIMM, "fastvit_t8.apple_in1k")):
         trained = SimpleNamespace(kind=kind, source=source)
-        assert folder_of(trained, None, ["data.root=x"]) == Path("runs/evaluated") / source.replace("/", "_")
+        assert folder_of(trained, ["data.root=x"]) == Path("runs/evaluated") / source.replace("/", "_")
 
 
 def test_mistakes_are_pictured_with_where_the_network_looked(random_run, photos, tmp_path, capsys):
@@ -170,6 +173,17 @@ def test_mistakes(arguments, message, capsys):
     said = complaint(evaluate, arguments, capsys)
     assert message in said
     assert "\n" not in said
+
+
+def test_the_two_cranes_of_imagenet_may_have_other_names():
+    """Hugging Face has them without their synsets."""
+    ours = tuple(imagenet_classes(1000).values())
+    theirs = list(ours)
+    theirs[134], theirs[517] = "crane", "crane2"
+    _require_same_classes(SimpleNamespace(labels=ours, source="a network"), theirs)
+    swapped = [*ours[:1], ours[2], ours[1], *ours[3:]]
+    with pytest.raises(DataError, match="not those of the images: goldfish"):
+        _require_same_classes(SimpleNamespace(labels=ours, source="a network"), swapped)
 
 
 def test_mistakes_about_a_run(short_run, photos, tmp_path, capsys):

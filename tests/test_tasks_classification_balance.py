@@ -59,6 +59,9 @@ def test_a_folder_of_class_folders_is_all_that_training_needs(photos: Path, tmp_
         said = capsys.readouterr().out
         assert f"samples{count:>27}" in said
         assert f"since they are not in {run / 'split.csv'}: 1" in said
+    main(["evaluate", str(run), "--form", "unfused", f"output={tmp_path / 'elsewhere'}"])
+    assert f"since they are not in {run / 'split.csv'}: 1" in capsys.readouterr().out
+    assert (tmp_path / "elsewhere" / "evaluation.json").exists()
 
 
 def test_the_same_from_a_table(photos: Path, tmp_path: Path):

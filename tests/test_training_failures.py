@@ -59,7 +59,7 @@ def test_the_first_that_is_not_finite_is_found(damage: str, finding: str, tmp_pa
 class InThreads(Processes):
     """Two processes that are threads. They meet at a barrier, which breaks where one of them does not come."""
 
-    barrier: ClassVar = Barrier(2, timeout=5)  # seconds
+    barrier: ClassVar = Barrier(2, timeout=60)  # seconds
     said: ClassVar[dict[int, tuple[int, ...]]] = {}
 
     def largest(self, *numbers: int) -> list[int]:

@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from pydantic import PositiveInt
 from timm.data import FastCollateMixup, ImageDataset, create_loader
 from timm.data.loader import fast_collate
 
 from fastvit.benchmark.machine import cores
-from fastvit.benchmark.predict import write_photographs
 from fastvit.benchmark.report import markdown
 from fastvit.benchmark.special import cells
 from fastvit.config import Section, UserPath
@@ -76,7 +76,7 @@ def images_per_second(batches: Iterable[tuple[Any, Any]], workers: int) -> float
     start = time.perf_counter()
     images = sum(len(labels) for _, labels in batches)
     if not images:
-        raise RunError(f"an epoch has no more batches than the {workers} workers: give more images, or smaller batches")
+        raise RunError(f"an epoch needs more batches than there are workers ({workers}): give more images")
     return images / (time.perf_counter() - start)
 
 
@@ -122,13 +122,25 @@ def _timms(task: Classification, collate: Callable[..., Any]) -> Epoch:
 
 @contextmanager
 def _files(suite: LoaderSuite, workers: int) -> Iterator[Path]:
-    """The folder of the suite, or one of photographs in two classes, enough for so many workers."""
+    """The folder of the suite, or one of photographs, enough for so many workers."""
     if suite.root:
         yield suite.root
         return
     with TemporaryDirectory() as folder:
         root = Path(folder)
-        count = max(suite.images, BATCHES_OF_EACH * workers * suite.batch_size)
-        for number in range(2):
-            write_photographs(root / "train" / f"class {number}", count // 2, sizes=(PHOTO_SIZE,))
+        _write_photographs(root / "train", max(suite.images, BATCHES_OF_EACH * workers * suite.batch_size))
         yield root
+
+
+def _write_photographs(folder: Path, count: int) -> None:
+    """Parts of two photographs, of the size that most of ImageNet has, as JPEG files in two classes."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]  # 640 x 427
+    for number in range(count):
+        photograph = photographs[number % 2]
+        left, top = number % (photograph.width - PHOTO_SIZE[0]), number % (photograph.height - PHOTO_SIZE[1])
+        part = photograph.crop((left, top, left + PHOTO_SIZE[0], top + PHOTO_SIZE[1]))
+        path = folder / f"class {number % 2}" / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.save(path, quality=95)

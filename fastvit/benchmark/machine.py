@@ -42,19 +42,19 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def load_now() -> float | None:
+def load_now(source: Path = Path("/proc/loadavg"), looks: int = 20) -> float | None:
     """How many threads of others want to run, on average of two seconds in which this one only waits.
 
-    The average of the last minute, which the system tells, would still hold what this program did before.
+    The average of the last minute, which the system tells, still holds what this program did before. It is taken where
+    there is nothing else (not on Linux).
     """
-    source = Path("/proc/loadavg")
     if not source.exists():
         return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    running = []
-    for _ in range(20):
+    running = 0
+    for _ in range(looks):
         time.sleep(0.1)
-        running.append(int(source.read_text().split()[3].partition("/")[0]) - 1)  # without the one that reads
-    return sum(running) / len(running)
+        running += int(source.read_text().split()[3].partition("/")[0]) - 1  # without the one that reads
+    return running / looks
 
 
 def show(line: str = "") -> None:

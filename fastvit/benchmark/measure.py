@@ -46,9 +46,10 @@ def measure(suite: Suite, *, quick: bool = False, minutes: float | None = None) 
     all_groups = list(groups(suite, device))
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
     threads, load_before = suite.threads or cores(), load_now()
-    earlier = _earlier(suite, quick, device, environment_of(device, threads))
+    machine = environment_of(device, threads)
+    earlier = _earlier(suite, quick, device, machine)
     with Engines(threads, device) as engines:
-        result = _start(suite, quick, earlier, engines)
+        result = _start(suite, quick, machine, earlier, engines)
         result.loads.append(load_before)
         done = sum(group.done for group in result.groups)
         for number, measurements in enumerate(all_groups[done:], done + 1):
@@ -148,6 +149,9 @@ def _measure_group(result: Result, measurements: list[Measurement], engines: Eng
             _note(row, engines.ask(_key(measurement, suite), "build", measurement, seconds=seconds), suite.output)
         if not row.error:
             ready[measurement] = row
+    whole = min((len(row.rounds_ms) for row in ready.values()), default=0)
+    for row in ready.values():
+        del row.rounds_ms[whole:]  # where one begins anew, all do
     saved = time.monotonic()
     while not _enough(suite, group, ready):
         _round(suite, ready, engines)
@@ -198,7 +202,7 @@ def _new_row(measurement: Measurement) -> Row:
 def _note(row: Row, answer: dict[str, Any] | Failure, folder: Path) -> None:
     if not isinstance(answer, Failure):
         facts = {k: v for k, v in answer.items() if k != "image_size"}
-        if row.rounds_ms and facts.get("engine") != row.facts.get("engine"):  # another is the fastest this time
+        if facts.get("engine") != row.facts.get("engine"):  # another is the fastest this time
             row.rounds_ms = []
         row.image_size, row.facts = answer["image_size"], facts
         return
@@ -207,11 +211,10 @@ def _note(row: Row, answer: dict[str, Any] | Failure, folder: Path) -> None:
         file.write(f"{row.network}, {row.form}, batch {row.batch_size}: {answer.reason}\n{answer.trace}\n")
 
 
-def _start(suite: Suite, quick: bool, earlier: Result | None, engines: Engines) -> Result:
+def _start(suite: Suite, quick: bool, machine: dict[str, Any], earlier: Result | None, engines: Engines) -> Result:
     """A new result, or the one that is to go on."""
     limits = _limits(suite, engines)
     if earlier is None:
-        machine = environment_of(engines.device, engines.threads)
         result = Result(suite=suite, quick=quick, device=engines.device, environment=machine, limits=limits)
     else:
         result = earlier.model_copy(update={"suite": suite, "limits": earlier.limits.joined(limits)})
@@ -254,6 +257,6 @@ def require_same(result: Result, suite: Suite, quick: bool, device: str, machine
     others += [] if (result.quick, result.device) == (quick, device) else ["the device or --quick"]
     if others:
         raise RunError(
-            f"output {suite.output} holds another result, choose another folder with output=<folder>:\n"
-            + "\n".join(others)
+            f"output {suite.output} holds another result, choose another folder with output=<folder>, "
+            "or with --everything by --output:\n" + "\n".join(others)
         )

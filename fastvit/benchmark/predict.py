@@ -157,14 +157,13 @@ def _files(suite: PredictSuite) -> Iterator[list[Path]]:
         yield find_images([folder])
 
 
-def write_photographs(folder: Path, count: int, sizes: Sequence[tuple[int, int]] = SIZES) -> None:
-    """Two photographs in these sizes, each turned or mirrored in one of eight ways, as JPEG files."""
+def write_photographs(folder: Path, count: int) -> None:
+    """Two photographs in four sizes, each turned or mirrored in one of eight ways, as JPEG files."""
     from sklearn.datasets import load_sample_images
 
-    folder.mkdir(parents=True, exist_ok=True)
     photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
     ways = [None, *Image.Transpose]
     for number in range(count):
-        picture = photographs[number % 2].resize(sizes[number // 2 % len(sizes)], Image.Resampling.BICUBIC)
+        picture = photographs[number % 2].resize(SIZES[number // 2 % len(SIZES)], Image.Resampling.BICUBIC)
         way = ways[number // 8 % len(ways)]
         (picture if way is None else picture.transpose(way)).save(folder / f"{number:04d}.jpg", quality=92)

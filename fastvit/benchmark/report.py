@@ -12,7 +12,7 @@ from fastvit.benchmark.result import Group, Result, Row
 from fastvit.benchmark.statistics import LEAST_ROUNDS, Figures, figures, paired_ratio
 from fastvit.benchmark.suite import Accuracy
 
-BUSY = 0.3  # running processes for each thread, before the run, from which on other work disturbs it
+BUSY = 0.3  # threads of others for each of ours, before the run, from which on they disturb it
 
 Line = Sequence[str]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from fastvit.benchmark.result import FILE
 from fastvit.config import apply_overrides, read_file, validate
 from fastvit.errors import RecipeError, RunError, nearest
 from fastvit.runtime.environment import environment
 
-FILE = "result.json"
 SPECIAL = ("loader", "distillation", "serving", "predict", "layers")
 
 
@@ -42,7 +42,8 @@ def run_special(path: Path, overrides: Sequence[str], *, quick: bool = False) ->
     module = import_module(f"fastvit.benchmark.{special_suite(path)}")
     values = read_file(path)
     shorter = values.pop("quick", {})
-    values |= {**shorter, "output": f"{values['output']}_quick"} if quick else {}
+    if quick:
+        values |= shorter | {"output": f"{values.get('output')}_quick"}
     suite = validate(apply_overrides(values, overrides), module.SUITE, str(path))
     if (suite.output / FILE).exists():
         raise RunError(f"output {suite.output} already holds a result: choose another with output=<folder>")

@@ -106,7 +106,7 @@ class Quick(Section):
     forms: Names = ()
     batch_sizes: tuple[PositiveInt, ...] = ()
     image_sizes: tuple[PositiveInt, ...] = ()
-    rounds: PositiveInt = 5
+    rounds: PositiveInt = 6  # the least for an interval
 
 
 class Suite(Section):

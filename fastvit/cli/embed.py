@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=("npz", "parquet"), default="npz", help="of the files (npz)")
     parser.add_argument("--split", help="of a dataset, such as train")
     parser.add_argument("--root", type=Path, metavar="FOLDER", help="of a dataset")
+    parser.add_argument("--image-column", metavar="NAME", help="of a dataset of Hugging Face's or TensorFlow's (image)")
+    parser.add_argument("--label-column", metavar="NAME", help="the same (label)")
     parser.add_argument(
         "--part", type=int, default=10_000, metavar="N", help="images in a file (10000); a shard is one"
     )
@@ -57,7 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
     with process_group() as processes:
         trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
         require_features(trained)
-        chosen = {"split": arguments.split, "root": arguments.root, "image_size": trained.preprocessing.height}
+        columns = arguments.image_column, arguments.label_column
+        chosen = {"split": arguments.split, "root": arguments.root, "columns": columns}
+        chosen["image_size"] = trained.preprocessing.height
         parts = processes.on_main(lambda: find_parts(arguments.images, size=arguments.part, **chosen))
         processes.on_main(lambda: require_writable(arguments.output))
         torch.manual_seed(0)  # random weights are the same in all processes, and next time

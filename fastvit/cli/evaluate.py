@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         trained, task = find(arguments)
         if processes.is_main:
             tell_licence(trained.licence)
-        folder = arguments.output or folder_of(trained, task, arguments.overrides)
+        folder = arguments.output or folder_of(trained, arguments.overrides)
         forms = (arguments.form,) if arguments.form in FORMS else FORMS
         result, written, notices = evaluate_forms(
             trained, task, folder, forms=forms, explain=arguments.explain, processes=processes
@@ -84,8 +84,9 @@ def find(arguments: argparse.Namespace) -> "tuple[Trained, Task]":
     from fastvit.trained import Kind, find_trained, kind_of
 
     kind, said = kind_of(arguments.source), options(arguments)
-    if kind not in (Kind.RUN, Kind.RECIPE):
-        said = replace(said, overrides=())  # they are about the images only
+    about_images_alone = kind not in (Kind.RUN, Kind.RECIPE)
+    kept = [] if about_images_alone else [each for each in said.overrides if not each.startswith("output=")]
+    said = replace(said, overrides=tuple(kept))  # a run keeps its folder, where its division is
     trained = find_trained(arguments.source, said)
     task = task_of(trained, arguments.overrides)
     if kind is Kind.FILE and (arguments.form or task.recipe.loop.precision != "float32"):
@@ -93,12 +94,12 @@ def find(arguments: argparse.Namespace) -> "tuple[Trained, Task]":
     return trained, task
 
 
-def folder_of(trained: "Trained", task: "Task", overrides: Sequence[str]) -> Path:
+def folder_of(trained: "Trained", overrides: Sequence[str]) -> Path:
     """The run's own folder, or one in it. What is no run must not replace a run's results, and has one of its own."""
     from fastvit.trained import Kind
 
-    if any(override.startswith("output=") for override in overrides):
-        return task.recipe.output
+    if given := [override.partition("=")[2] for override in overrides if override.startswith("output=")]:
+        return Path(given[-1]).expanduser()
     if trained.kind is not Kind.RUN:
         return Path("runs/evaluated") / re.sub(r"[^\w.=-]+", "_", trained.source.strip("/"))
     source = Path(trained.source)
@@ -107,8 +108,7 @@ def folder_of(trained: "Trained", task: "Task", overrides: Sequence[str]) -> Pat
 
 def folder_name(overrides: Sequence[str]) -> str:
     """Results by other settings than the run's own go into a folder of their own, within the run's."""
-    settings = [override for override in overrides if not override.startswith("output=")]
-    return re.sub(r"[^\w.=,-]+", "_", ",".join(settings))[:100]
+    return re.sub(r"[^\w.=,-]+", "_", ",".join(overrides))[:100]
 
 
 def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "Processes") -> None:

@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from fastvit import shipped
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
     from fastvit.runtime.processes import process_group
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.training.dry_run import dry_run
     from fastvit.training.engine import train
 
-    if arguments.resume and arguments.recipe and "=" in arguments.recipe:  # --resume FOLDER key=value
+    if "=" in (arguments.recipe or "") and not shipped.find(arguments.recipe).is_file():  # --resume FOLDER key=value
         arguments.overrides.insert(0, arguments.recipe)
         arguments.recipe = None
     if not arguments.recipe and not arguments.resume:

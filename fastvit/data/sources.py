@@ -20,7 +20,7 @@ from fastvit.errors import DataError
 DIGITS_SPLITS = {"train": True, "validation": False, "val": False}
 READ_BY_TIMM = ("torch", "hfds", "hfids", "tfds", "wds")  # prefixes of `timm.data.create_dataset`
 WITH_COLUMNS = ("hfds", "hfids", "tfds")  # of them
-DEFAULT_COLUMNS = {"data.image_column": "image", "data.label_column": "label"}  # timm's
+DEFAULT_COLUMNS = {"image_column": "image", "label_column": "label"}  # timm's
 
 
 def open_source(
@@ -94,7 +94,10 @@ def _require_columns(reader: Any, name: str, columns: tuple[str | None, str | No
     for key, column in zip(DEFAULT_COLUMNS, columns, strict=True):
         column = column or DEFAULT_COLUMNS[key]
         if features and not has_field(features, column):
-            raise DataError(f"dataset {name} has no column {column}, but {', '.join(features)}: set {key} to one")
+            raise DataError(
+                f"dataset {name} has no column {column}, but {', '.join(features)}: set data.{key} to one "
+                f"(of fastvit embed --{key.replace('_', '-')})"
+            )
 
 
 def _name_classes(dataset: Any, reader: Any) -> None:

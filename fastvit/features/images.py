@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset
 
 from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, as_rgb, is_image, read_image
-from fastvit.data.sources import READ_BY_TIMM, open_source
+from fastvit.data.sources import READ_BY_TIMM, has_columns, open_source
 from fastvit.errors import DataError, some
 from fastvit.prediction import find_images
 
@@ -130,23 +130,29 @@ class Samples(Part):
 
 
 def find_parts(
-    names: Sequence[str], *, size: int, split: str | None = None, root: Path | None = None, image_size: int = 256
+    names: Sequence[str],
+    *,
+    size: int,
+    split: str | None = None,
+    root: Path | None = None,
+    columns: tuple[str | None, str | None] = (None, None),
+    image_size: int = 256,
 ) -> list[Part]:
     """The images that a user names, cut into parts.
 
     Args:
         names: images, folders of images or shards, shards, and patterns; or one dataset that a recipe can name.
         size: images in a part; a shard is one by itself.
-        split, root: of a dataset.
+        split, root, columns: of a dataset; the columns of images and labels, where it has any.
         image_size: the digits are made in this size.
 
     Raises:
         DataError: there are none, or none of the first ones can be read.
     """
     if any(map(_is_dataset, names)):
-        parts: list[Part] = _of_dataset(names, split, root, size=size, image_size=image_size)
-    elif split or root:
-        raise DataError(f"--split and --root are for datasets, and {names[0]} is none: leave them out")
+        parts: list[Part] = _of_dataset(names, split, root, columns, size=size, image_size=image_size)
+    elif split or root or any(columns):
+        raise DataError(f"--split, --root and columns are for datasets, and {names[0]} is none: leave them out")
     else:
         paths = find_images(names, (*IMAGE_SUFFIXES, SHARD))
         shards = [path for path in paths if path.suffix.lower() == SHARD]
@@ -156,14 +162,23 @@ def find_parts(
 
 
 def _of_dataset(
-    names: Sequence[str], split: str | None, root: Path | None, *, size: int, image_size: int
+    names: Sequence[str],
+    split: str | None,
+    root: Path | None,
+    columns: tuple[str | None, str | None],
+    *,
+    size: int,
+    image_size: int,
 ) -> list[Part]:
     title = names[0]
     if len(names) > 1 or not split:
         raise DataError(f"a dataset is embedded alone, and one split at a time: {title} --split train, for example")
     if root is None and title.partition("/")[0] in ("torch", "wds"):
         raise DataError(f"--root is missing: the folder of dataset {title}")
-    source = open_source(title, root, split, training=False, num_classes=None, image_size=image_size, upright=True)
+    if any(columns) and not has_columns(title):
+        raise DataError(f"--image-column and --label-column: dataset {title} has no columns, leave them out")
+    how = {"training": False, "num_classes": None, "image_size": image_size, "upright": True, "columns": columns}
+    source = open_source(title, root, split, **how)
     if isinstance(source, IterableDataset):
         raise DataError(f"{title} is read as a stream: name its shards, that is its {SHARD} files, instead")
     ranges = _ranges(len(source), size)

@@ -185,10 +185,9 @@ class StreamLoader:
                 "data.workers is 0, but a stream shuffles each epoch in worker processes only: set it to 1 or more"
             )
         self.accumulation, self.batch_size = plan.accumulation, plan.at_a_time
-        readers: Any = dataset  # timm's own kind of data set
-        if reader := getattr(readers, "reader", None):  # whose length is of the whole batches of all workers
+        if reader := getattr(dataset, "reader", None):  # timm's, whose length is of the whole batches of all workers
             reader.batch_size = self.batch_size
-            readers.set_loader_cfg(num_workers=plan.workers)
+            dataset.set_loader_cfg(num_workers=plan.workers)  # type: ignore[attr-defined]
         self.stream = SeededStream(dataset, plan.seed, plan.processes)
         self.steps_per_epoch = len(dataset) // (self.batch_size * self.accumulation)
         self.loader = DataLoader(

@@ -64,8 +64,8 @@ def find_nonfinite(learner: Learner, batches: Sequence[Any]) -> str | None:
 
 
 def _first(modules: Sequence[str], losses: Mapping[str, Tensor]) -> str | None:
-    for name in modules:
-        return f"the output of module {name}"
+    if modules:
+        return f"the output of module {modules[0]}"
     for name, loss in losses.items():
         if not loss.isfinite():
             return f"the loss {name}, of a finite output"

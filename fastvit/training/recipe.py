@@ -93,7 +93,7 @@ class LoopConfig(Section):
     accumulation: PositiveInt = 1  # batches one after the other whose gradients make one step: for little memory
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the forward pass
     tf32: bool = True  # on NVIDIA's GPUs from Ampere on, float32 is computed in TF32: timm's choice; false: in float32
-    cudnn_benchmark: bool = True  # cuDNN tries its algorithms, and takes the fastest: timm's and Apple's choice
+    cudnn_benchmark: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # cuDNN takes the fastest of its algorithms
     channels_last: bool = False  # order in memory in which convolutions are often faster
     compile: bool = False  # torch.compile; validation is never compiled
     grad_checkpointing: bool = False  # compute activations again in the backward pass: less memory, slower

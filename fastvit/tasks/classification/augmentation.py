@@ -56,7 +56,7 @@ class BatchAugmentation:
 
 
 def build_mixup(recipe: ClassificationRecipe, kind: type[Mixup] = Mixup, **options: Any) -> Mixup:
-    """timm's mixup and cutmix as a recipe says, of one of timm's kinds; `options` come before what the recipe says."""
+    """timm's mixup and cutmix as a recipe says, of one of timm's kinds; `options` replace what the recipe says."""
     augmentation = recipe.augmentation
     said = {
         "mixup_alpha": augmentation.mixup,
