@@ -69,4 +69,6 @@ def state_dict_in(source: Any, label: str) -> dict[str, Any]:
         source = next((source[key] for key in WRAPPERS if isinstance(source.get(key), Mapping)), source)
     if not isinstance(source, Mapping) or not all(isinstance(name, str) for name in source):
         raise CheckpointError(f"{label} is not a checkpoint: it holds a {type(source).__name__}, no state dict")
-    return clean_state_dict(dict(source))
+    state = clean_state_dict(dict(source))
+    state.pop("n_averaged", None)  # of an average that is a `torch.optim.swa_utils.AveragedModel`, as torchvision's
+    return state

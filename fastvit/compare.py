@@ -1,8 +1,10 @@
 """How far the outputs of two models are from each other."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -27,6 +29,11 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
     with exact_float32(), torch.autocast(x.device.type, enabled=False):
         expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
     return relative_error(actual, expected)
+
+
+def largest(errors: Sequence[float]) -> float:
+    """NaN if one of them is: Python's `max` takes 1e-6 for the larger of 1e-6 and NaN."""
+    return float(np.max(errors))
 
 
 def relative_error(actual: Any, expected: Any) -> float:

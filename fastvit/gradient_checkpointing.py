@@ -22,8 +22,8 @@ def checkpointed(blocks: nn.Sequential, x: Tensor) -> Tensor:
 class _StatisticsStay:
     """A context in which the batch norms of a block compute the same, and leave their running statistics as they are.
 
-    Given none, they would keep other tensors for the backward pass than the first time, which torch refuses. So they
-    take 1 of what they have and 0 of the batch.
+    Without running statistics they would keep other tensors for the backward pass than the first time, which torch
+    refuses. So they take 1 of what they have and 0 of the batch.
     """
 
     def __init__(self, block: nn.Module):

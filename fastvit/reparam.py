@@ -246,8 +246,8 @@ def _uncompiled(model: nn.Module) -> nn.Module:
     """The forward of a wrapper of `torch.compile` is that of the module it was made of, whatever takes its place."""
     for module in model.modules():
         for name, child in module._modules.items():
-            module._modules[name] = getattr(child, "_orig_mod", child)
-    return getattr(model, "_orig_mod", model)
+            module._modules[name] = child if child is None else child._modules.get("_orig_mod", child)
+    return model._modules.get("_orig_mod", model)
 
 
 def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], problems: Problems) -> nn.Module:
@@ -261,11 +261,11 @@ def _fuse_tree(module: nn.Module, name: str, done: dict[nn.Module, nn.Module], p
             module.reparameterize()
     except CannotFuse as reason:
         problems[called(module, name)] = str(reason)
-    made = done[module]
+    made, names = done[module], {part: part_name for part_name, part in module.named_children()}
     if not isinstance(made, Reparameterizable):  # what cannot be fused keeps its parts
-        for child_name, child in made._modules.items():
+        for key, child in made._modules.items():
             if child is not None:
-                made._modules[child_name] = _fuse_tree(child, f"{name}.{child_name}".lstrip("."), done, problems)
+                made._modules[key] = _fuse_tree(child, f"{name}.{names.get(child, key)}".lstrip("."), done, problems)
     return made
 
 

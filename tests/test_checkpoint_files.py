@@ -110,11 +110,19 @@ def test_what_holds_no_state_dict(source):
 
 
 @pytest.mark.parametrize("name", ["fastvit_t8", "test_resnet"])
-def test_files_of_anyone_s_training_load_into_any_network(name, path):
+@pytest.mark.parametrize("content", ["tutorial", "torchvision"])
+def test_files_of_anyone_s_training_load_into_any_network(content, name, path):
     options = small(name) if name == "fastvit_t8" else {}
     model, again = (timm.create_model(name, num_classes=3, **options) for _ in range(2))
     state = {f"module.{key}": tensor for key, tensor in model.state_dict().items()}
-    torch.save({"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {}}, path)
+    average = {"n_averaged": torch.tensor(7), **state}
+    torch.save(
+        {
+            "tutorial": {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {}},
+            "torchvision": {"epoch": 3, "model": again.state_dict(), "model_ema": average},
+        }[content],
+        path,
+    )
     load_weights(again, path)
     assert equal(again.state_dict(), model.state_dict())
     path.write_bytes(b"no checkpoint")

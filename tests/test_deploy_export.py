@@ -73,7 +73,8 @@ def test_a_wrong_result_at_one_of_several_shapes_leaves_nothing(model, tmp_path,
             r"^the safetensors file .* cannot be verified \(RuntimeError: no kernel\)$",
         ),
         (ExportError("it says why"), "^it says why$"),
-        (OSError("no such library"), r"^cannot write .*a\.safetensors \(no such library\)$"),
+        (OSError("no such library"), r"cannot be verified \(OSError: no such library\)$"),
+        (OSError(28, "No space left"), r"^cannot write .*a\.safetensors \(No space left\)$"),
     ],
 )
 def test_a_runtime_that_fails_gets_a_sentence_and_leaves_nothing(model, tmp_path, quick, monkeypatch, failure, message):

@@ -267,7 +267,7 @@ def test_encoders(variant, name, tmp_path):
 def test_an_open_size_begins_where_the_smallest_map_has_two_pixels():
     """torch.export takes an axis of one pixel for a constant."""
     model = timm.create_model("fastvit_mci3", features_only=True, **small("fastvit_mci3"))
-    with pytest.raises(ExportError, match="with an open size, images are 128 to 1024 pixels on a side, not 64x64"):
+    with pytest.raises(ExportError, match=r"images are 128 to 1024 pixels on a side .*, not 64x64$"):
         make_request(model, torch.zeros(1, 3, 64, 64), dynamic=("size",))
     assert make_request(model, torch.zeros(1, 3, 160, 128), dynamic=("size",)).ranges()["height"] == (128, 1024)
 

@@ -12,10 +12,10 @@ import yaml
 
 import fastvit
 from deployment import LABELS, PREPROCESSING, small_network
-from fastvit.deploy import Card, export
+from fastvit.deploy import Card, export, load
 from fastvit.errors import ExportError
 from fastvit.model_card import model_card
-from fastvit.trained import load_trained
+from fastvit.trained import Options, find_trained, load_trained
 from hub import TOKEN, running
 from launch import complaint, script
 
@@ -61,6 +61,19 @@ def test_the_fused_weights_lie_beside(folder, trained):
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(fused(images), trained.network(images), rtol=1e-3, atol=1e-3)
+
+
+def test_a_folder_of_a_fused_network_is_exported_as_that(tmp_path):
+    options = {"depths": (1, 1, 1, 1), "dims": (8, 16, 32, 64), "num_classes": 5}
+    fused = timm.create_model("fastvit_t8", fused=True, **options).eval()
+    timm.models.save_for_hf(fused, tmp_path / "fused")
+    trained = find_trained(f"local-dir:{tmp_path / 'fused'}", Options())
+    images = torch.randn(2, 3, 64, 64)
+    with pytest.raises(ExportError, match="holds the network in train form, and this one is fused"):
+        export(trained.module, tmp_path / "a.timm", images, format="timm", card=trained.card)
+    script("export")([trained.source, "--format", "safetensors", "--output", str(tmp_path)])
+    with torch.no_grad():
+        torch.testing.assert_close(load(tmp_path / "fused.safetensors")(images), fused(images))
 
 
 def test_the_card_of_a_run_says_what_was_measured_on_what(short_run):

@@ -242,6 +242,32 @@ def test_what_follows_a_convolution_fuses_too():
     fused = reparameterize_model(leaf)
     assert fusion_error(leaf, fused, (6, 8, 8)) < 1e-5
     assert not [module for module in fused.modules() if isinstance(module, _BatchNorm)]
+    leaf.se.conv.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match=r"^se\.conv \(ConvBN\) is left unfused: it has forward hooks"):
+        reparameterize_model(leaf)
+
+
+class Forwarding(nn.Module):
+    """A wrapper that passes what it has not on to what is inside, and computes something of its own."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.inside, name)
+
+    def forward(self, x):
+        return 2 * self.inside(x)
+
+
+def test_a_wrapper_around_what_was_compiled_stays():
+    plain = nn.Sequential(Forwarding(randomize(RepMixer(8)))).eval()
+    compiled = nn.Sequential(Forwarding(torch.compile(plain[0].inside)))
+    assert fusion_error(plain, reparameterize_model(compiled), (8, 8, 8)) < 1e-5
 
 
 def test_what_was_compiled_is_fused():

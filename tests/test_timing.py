@@ -23,6 +23,7 @@ def test_what_computes_on_the_cpu_starts_no_gpu(monkeypatch):
     started = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: started.append(1))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     seconds_of(lambda: None)
     assert started == []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)

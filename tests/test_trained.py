@@ -214,7 +214,7 @@ def test_classes_of_imagenet_have_names_of_their_own():
         ("fastvit_t8.apple_in1k", {"num_classes": 7}, "has 1000 classes: --num-classes is for --checkpoint and"),
         ("fastvit_t8", {"random_weights": True, "num_classes": 0}, "--num-classes is 0; it must be at least 1"),
         ("resnet50t", {"pretrained": True}, "there are no published weights of resnet50t: give --checkpoint FILE"),
-        ("resnet50t.in1k", {}, "resnet50t has no weights in1k, but none"),
+        ("resnet50t.in1k", {}, "resnet50t has no weights in1k, nor any other published ones"),
         ("fastvit_t8", {"checkpoint": "nowhere.pt"}, "there is no checkpoint file nowhere.pt"),
         ("fastvit_t8", {"pretrained": True, "random_weights": True}, "exclude each other: give one of them"),
         ("fastvit_t8", {"random_weights": True, "overrides": ("a=b",)}, "which has no recipe: leave out key=value"),

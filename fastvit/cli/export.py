@@ -218,10 +218,9 @@ def labels_of(trained: "Trained", file: Path | None) -> tuple[str, ...] | None:
 
 def require_known_to_safetensors(trained: "Trained", formats: list[str]) -> None:
     """Weights alone are of use where the fused network can be built without them: in our own."""
-    from fastvit.reparam import Reparameterizable
+    from fastvit.weights import plain_names
 
-    is_ours = any(isinstance(module, Reparameterizable) for module in trained.module.modules())
-    if "safetensors" in formats and not is_ours:
+    if "safetensors" in formats and not plain_names(trained.module.state_dict()):
         raise ExportError(f"safetensors holds the weights of a fused FastViT, and {trained.name} is none: leave it out")
 
 

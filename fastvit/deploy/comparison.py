@@ -43,7 +43,7 @@ def compare(run: Run, request: Request) -> list[dict[str, Any]]:
 
 
 def output_error(actual: Any, expected: Any) -> float:
-    """`relative_error` of tensors in any nesting; infinite where there are others, or one has another shape."""
+    """`relative_error` of tensors in any nesting; infinite where their number or a shape differs."""
     actual, expected = tree_leaves(actual), tree_leaves(expected)
     same = [each.shape for each in actual] == [each.shape for each in expected]
     return relative_error(actual, expected) if same else math.inf

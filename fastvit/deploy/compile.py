@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_unflatten
 
+from fastvit.compare import largest
 from fastvit.deploy.comparison import output_error
 from fastvit.deploy.engines import ENGINES, TOLERANCE, Engine, Subject
 from fastvit.deploy.float16 import ADVICE, require_layers
@@ -143,7 +144,7 @@ def _make(engine: Engine, subject: Subject) -> Inference:
     for shape in engine.trials(subject):
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(subject.example)
         errors.append(output_error(inference(images), outputs_of(subject.network, images)[0]))
-    error = float(np.max(errors))  # NaN if one is, unlike Python's max
+    error = largest(errors)
     if not error <= TOLERANCE[inference.precision]:
         raise RuntimeError(
             f"what {engine.name} computes differs from the network by {error:.1e} (relative L2), more than "

@@ -42,9 +42,11 @@ def explained(problem: str, folder: Path, request: Request) -> Iterator[None]:
     """
     try:
         yield
-    except (UserError, OSError):
+    except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; loading a library has none
+            raise
         require_space(folder, request)
         raise ExportError(f"{problem} ({type(error).__name__}: {reason_of(error)})") from error
 

@@ -39,7 +39,7 @@ class Exported:
 
     def __call__(self, images: Tensor | np.ndarray) -> Tensor | tuple[Tensor, ...] | dict[str, Tensor]:
         images = as_tensor(images)
-        if images.ndim == 4:  # else they are no images, as the next line says
+        if images.ndim == 4:  # `computed` refuses anything else
             self._require_shape(images)
         outputs = computed(self._run, images, self.dtype)
         if keys := self.sidecar.get("keys"):

@@ -170,6 +170,9 @@ def _require_shapes(example: Tensor, dynamic: Collection[str], limits: Limits) -
     batch, _, height, width = example.shape
     low, high = limits.side
     if "size" in dynamic and not (low <= height <= high and low <= width <= high):
-        raise ExportError(f"with an open size, images are {low} to {high} pixels on a side, not {height}x{width}")
+        raise ExportError(
+            f"images are {low} to {high} pixels on a side where the size is open, as in pages of segmenters, not "
+            f"{height}x{width}"
+        )
     if "batch" in dynamic and batch > limits.batch[1]:
         raise ExportError(f"with an open batch, there are at most {limits.batch[1]} images, not {batch}")

@@ -99,7 +99,8 @@ class Options:
         """
         name, _, tag = source.partition(".") if tags is not None else (source, "", "")
         if tag and tag not in tags:
-            raise RunError(f"{name} has no weights {tag}, but {', '.join(tags) or 'none'}{nearest(tag, tags)}")
+            known = f"but {', '.join(tags)}{nearest(tag, tags)}" if tags else "nor any other published ones"
+            raise RunError(f"{name} has no weights {tag}, {known}")
         given = [name for name in _WEIGHTS if getattr(self, name)]
         if len(given) > 1:
             raise RunError("--checkpoint, --pretrained and --random-weights exclude each other: give one of them")
@@ -111,9 +112,9 @@ class Options:
             return "pretrained"
         if not given:
             known = some([f"{name}.{each}" for each in tags or ()]) or "there is none"
-            tag = "" if tags is None else f"a tag ({known}), "
+            a_tag = "" if tags is None else f"a tag ({known}), "
             raise RunError(
-                f"{source} has no weights of its own: give {tag}--checkpoint FILE, --pretrained for the hub's, or "
+                f"{source} has no weights of its own: give {a_tag}--checkpoint FILE, --pretrained for the hub's, or "
                 "--random-weights to try things out"
             )
         return given[0]

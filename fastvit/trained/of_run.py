@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from fastvit.checkpoint_files import CheckpointError
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RecipeError, RunError, require_packages
 from fastvit.predictor import CLASSIFIERS
@@ -79,7 +80,7 @@ def of_recipe(source: str, options: Options) -> Trained:
             weights = create_pretrained(recipe.model.name, advice=ADVICE, num_classes=recipe.data.num_classes)
             model.load_state_dict(weights.state_dict())
         elif options.checkpoint:
-            load_weights(model, options.checkpoint)
+            load_whole(model, options.checkpoint, advice="set data.num_classes to as many")
         return model
 
     run = run_of(options.checkpoint) if options.checkpoint else None
@@ -87,6 +88,15 @@ def of_recipe(source: str, options: Options) -> Trained:
     labels, licence = (run.labels, run.licence) if run else (None, licence_of(recipe.model.name, start))
     own = {"name": recipe.output.name, "labels": labels, "weights": words, "licence": licence}
     return _of_task(source, task, options, Kind.RECIPE, **own, load=load)
+
+
+def load_whole(model: nn.Module, checkpoint: Path, *, advice: str) -> None:
+    """Load a file with its classifier. Raises RunError, with `advice` where that has another number of classes."""
+    try:
+        load_weights(model, checkpoint)
+    except CheckpointError as error:
+        keep = "pass reset_head=True to keep the model's own and load the rest"
+        raise RunError(str(error).replace(keep, advice)) from error
 
 
 def _require_pretrained(source: str, recipe: Any) -> None:

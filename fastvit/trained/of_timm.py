@@ -12,13 +12,12 @@ from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
-from fastvit.pretrained import create_pretrained, load_weights, read_config
+from fastvit.pretrained import create_pretrained, read_config
 from fastvit.trained.licence import licence_of
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
-from fastvit.trained.of_run import ADVICE, run_of, words_for_weights
+from fastvit.trained.of_run import ADVICE, load_whole, run_of, words_for_weights
 from fastvit.variants import VARIANTS
-from fastvit.weights import CheckpointError
 
 
 def of_timm(source: str, options: Options) -> Trained:
@@ -39,7 +38,7 @@ def of_timm(source: str, options: Options) -> Trained:
             return create_pretrained(source, advice=ADVICE, **asked).eval()
         model = timm.create_model(architecture, **asked).eval()
         if options.checkpoint:
-            _load_weights(model, options.checkpoint)
+            load_whole(model, options.checkpoint, advice="say how many with --num-classes")
         return model
 
     trained = Trained(
@@ -62,6 +61,7 @@ def of_hub(source: str, options: Options) -> Trained:
     """What `hf-hub:owner/name` or `local-dir:folder` holds. Raises UserError."""
     config, architecture, own = read_config(source, advice="copy its files here, and name them as local-dir:FOLDER")
     asked = own | _options(config["num_classes"], options)
+    unfused = {name: value for name, value in asked.items() if name not in ("fused", "inference_mode")}
     place = Path(source.partition(":")[2].partition("@")[0])
     features = options.features_only or _is_encoder(architecture, config, config["num_classes"])
     return Trained(
@@ -72,21 +72,11 @@ def of_hub(source: str, options: Options) -> Trained:
         preprocessing=_preprocessing(config, options),
         labels=None if features else _labels(config, config["num_classes"]),
         weights=source,
-        architecture={"name": architecture, "options": asked},
+        architecture={"name": architecture, "options": unfused},
         task=None,
         load=lambda: create_pretrained(source, advice=ADVICE, **_options(config["num_classes"], options)).eval(),
         licence=config.get("license", licence_of(architecture, "checkpoint")) or "",
     )
-
-
-def _load_weights(model: nn.Module, checkpoint: Path) -> None:
-    try:
-        load_weights(model, checkpoint)
-    except CheckpointError as error:
-        advice = "say how many with --num-classes"  # here no classifier is left out
-        raise RunError(
-            str(error).replace("pass reset_head=True to keep the model's own and load the rest", advice)
-        ) from error
 
 
 def _run_of_this_network(architecture: str, options: Options) -> Trained | None:

@@ -1,7 +1,6 @@
 """ExecuTorch with XNNPACK, for ARM and x86 CPUs in phones and other small machines."""
 
 from pathlib import Path
-from threading import Lock
 
 import torch
 from torch import Tensor
@@ -10,6 +9,7 @@ from torch.export import ExportedProgram
 from fastvit.deploy.formats.format import Format, export_program, run_of
 from fastvit.deploy.request import Limits, Request
 from fastvit.deploy.runtimes.run import Run, Settings
+from fastvit.deploy.runtimes.turns import Turns
 
 
 class ExecuTorch(Format):
@@ -32,10 +32,10 @@ class ExecuTorch(Format):
         from executorch.runtime import Runtime
 
         method = Runtime.get().load_program(path).load_method("forward")
-        lock = Lock()
+        turns = Turns(1)
 
         def execute(images: Tensor) -> list[Tensor]:
-            with lock:  # the runtime's own memory is written over by the next call
+            with turns:  # the runtime's own memory is written over by the next call
                 return [output.clone() for output in method.execute([images])]
 
         return run_of(execute)

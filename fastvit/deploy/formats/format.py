@@ -5,11 +5,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from fastvit.compare import largest
 from fastvit.deploy.comparison import compare
 from fastvit.deploy.network import flat
 from fastvit.deploy.request import INPUT_NAME, Limits, Request
@@ -28,9 +28,9 @@ class Format(ABC):
         packages: what running needs besides torch, by distribution name -> module.
         converters: what converting needs on top of that.
         extra: of fastvit that installs them.
-        axes: what can stay open.
-        opened: what always does.
-        limits: how far.
+        axes: those that can stay open.
+        opened: those that are always open.
+        limits: how far open axes reach.
         tolerance: largest relative L2 difference of the outputs from the eager network's.
         depthwise: whether its runtime is faster with grouped convolutions written as depthwise ones.
         float16: whether its numbers are, except in layers that are named.
@@ -76,7 +76,7 @@ class Format(ABC):
         Raises ExportError if it differs.
         """
         errors = compare(self.verify(path, request), request)
-        worst = float(np.max([each["relative_error"] for each in errors]))  # NaN if one is, unlike Python's max
+        worst = largest([each["relative_error"] for each in errors])
         if not worst <= self.tolerance:
             raise ExportError(
                 f"what {self.runtime} computes from the {self.name} file differs from the network by {worst:.1e} "

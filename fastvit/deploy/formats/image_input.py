@@ -6,13 +6,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from fastvit.compare import largest
 from fastvit.deploy.comparison import compare_pixels, compare_probabilities
 from fastvit.deploy.formats.format import Format
 from fastvit.deploy.formats.onnx import Onnx, onnx_of
@@ -21,6 +21,7 @@ from fastvit.deploy.network import Network
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.openvino import core, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
+from fastvit.deploy.runtimes.turns import Turns
 from fastvit.errors import ExportError
 
 IMAGE_NAME, PROBABILITIES = "image", "probabilities"
@@ -70,7 +71,7 @@ class ImageInput(Format):
         graph = preprocessing_graph(preprocessing).SerializeToString()
         results = compare_pixels(self.run_on_images(graph, settings), preprocessing, request)
         differences = compare_probabilities(self.run_on_images(path, settings), request)
-        worst = float(np.max(differences))  # NaN if one is, unlike Python's max
+        worst = largest(differences)
         if not worst <= self.tolerance:
             raise ExportError(
                 f"a probability that {self.runtime} computes differs from Python's by {worst:.1e}, more than "
@@ -121,10 +122,10 @@ class OpenVinoImage(ImageInput, OpenVino):
     def run_on_images(self, source: bytes | Path, settings: Settings) -> ImageRun:
         model = core().read_model(io.BytesIO(source) if isinstance(source, bytes) else source)
         config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": settings.threads}
-        compiled, busy = core().compile_model(model, "CPU", config), Lock()
+        compiled, turns = core().compile_model(model, "CPU", config), Turns(1)
 
         def run(image: np.ndarray) -> np.ndarray:
-            with busy:
+            with turns:
                 return compiled([image])[0].copy()
 
         return run

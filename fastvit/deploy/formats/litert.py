@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from fastvit.deploy.formats.format import Format
 from fastvit.deploy.network import Network, flat, made_up_names
 from fastvit.deploy.request import INPUT_NAME, Request
 from fastvit.deploy.runtimes.run import Run, Settings, as_float32
+from fastvit.deploy.runtimes.turns import Turns
 from fastvit.errors import ExportError
 
 
@@ -76,10 +76,10 @@ def litert_run(path: Path, settings: Settings) -> Run:
     signature = interpreter.get_signature_runner()
     (image_name,) = signature.get_input_details()
     names = sorted(signature.get_output_details())  # a network has fewer than ten
-    busy = Lock()
+    turns = Turns(1)
 
     def run(images: Tensor) -> tuple[Tensor, ...]:
-        with busy:
+        with turns:
             outputs = signature(**{image_name: as_float32(images.permute(0, 2, 3, 1))})
             return tuple(torch.from_numpy(outputs[name].copy()) for name in names)
 

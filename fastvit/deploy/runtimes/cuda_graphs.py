@@ -1,12 +1,12 @@
 """CUDA graphs: the kernels of a call, recorded once and replayed together."""
 
 from dataclasses import dataclass
-from threading import Lock
 
 import torch
 from torch import Tensor
 
 from fastvit.deploy.runtimes.run import Run
+from fastvit.deploy.runtimes.turns import Turns
 
 MOST_GRAPHS = 16  # each keeps the memory of a call
 
@@ -21,7 +21,7 @@ class Recorded:
 
 
 class CudaGraphs:
-    """Replays a graph for each shape of images. Calls of several threads wait for each other. Not run by us so far.
+    """Replays a graph for each shape of images. Calls of several threads take turns. Not run by us so far.
 
     Args:
         run: what to record; it has to compute the same for the same shape, without waiting for the GPU.
@@ -31,13 +31,13 @@ class CudaGraphs:
     def __init__(self, run: Run, device: torch.device):
         self._run = run
         self._graphs: dict[torch.Size, Recorded] = {}
-        self._lock = Lock()
+        self._turns = Turns(1)
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """A graph has one place for its images: all calls go through one stream, one after the other."""
         caller = torch.cuda.current_stream(images.device)
-        with self._lock, torch.cuda.stream(self._stream):
+        with self._turns, torch.cuda.stream(self._stream):
             self._stream.wait_stream(caller)
             if images.shape not in self._graphs and len(self._graphs) < MOST_GRAPHS:
                 self._graphs[images.shape] = self._record(images)

@@ -52,14 +52,15 @@ class Compiled:
         self._network, self._dtype, self._tolerance = network, dtype, tolerance
         self._programs: dict[Any, Run] = {}
         self._lock = Lock()
-        # Each calling thread starts threads of its own: more of them than cores slow each other (docs/log.md).
+        # Each caller has threads of its own, which slow each other. One call more at a time than there are threads was
+        # the fastest with 4 and with 16 clients (docs/log.md). On a GPU they take turns anyhow.
         self._turns = Turns(torch.get_num_threads() + 1)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         images = images.to(next(self._network.parameters()).device, self._dtype)
         images = images.contiguous(memory_format=torch.channels_last)
         key = (images.shape[1:], len(images) > 1)
-        if key not in self._programs:  # who has a program waits for no other's
+        if key not in self._programs:  # whose size is ready does not wait while another is compiled
             with self._lock:
                 if key not in self._programs:
                     self._programs[key] = self._compile(images)

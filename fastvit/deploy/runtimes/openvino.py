@@ -93,7 +93,7 @@ class Requests:
                 idle.append(request)
 
     def _requests(self, shape: tuple[int, ...]) -> list[Any]:
-        if shape in self._idle:  # who has a request waits for no other's
+        if shape in self._idle:  # whose size is ready does not wait while another is compiled
             return self._idle[shape]
         with self._lock:
             if shape in self._idle:

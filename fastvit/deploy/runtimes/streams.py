@@ -43,7 +43,7 @@ class Streams:
         return tuple(torch.cat(each) for each in zip(*outputs, strict=True))
 
     def _run(self, streams: int) -> Run:
-        if streams not in self._runs:  # who has what computes waits for no other
+        if streams not in self._runs:  # whose is ready does not wait while another is made
             with self._lock:
                 if streams not in self._runs:
                     self._runs[streams] = self._make(streams)

@@ -1,7 +1,7 @@
 """Callers that wait for each other, in the order in which they came."""
 
 from collections import deque
-from threading import Lock
+from threading import Event, Lock
 
 
 class Turns:
@@ -16,33 +16,32 @@ class Turns:
 
     def __init__(self, places: int):
         self._free = places
-        self._waiting: deque[Lock] = deque()  # each is released when its caller may go in
+        self._waiting: deque[Event] = deque()  # each is set when its caller may go in
         self._changing = Lock()
 
     def __enter__(self) -> None:
-        with self._changing:
-            if self._free:
-                self._free -= 1
-                return
-            mine = Lock()
-            mine.acquire()
-            self._waiting.append(mine)
+        called = Event()
         try:
-            mine.acquire()
+            with self._changing:
+                if self._free:
+                    self._free -= 1
+                    return
+                self._waiting.append(called)
+            called.wait()
         except BaseException:  # Ctrl-C: nobody waits here any more
-            self._leave(mine)
+            self._leave(called)
             raise
 
     def __exit__(self, *_: object) -> None:
         with self._changing:
             if self._waiting:
-                self._waiting.popleft().release()  # the place goes from hand to hand
+                self._waiting.popleft().set()  # the place goes from hand to hand
             else:
                 self._free += 1
 
-    def _leave(self, mine: Lock) -> None:
+    def _leave(self, called: Event) -> None:
         with self._changing:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-                return
-        self.__exit__()  # it had just been given the place
+            if called in self._waiting:
+                self._waiting.remove(called)
+        if called.is_set():  # it had just been given the place
+            self.__exit__()
