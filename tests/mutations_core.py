@@ -38,14 +38,14 @@ CORE = {
             ("if any(p.ndim == 4", "if all(p.ndim == 4"),
             (" and not p.is_contiguous() for p", " for p"),
         ],
-        "test_reparam.py::test_a_module_used_twice_stays_shared": [("if module in done:", "if False:")],
-        "test_reparam.py::test_blocks_that_share_parts_keep_their_own_layer_scales": [
+        "test_reparam_trees.py::test_a_module_used_twice_stays_shared": [("if module in done:", "if False:")],
+        "test_reparam_trees.py::test_blocks_that_share_parts_keep_their_own_layer_scales": [
             ("self.set_submodule(holder, own)", "pass"),
         ],
-        "test_reparam.py::test_what_follows_a_convolution_fuses_too": [
+        "test_reparam_trees.py::test_what_follows_a_convolution_fuses_too": [
             ("    made, names = done[module],", "    made, names = module,")
         ],
-        "test_reparam.py::test_what_was_compiled_is_fused": [
+        "test_reparam_trees.py::test_what_was_compiled_is_fused": [
             ("module._modules[name] = child if child is None else", "child if child is None else"),
             ('return model._modules.get("_orig_mod", model)', "return model"),
         ],
