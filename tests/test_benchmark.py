@@ -8,7 +8,6 @@ import pytest
 
 from fastvit.benchmark import measure as measuring
 from fastvit.benchmark.everything import Part, everything
-from fastvit.benchmark.machine import environment_of, load_now
 from fastvit.benchmark.measure import Engines, groups, measure
 from fastvit.benchmark.measurement import Failure, Measurement
 from fastvit.benchmark.report import report
@@ -238,18 +237,6 @@ def test_everything_goes_on_within_its_time(played: SimpleNamespace, tmp_path: P
     assert played.diary == []
     with pytest.raises(RunError, match=r"holds another result(.|\n)*rounds: 5 -> 7"):
         next(everything(**common | {"overrides": ["rounds=7", "batch_sizes=[1]"]}))
-
-
-def test_the_load_is_of_others(tmp_path: Path):
-    source = tmp_path / "loadavg"
-    source.write_text("1.86 1.78 1.74 3/321 9075\n")  # three threads run, one of which is the one that reads this
-    assert load_now(source, looks=2) == 2.0
-
-
-def test_the_machine_is_described_with_its_engines():
-    found = environment_of("cpu", 3)
-    assert found["threads"] == 3
-    assert {"torch", "cpu", "onnxruntime", "openvino"} <= found.keys()
 
 
 @pytest.mark.slow

@@ -141,6 +141,16 @@ def test_quick_is_a_smaller_part_of_the_same(name: str, tmp_path: Path, monkeypa
     assert sizes[1] < sizes[0]
 
 
+def test_a_suite_without_an_output_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    text = (SUITES / "layers.yaml").read_text()
+    Path("own.yaml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("output:")))
+    for quick in (False, True):
+        with pytest.raises(RecipeError, match="output"):
+            run_special(Path("own.yaml"), (), quick=quick)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"]
+
+
 def test_what_is_interrupted_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Else the same command would refuse to measure it again, and the half would pass as the whole."""
 

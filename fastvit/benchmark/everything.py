@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastvit import shipped
-from fastvit.benchmark.machine import environment_of
 from fastvit.benchmark.measure import measure, require_same
 from fastvit.benchmark.result import FILE, Result, load
 from fastvit.benchmark.suite import Suite, load_suite
+from fastvit.runtime.environment import environment
 
 
 class Part(NamedTuple):
@@ -81,7 +81,7 @@ def _complete(suite: Suite, device: str) -> Result | None:
     found = load(suite.output) if (suite.output / FILE).exists() else None
     if found is None or not found.complete:
         return None
-    here = environment_of(device, suite.threads or 1)
+    here = environment()  # of it the hardware alone: newer software does not make what is complete another machine's
     require_same(found, suite, False, device, found.environment | {name: here[name] for name in ("cpu", "gpu")})
     return found.model_copy(update={"suite": suite})  # the folder may have moved
 

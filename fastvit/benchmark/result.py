@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fastvit.benchmark.suite import Suite
 from fastvit.errors import RunError
+from fastvit.files import as_whole
 
 FILE = "result.json"
 
@@ -97,9 +98,8 @@ def save(result: Result, folder: Path) -> None:
         rows = ",\n".join(map(_compact, group.pop("rows")))
         rest = "".join(f', "{key}": {_compact(value)}' for key, value in group.items())
         lines.append(f'{{"rows": [\n{rows}\n]{rest}}}{"," if group is not groups[-1] else ""}')
-    unfinished = folder / f"{FILE}.part"
-    unfinished.write_text("\n".join([*lines, "]}\n"]), encoding="utf-8")
-    unfinished.replace(folder / FILE)
+    with as_whole(folder / FILE) as unfinished:
+        unfinished.write_text("\n".join([*lines, "]}\n"]), encoding="utf-8")
 
 
 def load(path: Path) -> Result:

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from fastvit.benchmark.result import FILE
+from fastvit.benchmark.suite import quick_output
 from fastvit.config import apply_overrides, read_file, validate
 from fastvit.errors import RecipeError, RunError, nearest
 from fastvit.runtime.environment import environment
@@ -43,7 +44,7 @@ def run_special(path: Path, overrides: Sequence[str], *, quick: bool = False) ->
     values = read_file(path)
     shorter = values.pop("quick", {})
     if quick:
-        values |= shorter | {"output": f"{values.get('output')}_quick"}
+        values |= shorter | quick_output(values)
     suite = validate(apply_overrides(values, overrides), module.SUITE, str(path))
     if (suite.output / FILE).exists():
         raise RunError(f"output {suite.output} already holds a result: choose another with output=<folder>")

@@ -1,8 +1,8 @@
 """What a benchmark suite can say: which networks, run in which forms, at which batch and image sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -187,6 +187,11 @@ class Suite(Section):
         return self.only(quick.networks, quick.forms).model_copy(update={**sizes, "rounds": quick.rounds})
 
 
+def quick_output(values: Mapping[str, Any]) -> dict[str, str]:
+    """A folder of its own beside the one that a suite names, so that both can be measured; nothing if it names none."""
+    return {"output": f"{values['output']}_quick"} if "output" in values else {}
+
+
 def load_suite(path: str | Path, overrides: Sequence[str] = (), *, quick: bool = False) -> Suite:
     """A validated suite from a YAML file, with overrides `key.sub=value`. Raises RecipeError.
 
@@ -196,6 +201,6 @@ def load_suite(path: str | Path, overrides: Sequence[str] = (), *, quick: bool =
     values = read_file(path)
     if not quick:
         return validate(apply_overrides(values, overrides), Suite, str(path))
-    values |= {"output": f"{values['output']}_quick"} if "output" in values else {}
+    values |= quick_output(values)
     won = [f"quick.{each}" for each in overrides if each.startswith(("rounds=", "batch_sizes=", "image_sizes="))]
     return validate(apply_overrides(values, [*won, *overrides]), Suite, str(path)).shortened()

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -69,14 +70,19 @@ def export(
             images=None if images is None else images.detach().cpu().float(),
         )
         require_space(draft.parent, request)
-        found = kind.check_network(request)
-        with explained(f"{kind.name} cannot convert this network", draft.parent, request):
-            kind.convert(request, draft)
-        with explained(f"the {kind.name} file of this network cannot be verified", draft.parent, request):
-            found = kind.check(draft, request) | found
-        sidecar = describe(kind, request, draft) | {"verification": found}
+        verification = _convert_and_check(kind, request, draft)
+        sidecar = describe(kind, request, draft) | {"verification": verification}
         write_sidecar(sidecar, draft)
     return sidecar
+
+
+def _convert_and_check(kind: Format, request: Request, draft: Path) -> dict[str, Any]:
+    """Write the draft, and compare it with the network. Returns what was found."""
+    found = kind.check_network(request)
+    with explained(f"{kind.name} cannot convert this network", draft.parent, request):
+        kind.convert(request, draft)
+    with explained(f"the {kind.name} file of this network cannot be verified", draft.parent, request):
+        return kind.check(draft, request) | found
 
 
 def _require_possible(kind: Format, dynamic: Collection[str], opset: int | None, float32: Collection[str]) -> None:
