@@ -11,6 +11,8 @@ from PIL import Image
 import fastvit.evaluation
 import fastvit.training.engine
 from fastvit.cli.main import main
+from fastvit.recipes import load_recipe, make_task
+from launch import QUICKSTART
 
 LINE = "licence of Apple's published weights: apple-amlr, for research only, and so is all that is made with them"
 CLIP = "tiny-clip-of-mci0"
@@ -59,6 +61,41 @@ def test_commands_say_the_licence(commands, files, capsys, monkeypatch):
         assert capsys.readouterr().err.splitlines().count(LINE) == 1
     if commands.startswith("export"):
         assert json.loads((files / "exports" / "fastvit_mci0.safetensors.json").read_text())["licence"] == "apple-amlr"
+
+
+@pytest.fixture(scope="module")
+def run(files):
+    """A run that began from Apple's weights."""
+    recipe = load_recipe(QUICKSTART, ["model.name=fastvit_mci0", f"model.checkpoint={files / 'mci0.pt'}"])
+    weights = make_task(recipe).build_model(initial_weights=False).state_dict()
+    (files / "trained").mkdir()
+    torch.save({"state_dict": weights, "recipe": recipe.to_dict()}, files / "trained" / "best.pt")
+    return files / "trained"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "quantize {run} --format onnx --output {root}/int8",
+        f"quantize {ENCODER} --format onnx --output {{root}}/int8 --images {{root}}/photos",
+        "push {run} jane/cats",
+    ],
+)
+def test_those_that_write_for_others_say_it_too(command, files, run, capsys, monkeypatch):
+    """Without the work itself."""
+    work = {
+        "fastvit.deploy.int8.split": ((), ()),
+        "fastvit.deploy.int8.quantize": None,
+        "fastvit.cli.quantize.table": "",
+        "fastvit.deploy.export": None,
+        "fastvit.deploy.hub.require_repository": None,
+        "fastvit.deploy.hub.push": "",
+        "fastvit.model_card.model_card": "",
+    }
+    for place, result in work.items():
+        monkeypatch.setattr(place, lambda *_, result=result, **__: result)
+    main(command.format(run=run, root=files).split())
+    assert capsys.readouterr().err.splitlines().count(LINE) == 1
 
 
 def test_they_are_silent_of_random_weights(files, capsys):

@@ -84,3 +84,29 @@ def test_who_has_a_request_or_a_stream_waits_for_no_other_that_is_made():
         with ThreadPoolExecutor(1) as pool, run._lock:
             (found,) = pool.submit(run, images).result(timeout=10)
         assert torch.equal(found, images.relu())
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "together", "pieces"),
+    [
+        (7, {}, 4, [1, 2, 2, 2]),
+        (4, {}, 4, [1, 1, 1, 1]),
+        (3, {}, 1, [3]),  # fewer than threads
+        (3, {"streams": 2}, 2, [1, 2]),
+        (7, {"whole": True}, 1, [7]),
+    ],
+)
+def test_a_batch_is_divided_among_the_threads_and_comes_back_in_order(number, options, together, pieces):
+    """With more threads than the tests have beside each other."""
+    made, sizes = [], []
+
+    def compute(images):
+        sizes.append(len(images))
+        return images + 1, images.sum((1, 2, 3))
+
+    run = Streams(lambda streams: made.append(streams) or compute, threads=4, **options)
+    images = torch.randn(number, 3, 2, 2)
+    more, sums = run(images)
+    assert (made, sorted(sizes)) == ([together], pieces)
+    assert torch.equal(more, images + 1)
+    torch.testing.assert_close(sums, images.sum((1, 2, 3)))

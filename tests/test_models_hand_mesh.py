@@ -61,6 +61,13 @@ def test_fused_equals_unfused():
     assert not [module for module in fused.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
+def test_gradient_checkpointing_is_the_backbone_s():
+    model = task().build_model()
+    for enable in (True, False):
+        model.set_grad_checkpointing(enable)
+        assert {stage.grad_checkpointing for stage in model.backbone.stages} == {enable}
+
+
 def test_half_precision_does_not_blur_the_mesh():
     model = task().build_model().eval()
     images = torch.randn(2, 3, 64, 64)

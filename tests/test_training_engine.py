@@ -132,6 +132,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(
     assert_same_run(resumed, finished)
 
 
+@pytest.mark.parametrize(("before", "rank", "now"), [(2, 0, 1), (1, 1, 2)])
+def test_with_another_number_of_processes_each_goes_on_with_what_the_first_has_seen(
+    before: int, rank: int, now: int, finished: Trainer, capsys: pytest.CaptureFixture
+):
+    checkpoint = read_checkpoint(finished.folder.last)
+    (own,) = checkpoint["statistics"]
+    first = [[statistic + 1 for statistic in each] for each in own]
+    trainer = Trainer(SmallTask(finished.recipe), finished.recipe, finished.folder)
+    trainer.processes = Processes(rank, now)
+    trainer.restore(checkpoint | {"statistics": [first, own][:before]})
+    torch.testing.assert_close(trainer.learner.statistics(), first, rtol=0, atol=0)
+    assert trainer.step == finished.step
+    said = f"this run had {before} processes and goes on with {now}: what each process sees is not what it would have"
+    assert (said in capsys.readouterr().out) == (rank == 0)
+
+
 def test_one_message_for_each_step_tells_the_processes_of_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Whichever process gets it, all stop after the same step."""
     messages = []
@@ -234,6 +250,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path: Path):
         overrides = (f"output={tmp_path / name}", f"loop.grad_checkpointing={json.dumps(on)}", "loop.batch_size=8")
         recipe = load_recipe(QUICKSTART, overrides)
         trainer = Trainer(make_task(recipe), recipe, RunFolder(recipe.output))
+        assert all(stage.grad_checkpointing == on for stage in trainer.learner.model.stages)
         trainer.learner.model.train()
         batches = itertools.islice(trainer.batches.batches(0), 2)
         finals.append([trainer.learner.step(step, [batch]).losses for step, batch in enumerate(batches)])

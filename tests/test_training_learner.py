@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastvit.errors import RecipeError
 from fastvit.runtime.processes import Processes
 from fastvit.training.learner import Learner
 from fastvit.training.recipe import Recipe
@@ -124,3 +125,16 @@ def test_clipped_is_the_gradient_not_its_scaled_copy():
         one.step(0, [batch(0)])
         moved[precision] = (nn.utils.parameters_to_vector(one.model.parameters()) - before).norm()
     torch.testing.assert_close(moved["float16"], moved["float32"], rtol=0.01, atol=0)
+
+
+def test_synchronized_batch_norm_is_refused_where_torch_has_none():
+    one = learner(network(), loop={"batch_size": 16, "sync_batch_norm": True})  # nothing to synchronize: as it is
+    with pytest.raises(RecipeError, match=r"^loop\.sync_batch_norm: torch has it for GPUs only; set it to false$"):
+        Learner(
+            Drawing(),
+            network(),
+            one.recipe,
+            device=torch.device("cpu"),
+            processes=Processes(0, 2),
+            steps_per_epoch=STEPS_PER_EPOCH,
+        )

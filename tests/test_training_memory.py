@@ -1,8 +1,11 @@
 """Memory counted by hand."""
 
+import timm
 import torch
 from torch import nn
 
+from fastvit.cli.main import main
+from fastvit.training import memory
 from fastvit.training.memory import activation_bytes_per_image
 
 LABEL = 8  # bytes
@@ -34,3 +37,18 @@ def test_in_half_precision_what_is_computed_in_it_takes_half():
     pixels = 16 * 16
     assert full == pixels * (3 + 8 + 8) * 4 + 4 * 4 + LABEL
     assert half == pixels * (3 + 8 + 8) * 2 + 4 * 4 + LABEL  # log-softmax stays in float32
+
+
+def test_the_command_says_how_many_images_a_card_holds(monkeypatch, capsys):
+    """Beside 20 bytes for each parameter: weight, gradient, AdamW's two averages, and the moving average."""
+    monkeypatch.setattr(memory, "VARIANTS", ("fastvit_t8",))
+    main(["memory", "--image-size", "64", "--precision", "float32", "--card-gib", "0.07", "0.5", "8"])
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.split("largest batch on")[1].split() == ["0.07", "GiB", "0.5", "GiB", "8", "GiB"]
+    name, size, fixed, each, checkpointed, *batches = row.split()
+    parameters = sum(parameter.numel() for parameter in timm.create_model("fastvit_t8").parameters())
+    image = activation_bytes_per_image(lambda: timm.create_model("fastvit_t8"), 64, "float32")
+    assert (name, size) == ("fastvit_t8", "64")
+    assert float(fixed) == round(20 * parameters / 2**30, 2)  # 0.08; the first card holds no more than 0.07
+    assert 0 < float(checkpointed) < float(each) == round(image / 2**20)
+    assert list(map(int, batches)) == [0, *((int(gib * 2**30) - 20 * parameters) // image for gib in (0.5, 8))]
