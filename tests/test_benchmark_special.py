@@ -146,7 +146,7 @@ def test_a_suite_without_an_output_says_so(tmp_path: Path, monkeypatch: pytest.M
     text = (SUITES / "layers.yaml").read_text()
     Path("own.yaml").write_text("\n".join(line for line in text.splitlines() if not line.startswith("output:")))
     for quick in (False, True):
-        with pytest.raises(RecipeError, match="output"):
+        with pytest.raises(RecipeError, match=r"^own\.yaml: output is missing$"):
             run_special(Path("own.yaml"), (), quick=quick)
     assert [path.name for path in tmp_path.iterdir()] == ["own.yaml"]
 

@@ -120,14 +120,9 @@ def test_every_class_has_its_share():
     sizes = {"a": 1000, "b": 50, "c": 10, "d": 3, "e": 2, "f": 1}
     rows = tuple(Row(f"{name}/{i}", (name,)) for name, size in sizes.items() for i in range(size))
     found = divided(rows, SHARES, seed=0)
-    assert [counts(found, name) for name in sizes] == [
-        [700, 200, 100],
-        [35, 10, 5],
-        [7, 2, 1],
-        [1, 1, 1],
-        *(counts(found, name) for name in "ef"),
-    ]
-    assert counts(found, "f")[0] == 1  # what is alone is trained on
+    assert [counts(found, name) for name in "abcd"] == [[700, 200, 100], [35, 10, 5], [7, 2, 1], [1, 1, 1]]
+    assert counts(found, "e") in ([2, 0, 0], [1, 1, 0])
+    assert counts(found, "f") == [1, 0, 0]  # what is alone is trained on
     assert [row.path for row in found] == [row.path for row in rows]
 
 

@@ -5,6 +5,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -183,7 +184,6 @@ def test_masks_and_boxes_lie_on_their_photographs(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["gray.png", "gray.tif", "gray.pgm"])
 def test_sixteen_bits_are_what_opencv_makes_of_them(name: str, tmp_path: Path):
-    cv2 = pytest.importorskip("cv2")
     gray = np.random.default_rng(0).integers(2**16, size=(20, 30), dtype=np.uint16)
     Image.fromarray(gray).save(tmp_path / name)
     reference = cv2.imread(str(tmp_path / name), cv2.IMREAD_COLOR)

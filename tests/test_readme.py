@@ -40,7 +40,7 @@ def block(code: str):
     return pytest.param(code, marks=marks, id=code.strip().splitlines()[-1][:40])
 
 
-@pytest.mark.parametrize("code", map(block, PYTHON))
+@pytest.mark.parametrize("code", list(map(block, PYTHON)))
 def test_python(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})

@@ -201,7 +201,10 @@ def test_timms_pass_gives_the_same():
 def test_fuses_after_batch_norm_conversion(convert):
     model = tiny().eval()
     converted = convert(copy.deepcopy(model)).eval()
-    assert fusion_error(model, reparameterize_model(converted), (3, 64, 64)) < 1e-5
+    fused = reparameterize_model(converted)
+    assert fusion_error(model, fused, (3, 64, 64)) < 1e-5
+    kinds = {type(module).__name__ for module in fused.modules()}
+    assert not [kind for kind in kinds if "BatchNorm" in kind]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

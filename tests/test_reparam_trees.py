@@ -12,6 +12,7 @@ from fastvit import (
     AttentionBlock,
     ConvBN,
     ConvFFN,
+    LayerScale,
     RepConv,
     RepMixer,
     RepMixerBlock,
@@ -44,6 +45,7 @@ def test_a_module_used_twice_stays_shared():
     mixer = randomize(RepMixer(8))
     fused = reparameterize_model(nn.Sequential(mixer, nn.GELU(), mixer))
     assert fused[0] is fused[2]
+    assert type(fused[0]) is nn.Conv2d
     assert fusion_error(nn.Sequential(mixer, nn.GELU(), mixer), fused, (8, 8, 8)) < 1e-5
 
 
@@ -57,6 +59,7 @@ def test_blocks_that_share_parts_keep_their_own_layer_scales(make, parts):
     fused = reparameterize_model(model)
     assert fusion_error(model, fused, (32, 8, 8)) < 1e-5
     assert fused[0].mlp.conv is fused[1].mlp.conv
+    assert not [module for module in fused.modules() if isinstance(module, (_BatchNorm, LayerScale))]
 
 
 class Gate(nn.Module):

@@ -141,7 +141,7 @@ def test_what_is_wrong_with_the_data_is_said_before_training(tmp_path: Path):
         (["data.dataset=coco"], "root is missing: the folder of dataset coco"),
         (["model.detector=retinanet"], "box_channels is about detector: mask_rcnn"),
         (["data.short_sides=[96, 128]"], r"short_sides \[96, 128\] must be at most long_side \(64\)"),
-        (["model.anchor_sizes=[8, 16]"], "anchor_sizes"),
+        (["model.anchor_sizes=[8, 16]"], r"model\.anchor_sizes\.2 is missing"),
         (["model.batch_norm=frozen"], "frozen is for weights that were trained"),
     ],
 )

@@ -9,7 +9,7 @@ from fastvit.models.skinning import HandArrays, HandModel
 from fastvit.tasks.hand_mesh.rendering import render
 from fastvit.tasks.hand_mesh.sample import project
 from fastvit.tasks.hand_mesh.scenes import SyntheticHands, random_pose
-from fastvit.tasks.hand_mesh.synthetic import flexion_axes, synthetic_hand
+from fastvit.tasks.hand_mesh.synthetic import RADII, flexion_axes, synthetic_hand
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,16 @@ def test_bending_every_finger_brings_the_tips_towards_the_palm(synthetic: HandMo
     assert (wrist_to_tips[0] < wrist_to_tips[1]).all()
 
 
+FIRST_JOINTS = {"thumb": 1, "index": 5, "middle": 9, "ring": 13, "pinky": 17}  # of 21, the fourth is the tip
+
+
 def test_joints_stay_inside_the_flesh_for_every_shape(synthetic: HandModel):
     rotations = torch.eye(3).expand(20, 16, 3, 3)
     vertices, joints = synthetic(rotations, 2 * torch.randn(20, synthetic.num_shape).clamp(-1, 1))
     nearest = torch.cdist(joints, vertices).amin(2)
-    assert nearest.max() < 0.03
+    assert nearest[:, 0].max() < 0.03  # the wrist is thick
+    for finger, first in FIRST_JOINTS.items():
+        assert nearest[:, first : first + 3].max() < 1.5 * RADII[finger]
 
 
 def test_the_mean_pose_is_that_of_the_scenes():

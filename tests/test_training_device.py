@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastvit.runtime.device import BatchMover, autocast
+from fastvit.runtime.device import BatchMover, autocast, tensors_of
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 class Sized(NamedTuple):
@@ -21,6 +21,12 @@ def test_a_batch_keeps_its_nesting():
     moved = BatchMover(CPU)(batch)
     assert moved == batch
     assert isinstance(moved[2], Sized)
+
+
+def test_every_tensor_of_a_batch_gets_to_the_device():
+    images, boxes = torch.zeros(1, 3, 4, 4), torch.ones(2)
+    moved = BatchMover(META)(([boxes, boxes, 3], {"boxes": (boxes, "name")}, Sized(images, None)))
+    assert [each.device for each in tensors_of(moved)] == [META] * 4
 
 
 @pytest.mark.parametrize("wanted", [torch.channels_last, torch.contiguous_format])

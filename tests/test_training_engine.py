@@ -1,5 +1,6 @@
 """The loop: it learns, it counts right, and a resumed run is the uninterrupted one."""
 
+import copy
 import csv
 import itertools
 import json
@@ -37,8 +38,22 @@ QUICKSTART = Path(__file__).parent.parent / "configs" / "quickstart" / "digits.y
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
-    return small_run(tmp_path_factory.mktemp("runs") / "small")
+def averages() -> list[dict[str, Tensor]]:
+    """The moving average of the weights that each epoch of `finished` evaluated."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, averages: list[dict[str, Tensor]]) -> Trainer:
+    evaluate_epoch = Trainer._evaluate
+
+    def remember(self: Trainer) -> dict[str, float]:
+        averages.append(copy.deepcopy(self.learner.ema.module.state_dict()))
+        return evaluate_epoch(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_evaluate", remember)
+        return small_run(tmp_path_factory.mktemp("runs") / "small")
 
 
 def test_it_learns(finished: Trainer):
@@ -109,14 +124,15 @@ def test_the_folder_tells_how_it_went(finished: Trainer):
     assert any(folder.tensorboard.iterdir())
 
 
-def test_best_holds_the_evaluated_weights_of_the_best_epoch(finished: Trainer):
+def test_best_holds_the_evaluated_weights_of_the_best_epoch(finished: Trainer, averages: list[dict[str, Tensor]]):
     best = read_checkpoint(finished.folder.best)
     assert best["metrics"]["val_accuracy"] == max(row["val_accuracy"] for row in finished.history)
     assert best["recipe"] == finished.recipe.to_dict()
     model = SmallTask(finished.recipe).build_model()
     model.load_state_dict(best["state_dict"])
-    if finished.best.epoch == 3:  # then they are the moving average at the end
-        torch.testing.assert_close(best["state_dict"], finished.learner.ema.module.state_dict(), rtol=0, atol=0)
+    assert len(averages) == 3
+    assert best["metrics"]["epoch"] == finished.best.epoch
+    torch.testing.assert_close(best["state_dict"], averages[finished.best.epoch - 1], rtol=0, atol=0)
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(

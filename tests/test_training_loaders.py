@@ -84,11 +84,12 @@ def test_workers_that_live_on_see_the_new_epoch():
 
 
 def test_seeded_leaves_the_generators_as_they_were():
-    states = random.getstate(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     with seeded(0, Purpose.SAMPLE, 1, 2):
         draw()
     assert random.getstate() == states[0]
-    assert torch.equal(torch.get_rng_state(), states[1])
+    np.testing.assert_equal(np.random.get_state(), states[1])
+    assert torch.equal(torch.get_rng_state(), states[2])
 
 
 def test_seeds_differ_by_every_part():

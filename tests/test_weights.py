@@ -206,8 +206,10 @@ def test_a_model_on_meta_keeps_its_dtype_and_shares_nothing(source):
 
 def test_other_precision_is_converted(source):
     model = fresh().double()
-    load_checkpoint(model, {name: tensor.half() for name, tensor in source.state_dict().items()})
+    halves = {name: tensor.half() for name, tensor in source.state_dict().items()}
+    load_checkpoint(model, halves)
     assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert all(torch.equal(tensor, halves[name].to(tensor.dtype)) for name, tensor in model.state_dict().items())
 
 
 def test_head_of_another_size(source, caplog):
@@ -234,10 +236,12 @@ def test_a_classifier_of_your_own_is_kept(source):
 
 
 def test_models_without_classifier_take_the_rest(source):
-    for model in (fresh(num_classes=0), fresh(features_only=True), fresh(features_only=True, out_indices=(0, 1))):
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        pooled = source.forward_head(source.forward_features(x), pre_logits=True)
+        stages = source.forward_intermediates(x, intermediates_only=True)
+    backbone, two = fresh(features_only=True), fresh(features_only=True, out_indices=(0, 1))
+    for model, expected in ((fresh(num_classes=0), pooled), (backbone, stages), (two, stages[:2])):
         load_checkpoint(model, source.state_dict())
-        x = torch.randn(1, 3, 64, 64)
         with torch.no_grad():
-            outputs = model(x)
-            if isinstance(outputs, list):
-                torch.testing.assert_close(outputs[0], source.forward_intermediates(x, [0], intermediates_only=True)[0])
+            torch.testing.assert_close(model(x), expected)
