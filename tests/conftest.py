@@ -10,6 +10,7 @@ import torch
 from fastvit.recipes import load_recipe, make_task
 from launch import QUICKSTART, script
 from reference import randomize, tell_apart
+from teaching import write_digits, write_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +39,12 @@ def random_run(tmp_path_factory):
     checkpoint = {"state_dict": model.state_dict(), "recipe": recipe.to_dict(), "class_names": list("0123456789")}
     torch.save(checkpoint, folder / "best.pt")
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits_and_teacher(tmp_path_factory):
+    """A folder of digits, and the weights of a teacher beside them. Nothing may be written into it."""
+    root = tmp_path_factory.mktemp("taught")
+    write_digits(root)
+    write_teacher(root)
+    return root

@@ -232,10 +232,10 @@ TRAINING = {
             ("images, _ = self.task.augment(images, labels)", "images = self.task.normalization(images)"),
             ("record[name][first : first + len(of_batch)]", "record[name][: len(of_batch)]"),
         ],
-        "test_tasks_classification_teach.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
+        "test_tasks_classification_answers.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
             ("require_room(path.parent, len(header", "max(0, len(header"),
         ],
-        "test_tasks_classification_teach.py::test_a_stream_cannot_be_repeated": [
+        "test_tasks_classification_answers.py::test_a_stream_cannot_be_repeated": [
             ("    require_repeatable(recipe, loader)\n", ""),
         ],
     },
@@ -244,33 +244,33 @@ TRAINING = {
             ("stored.answers[first : first + len(images)]", "stored.answers[: len(images)]"),
             ("self.file.read(epoch)", "self.file.read(0)"),
         ],
-        "test_tasks_classification_teach.py::test_a_changed_library_is_noticed_by_the_images": [
+        "test_tasks_classification_answers.py::test_a_changed_library_is_noticed_by_the_images": [
             ("if digest(image) != stored", "if digest(image) is stored"),
         ],
-        "test_tasks_classification_teach.py::test_answers_of_fewer_epochs": [
+        "test_tasks_classification_answers.py::test_answers_of_fewer_epochs": [
             ("if self.file.epochs < epochs:", "if False:"),
         ],
     },
     "tasks/classification/fingerprint.py": {
-        "test_tasks_classification_teach.py::test_answers_for_another_recipe_name_what_differs": [
+        "test_tasks_classification_answers.py::test_answers_for_another_recipe_name_what_differs": [
             ('"seed": recipe["seed"],', ""),
             ("if task.augment.is_random:", "if False:"),
         ],
-        "test_tasks_classification_teach.py::test_accumulation_may_differ_where_nothing_is_mixed_or_erased": [
+        "test_tasks_classification_answers.py::test_accumulation_may_differ_where_nothing_is_mixed_or_erased": [
             ("if task.augment.is_random:", "if True:"),
         ],
-        "test_tasks_classification_teach.py::test_changed_mixing_or_erasing_is_noticed": [
+        "test_tasks_classification_answers.py::test_changed_mixing_or_erasing_is_noticed": [
             ("_test_digest(task, device)", "0"),
         ],
     },
     "tasks/classification/answers.py": {
-        "test_tasks_classification_teach.py::test_a_truncated_a_damaged_and_a_foreign_file": [
+        "test_tasks_classification_answers.py::test_a_truncated_a_damaged_and_a_foreign_file": [
             ("if zlib.crc32(content[:-CRC_BYTES]) != int", "if zlib.crc32(content[:-CRC_BYTES]) is int"),
         ],
         "test_tasks_classification_teach.py::test_a_recording_goes_on_after_the_last_whole_epoch": [
             ("file.seek(end)", "file.seek(0, 2)"),
         ],
-        "test_tasks_classification_teach.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
+        "test_tasks_classification_answers.py::test_a_disk_that_is_too_small_is_said_before_anything_is_written": [
             ("if free < size:", "if False:"),
         ],
     },
