@@ -1,5 +1,8 @@
 """Grad-CAM: the paper's formula by other means, and the place that an answer depends on."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import timm
 import torch
@@ -121,9 +124,12 @@ def test_what_has_no_map(network, size: int, message: str):
 
 def test_a_classifier_is_explained_from_python():
     """The part of the image that it sees, and the most where the map says."""
-    model = fastvit.load_trained("fastvit_t8", random_weights=True, num_classes=3, image_size=(64, 64))
-    picture = model.explain(Image.new("L", (100, 80), 128))
+    trained = fastvit.load_trained("fastvit_t8", random_weights=True, num_classes=3, image_size=(64, 64))
+    picture = replace(trained, load=Corner).explain(Image.new("L", (100, 80), 128))
     assert picture.size == (64, 64)
+    colored = np.abs(np.asarray(picture, float) - 128).sum(-1)
+    assert colored[0, -1] == colored.max() > 100
+    assert max(colored[12:].max(), colored[:, :-12].max()) <= 3  # a level of each color
     segmenter = fastvit.load_trained("quickstart/segmentation_digits", random_weights=True)
     with pytest.raises(RunError, match="only what a classifier says can be explained"):
         segmenter.explain(Image.new("L", (100, 80)))

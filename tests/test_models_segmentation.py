@@ -15,22 +15,24 @@ from reference import randomize, relative_error
 
 
 @pytest.mark.parametrize(
-    ("name", "gmacs", "parameters"),
-    [  # of Table 9: 29, 37, 44, 53 G; 14.1, 23.8, 33.6, 45.7 M
-        ("fastvit_sa12", 29.3, 14.62e6),
-        ("fastvit_sa24", 36.7, 24.57e6),
-        ("fastvit_sa36", 44.1, 34.52e6),
-        ("fastvit_ma36", 53.1, 46.84e6),
+    ("name", "gmacs", "parameters", "in_table_9"),
+    [  # which has giga-MACs and million parameters
+        ("fastvit_sa12", 29.3, 14.62e6, (29, 14.1)),
+        ("fastvit_sa24", 36.7, 24.57e6, (37, 23.8)),
+        ("fastvit_sa36", 44.1, 34.52e6, (44, 33.6)),
+        ("fastvit_ma36", 53.1, 46.84e6, (53, 45.7)),
     ],
 )
-def test_the_cost_is_table_9_s(name: str, gmacs: float, parameters: float):
+def test_the_cost_is_nearly_table_9_s(name: str, gmacs: float, parameters: float, in_table_9: tuple[float, float]):
+    """It computes as much, and has up to 4 % more parameters."""
     with torch.device("meta"):
         fused = reparameterize_model(semantic_fpn(name, num_classes=150))
         image = torch.empty(1, 3, 512, 512)
     with FlopCounterMode(display=False) as counter:
         assert fused(image).shape == (1, 150, 512, 512)
-    assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, abs=0.05)
-    assert sum(parameter.numel() for parameter in fused.parameters()) == pytest.approx(parameters, rel=1e-3)
+    counted, held = counter.get_total_flops() / 2e9, sum(parameter.numel() for parameter in fused.parameters())
+    assert (counted, held) == (pytest.approx(gmacs, abs=0.05), pytest.approx(parameters, rel=1e-3))
+    assert (round(counted), held / 1e6) == (in_table_9[0], pytest.approx(in_table_9[1], rel=0.04))
 
 
 def test_the_head_is_the_sum_of_upsampled_levels():

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from fastvit.data.digit_scenes import CLASSES
@@ -15,6 +16,7 @@ from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.segmentation.digits import DigitLabelMaps
 from fastvit.tasks.segmentation.masks import UNLABELLED
 from fastvit.tasks.segmentation.metrics import SegmentationMetrics
+from fastvit.tasks.segmentation.picture import class_colors, overlay
 from fastvit.tasks.segmentation.prediction import Segmenter
 from fastvit.tasks.segmentation.task import Segmentation
 from fastvit.trained import find_trained
@@ -157,9 +159,24 @@ def test_the_digits_are_eleven_classes():
 def test_the_picture_shows_image_truth_and_prediction():
     configured = task("data.val_scenes=3")
     val = configured.open_data("val")
-    figure = configured.draw(configured.build_model().eval(), [val.samples[i] for i in range(3)], val.class_names)
+    samples, colors = [val.samples[i] for i in range(3)], class_colors(len(CLASSES))
+    three = CLASSES.index("3")
+
+    def threes(images):
+        """Sees them everywhere."""
+        return F.one_hot(torch.full((len(images), *images.shape[2:]), three), len(CLASSES)).movedim(-1, 1).float()
+
+    figure = configured.draw(threes, samples, val.class_names)
+    pictures = [torch.from_numpy(np.array(axes.images[0].get_array())) for axes in figure.axes]
+    seen = {three}
+    for i, (image, labels) in enumerate(samples):
+        shown = configured.normalization.undo(image)
+        torch.testing.assert_close(pictures[3 * i], shown.permute(1, 2, 0))
+        torch.testing.assert_close(pictures[3 * i + 1], overlay(shown, labels, colors))
+        torch.testing.assert_close(pictures[3 * i + 2], overlay(shown, torch.full_like(labels, three), colors))
+        seen |= set(labels.unique().tolist()) - {UNLABELLED}
     assert len(figure.axes) == 9
-    assert {text.get_text() for text in figure.legends[0].get_texts()} <= {"background", *"0123456789"}
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [CLASSES[each] for each in sorted(seen)]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "segmentation").glob("*.yaml")), ids=lambda path: path.stem)

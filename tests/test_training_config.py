@@ -24,7 +24,7 @@ def problems(*overrides: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
-OTHERS = ("benchmark/", "robustness/")  # which have tests of their own
+OTHERS = ("benchmark/", "robustness/", "segmentation/", "detection/")  # which have tests of their own
 RECIPES = [name for name in shipped.names() if not name.startswith(OTHERS)]
 
 

@@ -129,42 +129,17 @@ def test_a_dictionary_is_left_as_it_was():
     assert equal(state["state_dict"], before["state_dict"])
 
 
-WRAPPERS = {
-    "bare": lambda state: state,
-    "state_dict": lambda state: {"state_dict": state, "epoch": 3, "arch": "fastvit_sa12"},
-    "model": lambda state: {"model": state},
-    "ema first": lambda state: {
-        "state_dict": {name: torch.zeros_like(tensor) for name, tensor in state.items()},
-        "state_dict_ema": state,
-    },
-    "average first": lambda state: {
-        "state_dict": {name: torch.zeros_like(tensor) for name, tensor in state.items()},
-        "model_ema": state,
-    },
-    "of PyTorch's tutorial": lambda state: {"model_state_dict": state, "optimizer_state_dict": {}},
-    "DeepSpeed's": lambda state: {"module": state, "ds_version": "0.1"},
-    "ddp": lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
-    "compiled": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
-    "ddp of compiled": lambda state: {f"module._orig_mod.{name}": tensor for name, tensor in state.items()},
-    "compiled ddp": lambda state: {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()},
-}
-
-
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-def test_wrapped_files(source, tmp_path, wrapper):
-    torch.save(WRAPPERS[wrapper](source.state_dict()), tmp_path / "model.pt")
-    model = fresh()
-    load_checkpoint(model, tmp_path / "model.pt")
-    assert equal(model.state_dict(), source.state_dict())
-
-
-def test_old_torch_files_and_safetensors(source, tmp_path):
-    torch.save(source.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    safetensors.torch.save_file(source.state_dict(), tmp_path / "model.safetensors")
-    for name in ("old.pth", "model.safetensors"):
+def test_bare_and_wrapped_files(source, tmp_path):
+    """By a path, or its name. All the wrappers, and kinds of files, are in test_checkpoint_files.py."""
+    state = source.state_dict()
+    last = {f"module.{name}": torch.zeros_like(tensor) for name, tensor in state.items()}
+    average = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save({"state_dict": last, "state_dict_ema": average, "epoch": 3}, tmp_path / "wrapped.pt")
+    safetensors.torch.save_file(state, tmp_path / "bare.safetensors")
+    for path in (tmp_path / "wrapped.pt", str(tmp_path / "bare.safetensors")):
         model = fresh()
-        load_checkpoint(model, str(tmp_path / name))
-        assert equal(model.state_dict(), source.state_dict())
+        load_checkpoint(model, path)
+        assert equal(model.state_dict(), state)
 
 
 def test_fused_checkpoints_of_ours(source, tmp_path):
