@@ -189,7 +189,7 @@ def test_int8_is_small_close_to_float_and_says_how_close(model, samples, tmp_pat
         INT8, FLOAT = onnx.TensorProto.INT8, onnx.TensorProto.FLOAT
         kinds = {each.name: each.data_type for each in onnx.load(path).graph.initializer}
         in_float = {each for each, kind in kinds.items() if kind == FLOAT and each.endswith(".weight")}
-        assert in_float <= {f"{layer}.weight" for layer in sidecar["quantization"]["float_layers"]}
+        assert in_float <= {f"network.{layer}.weight" for layer in sidecar["quantization"]["float_layers"]}
         assert INT8 in kinds.values()
 
 
