@@ -60,6 +60,18 @@ TRAINING = {
                 "[learner.model, learner.eval_model] if learner.ema",
             ),
         ],
+        "test_training_engine.py::test_best_holds_the_evaluated_weights_of_the_best_epoch": [
+            ("self.learner.eval_model.state_dict()", "self.learner.model.state_dict()"),
+        ],
+        "test_training_engine.py::test_with_another_number_of_processes_each_goes_on_with_what_the_first_has_seen": [
+            ("statistics[:1] * self", "statistics[-1:] * self"),
+        ],
+    },
+    "training/memory.py": {
+        "test_training_memory.py::test_the_command_says_how_many_images_a_card_holds": [
+            ("BYTES_PER_PARAMETER_OF_EMA = 4", "BYTES_PER_PARAMETER_OF_EMA = 0"),
+            ("- fixed) / plain)", "- fixed) / checkpointed)"),
+        ],
     },
     "training/finished.py": {
         "test_training_finished.py::test_a_run_goes_on_only_where_an_epoch_has_as_many_steps": [
@@ -73,6 +85,12 @@ TRAINING = {
         ],
     },
     "training/learner.py": {
+        "test_training_engine.py::test_gradient_checkpointing_changes_nothing_but_memory": [
+            ("    model.set_grad_checkpointing()", "    pass"),
+        ],
+        "test_training_learner.py::test_synchronized_batch_norm_is_refused_where_torch_has_none": [
+            ('if device.type != "cuda":', "if False:"),
+        ],
         "test_training_learner.py::test_a_step_is_by_the_book": [
             ("step=step + 1)", "step=step)"),
             ("self.lr_at(step)", "self.lr_at(step + 1)"),
