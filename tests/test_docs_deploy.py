@@ -17,7 +17,7 @@ from launch import script
 pytestmark = pytest.mark.slow
 
 PAGE = (Path(__file__).parents[1] / "docs" / "deploy.md").read_text()
-INSIDE, LOAD, ELSEWHERE, FLOAT16 = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+INSIDE, LOAD, ELSEWHERE, _, FLOAT16 = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 WAYS = dict(re.match(r"# ([\w.]+( ML)?).*?\n(?s:(.*))", part).group(1, 3) for part in ELSEWHERE.split("\n\n"))
 # Of each way: our format, what it imports, and whether a Mac or an environment of its own is needed.
 FORMATS = {

@@ -207,6 +207,15 @@ def test_what_cannot_be_included(text: str, message: str, tmp_path: Path):
     assert message in str(caught.value)
 
 
+def test_a_file_here_is_not_taken_for_one_of_the_package(tmp_path, monkeypatch):
+    """Nor the other way round."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "networks.py").write_text("raise RuntimeError('was run')")
+    (problem,) = problems("model.registered_in=ablation/networks.py", "model.name=ablation_repmixer")
+    assert "ablation/networks.py is here and in the package: rename yours" in problem
+
+
 def test_a_network_of_one_s_own_says_what_its_images_are(tmp_path: Path):
     file = tmp_path / "without_a_word.py"
     file.write_text(

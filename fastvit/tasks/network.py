@@ -52,6 +52,9 @@ def register_models(name: Path) -> Path:
     path = shipped.find(name.expanduser())
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    ours = shipped.FOLDER / name
+    if ours.is_file() and not path.samefile(ours):
+        raise ValueError(f"{path} is here and in the package: rename yours, or give its whole path")
     module_name = f"registered_{path.stem}"  # timm registers a model under the module that defines it
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
