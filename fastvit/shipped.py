@@ -19,10 +19,10 @@ def find(name: str | Path) -> Path:
     return next((each for each in (path, *shipped) if each.is_file()), path)
 
 
-def names(kind: str = "") -> Iterator[str]:
-    """The names of all recipes and suites, sorted, such as `classification/fastvit_t8`, or of one folder."""
+def names() -> Iterator[str]:
+    """The names of all recipes and suites, sorted, such as `classification/fastvit_t8`."""
     for path in sorted(FOLDER.glob("*/*.yaml")):
-        if path.parent.name != PARTS and kind in ("", path.parent.name):
+        if path.parent.name != PARTS:
             yield f"{path.parent.name}/{path.stem}"
 
 

@@ -253,7 +253,7 @@ def _earlier(suite: Suite, quick: bool, device: str, machine: dict[str, Any]) ->
 def require_same(result: Result, suite: Suite, quick: bool, device: str, machine: dict[str, Any]) -> None:
     """Raises RunError where a result is not of this suite, device and machine."""
     old, new = (each.model_dump(mode="json") for each in (result.suite, suite))
-    others = differences(old, new, Suite) + differences(result.environment, machine, Suite)
+    others = differences(old, new, Suite) + differences(result.environment, machine)
     others += [] if (result.quick, result.device) == (quick, device) else ["the device or --quick"]
     if others:
         raise RunError(
