@@ -90,9 +90,7 @@ class Segmentation(Task):
         data, train = self.recipe.data, split == "train"
         if data.num_classes != len(CLASSES):
             raise RecipeError(f"data.num_classes is {data.num_classes}, but the digits are {len(CLASSES)} classes")
-        return DigitLabelMaps(
-            train=train, count=data.train_scenes if train else data.val_scenes, size=data.crop_size, seed=0
-        )
+        return DigitLabelMaps(train=train, count=data.train_scenes if train else data.val_scenes, size=data.crop_size)
 
     def collate(self, samples: list[tuple[Tensor, Tensor]]) -> Batch:
         images, labels = (list(part) for part in zip(*samples, strict=True))
