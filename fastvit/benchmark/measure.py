@@ -124,10 +124,10 @@ class Engines(dict[Key, Worker]):
         self[key] = Worker(self.threads, self.device)
         return self[key]
 
-    def ask(self, key: Key, what: str, *arguments: Any, **options: Any) -> Answer:
+    def ask(self, key: Key, what: str, *arguments: Any, seconds: float | None = None) -> Answer:
         """What a process says. One that died, or whose GPU may be spoilt, is replaced when it is next asked."""
         try:
-            answer = getattr(self[key], what)(*arguments, **options)
+            answer = self[key].ask(what, *arguments, seconds=seconds)
         except WorkerDied as died:
             answer = Failure(str(died), "")
             self.pop(key).close()
