@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 from torchvision.utils import draw_bounding_boxes
 
 from fastvit.errors import DataError
@@ -15,11 +14,10 @@ from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.detection.coco import LAYOUT, CocoImages, require_pycocotools
 from fastvit.tasks.detection.digits import DigitObjects
-from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics, require_backend
 from fastvit.tasks.detection.picture import Objects, detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
-from fastvit.tasks.detection.samples import TrainSamples, ValSamples
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples, target_of
 from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
@@ -157,19 +155,8 @@ class Detection(Task):
         images = [image for image, _ in samples]
         with torch.no_grad():
             outputs = self.predict(model, (images, []))
-        true = [self._true_objects(image, target) for image, target in samples]
+        true = [target_of(each["annotations"], image.shape[1:], masks=self.masks) for image, each in samples]
         return detection_grid(images, [_confident(output) for output in outputs], true, class_names)
-
-    def _true_objects(self, image: Tensor, target: dict[str, Any]) -> Objects:
-        annotations = target["annotations"]
-        boxes = torch.tensor([each["bbox"] for each in annotations]).reshape(-1, 4)
-        objects = {
-            "boxes": box_convert(boxes, "xywh", "xyxy"),
-            "labels": torch.tensor([each["category_id"] for each in annotations], dtype=torch.long),
-        }
-        if self.masks:
-            objects["masks"] = decode_masks([each["segmentation"] for each in annotations], *image.shape[1:])
-        return objects
 
 
 def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:
