@@ -141,13 +141,14 @@ class Detection(Task):
         source = samples.source
         if not isinstance(source, CocoImages):
             return []
-        results, written = [_result(detection, source) for detection in metrics.detections], []
-        files = {"detections.json": "segmentation", "masks.json": "bbox"}  # and what each leaves out
-        for name, without in files.items() if self.masks else [("detections.json", "segmentation")]:
-            written.append(folder / name)
+        results = [_result(detection, source) for detection in metrics.detections]
+        left_out = {"detections.json": "segmentation"}
+        if self.masks:
+            left_out["masks.json"] = "bbox"
+        for name, without in left_out.items():
             content = [{key: value for key, value in each.items() if key != without} for each in results]
-            written[-1].write_text(json.dumps(content), encoding="utf-8")
-        return written
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        return [folder / name for name in left_out]
 
     def draw(
         self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]

@@ -69,8 +69,11 @@ class Segmentation(Task):
         data = self.recipe.data
         if data.class_names:
             return data.class_names
-        own = {"digits": lambda: CLASSES, "ade20k": lambda: ade20k_class_names(data.root)}
-        names = own.get(data.dataset, lambda: None)()
+        names: Sequence[str] | None = None
+        if data.dataset == "digits":
+            names = CLASSES
+        if data.dataset == "ade20k":
+            names = ade20k_class_names(data.root)
         return names if names and len(names) == data.num_classes else [str(label) for label in range(data.num_classes)]
 
     def _open(self, split: str) -> Dataset:
