@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastvit.errors import RecipeError
+from fastvit.errors import MissingPackage
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 
@@ -198,7 +198,7 @@ def _start_wandb(folder: RunFolder, recipe: Recipe) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise RecipeError('log.wandb_project needs wandb: pip install "fastvit[wandb]"') from error
+        raise MissingPackage("log.wandb_project", "wandb", extra="wandb") from error
     name = folder.path.absolute()
     identity = hashlib.sha256(str(name).encode()).hexdigest()[:16]
     return wandb.init(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
-from fastvit.errors import DataError
+from fastvit.errors import DataError, require_packages
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
-from fastvit.tasks.detection.coco import LAYOUT, CocoImages, require_pycocotools
+from fastvit.tasks.detection.coco import LAYOUT, CocoImages
 from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics, require_backend
 from fastvit.tasks.detection.picture import Objects, detection_grid
@@ -66,7 +66,7 @@ class Detection(Task):
         )
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
-        require_pycocotools()
+        require_packages("detection", "pycocotools", extra="detection")
         require_backend(self.recipe.evaluation.backend)
         source, num_classes = self._open(part), self.recipe.data.num_classes
         if len(source.classes) != num_classes:
