@@ -15,7 +15,7 @@ from fastvit.tasks.backbone import build_body, synchronize_batch_norm
 from fastvit.tasks.detection.coco import LAYOUT, CocoImages
 from fastvit.tasks.detection.digits import DigitObjects
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics, require_backend
-from fastvit.tasks.detection.picture import Objects, detection_grid
+from fastvit.tasks.detection.picture import detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
 from fastvit.tasks.detection.samples import TrainSamples, ValSamples, target_of
 from fastvit.training.task import Network, Part, Task
@@ -170,6 +170,6 @@ def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:
     }
 
 
-def _confident(output: Objects) -> Objects:
+def _confident(output: dict[str, Tensor]) -> dict[str, Tensor]:
     shown = {name: value[output["scores"] >= CONFIDENT] for name, value in output.items()}
     return shown | ({"masks": shown["masks"][:, 0] > 0.5} if "masks" in shown else {})
