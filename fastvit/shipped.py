@@ -15,8 +15,12 @@ def find(name: str | Path) -> Path:
     A name that is neither comes back as it is, so that an error can show it.
     """
     path = Path(name)
-    shipped = (FOLDER / name, FOLDER / f"{name}.yaml")
-    return next((each for each in (path, *shipped) if each.is_file()), path)
+    return next((each for each in (path, *places(name)) if each.is_file()), path)
+
+
+def places(name: str | Path) -> tuple[Path, Path]:
+    """Where the package has the file of this name, with or without `.yaml`, if it has one."""
+    return FOLDER / name, FOLDER / f"{name}.yaml"
 
 
 def names() -> Iterator[str]:

@@ -186,6 +186,19 @@ def test_what_is_no_run_does_not_replace_the_results_of_one():
         assert folder_of(trained, ["data.root=x"]) == Path("runs/evaluated") / source.replace("/", "_")
 
 
+@pytest.mark.parametrize(
+    ("source", "overrides", "folder"),
+    [
+        ("runs/x/best.pt", [], "runs/x"),
+        ("runs/x/last.pt", [], "runs/x/last"),
+        ("runs/x/last.pt", ["data.image_size=64"], "runs/x/last/data.image_size=64"),
+        ("runs/x/last.pt", ["output=mine"], "mine"),
+    ],
+)
+def test_another_checkpoint_than_the_best_does_not_replace_its_results(source, overrides, folder):
+    assert folder_of(SimpleNamespace(kind=Kind.RUN, source=source), overrides) == Path(folder)
+
+
 def test_mistakes_are_pictured_with_where_the_network_looked(random_run, photos, tmp_path, capsys):
     data = ["data.dataset=folder", f"data.root={photos}", "data.workers=0", "--form", "fused"]
     evaluate([str(random_run), *data, "data.image_size=64", "--output", str(tmp_path / "explained"), "--explain"])

@@ -173,6 +173,20 @@ def test_a_shipped_file_can_be_included_from_anywhere_and_one_beside_comes_first
     assert read_file(path) == {"schedule": {"epochs": 7}}
 
 
+def test_a_recipe_is_the_same_in_whatever_folder_the_user_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where files of the user's have the names of those of the package."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    for name in ("base/imagenet.yaml", "own_base.yaml"):
+        write(tmp_path / name, "schedule: {epochs: 7}\n")
+    for recipe in ("classification/fastvit_t8", "classification/fastvit_t8.yaml"):
+        assert read_file(shipped.find(recipe))["schedule"]["epochs"] == 300
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(RecipeError, match=r"there is no file own_base.yaml beside it, and none in the package"):
+        read_file(write(elsewhere / "recipe.yaml", "include: own_base.yaml\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
