@@ -23,10 +23,10 @@ def places(name: str | Path) -> tuple[Path, Path]:
     return FOLDER / name, FOLDER / f"{name}.yaml"
 
 
-def names(kind: str = "") -> Iterator[str]:
-    """The names of all recipes and suites, sorted, such as `classification/fastvit_t8`, or of one folder."""
+def names() -> Iterator[str]:
+    """The names of all recipes and suites, sorted, such as `classification/fastvit_t8`."""
     for path in sorted(FOLDER.glob("*/*.yaml")):
-        if path.parent.name != PARTS and kind in ("", path.parent.name):
+        if path.parent.name != PARTS:
             yield f"{path.parent.name}/{path.stem}"
 
 
