@@ -88,7 +88,7 @@ def _are_imagenet(labels: Sequence[str]) -> bool:
     return bool(known) and sum(label not in known for label in labels) < FEW * len(labels)
 
 
-def _by_name(recipe: "Recipe", labels: Sequence[str]) -> "Recipe":
+def _by_name(recipe: Any, labels: Sequence[str]) -> "Recipe":
     """The recipe with the network's own classes, where the images have their names: some may have no image."""
     if recipe.data.classes or recipe.data.dataset != "folder":
         return recipe
