@@ -16,12 +16,14 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from fastvit.data.images import NO_LABEL
 from fastvit.data.normalization import Normalization
-from fastvit.errors import DataError, RecipeError
+from fastvit.errors import DataError, RecipeError, RunError
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification.distillation import Teacher, build_teacher
+from fastvit.tasks.classification.distillation import Teacher, build_teacher, describe_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.task import Classification
+from fastvit.tasks.network import NamedNetwork, in_words_of_recipes
+from fastvit.trained.of_run import ADVICE
 from fastvit.training.task import open_train_and_val
 from reference import randomize
 
@@ -292,6 +294,31 @@ def test_a_run_can_teach(random_run: Path):
     torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
     with pytest.raises(RecipeError, match="knows 10 classes, the data has 9: train a teacher on the data"):
         task(f"distillation={{teacher: {{name: {random_run}}}}}", "data.num_classes=9").build_teacher(None)
+
+
+def test_a_recipe_with_a_file_of_weights_can_teach(random_run: Path):
+    student = task(f"distillation={{teacher: {{name: quickstart/digits, checkpoint: {random_run / 'best.pt'}}}}}")
+    student.prepare_training(torch.device("cpu"), data=None, loader=None)
+    weights = torch.load(random_run / "best.pt")["state_dict"]
+    torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
+
+
+def test_advice_about_a_teacher_is_for_a_recipe():
+    with pytest.raises(RecipeError) as caught, in_words_of_recipes("distillation.teacher"):
+        raise RunError(f"the weights cannot be downloaded; {ADVICE}")
+    assert str(caught.value) == (
+        "distillation.teacher: the weights cannot be downloaded; give a file that you have: "
+        "distillation.teacher.checkpoint=FILE"
+    )
+
+
+def test_folders_with_other_weights_are_other_teachers(tmp_path: Path):
+    """Answers of one are not taken for those of the other."""
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    teacher = NamedNetwork(name=f"local-dir:{tmp_path}")
+    first, again = describe_teacher(teacher), describe_teacher(teacher)
+    (tmp_path / "model.safetensors").write_bytes(b"another")
+    assert first == again != describe_teacher(teacher)
 
 
 def test_a_teacher_of_other_classes(teacher_checkpoint: Path):
