@@ -17,6 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from fastvit.data.images import NO_LABEL
 from fastvit.data.normalization import Normalization
 from fastvit.errors import DataError, RecipeError
+from fastvit.reparam import reparameterize_model
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification.distillation import Teacher, build_teacher
@@ -143,6 +144,23 @@ def test_a_model_starts_from_a_checkpoint_and_keeps_or_resets_its_head(tmp_path:
     smaller = task(start, "data.num_classes=4", "model.reset_head=true").build_model()
     assert torch.equal(smaller.stem[0].conv_kxk[0].conv.weight, source.stem[0].conv_kxk[0].conv.weight)
     assert task(start).build_model(initial_weights=False).num_classes == 10
+
+
+def test_training_does_not_start_from_a_fused_network(tmp_path: Path):
+    torch.save(reparameterize_model(task().build_model()).state_dict(), tmp_path / "fused.pt")
+    message = r"^model\.checkpoint: .*fused\.pt is fused, .*: give the network in train form"
+    with pytest.raises(RecipeError, match=message):
+        task(f"model.checkpoint={tmp_path / 'fused.pt'}", "model.reset_head=true").build_model()
+
+
+def test_a_checkpoint_without_a_classifier_may_start_with_a_new_one(tmp_path: Path):
+    state = {name: each for name, each in task().build_model().state_dict().items() if not name.startswith("head.")}
+    torch.save(state, tmp_path / "model.pt")
+    start = f"model.checkpoint={tmp_path / 'model.pt'}"
+    message = r"lacks head\.fc\.weight, lacks head\.fc\.bias: set model\.reset_head=true to keep"
+    with pytest.raises(RecipeError, match=message):
+        task(start).build_model()
+    task(start, "model.reset_head=true").build_model()
 
 
 def test_a_missing_checkpoint_is_the_recipe_s_fault():
