@@ -42,7 +42,8 @@ autodoc_inherit_docstrings = False  # torch's text about forward and hooks says 
 napoleon_numpy_docstring = False
 napoleon_attr_annotations = False  # their types stand in the signature
 
-# The reference: each name in `__all__` of these has an entry, under the module that stands first.
+# The reference: each name in `__all__` of these has an entry, under the module that stands first. What else has one is
+# named by a page.
 PUBLIC_MODULES = (
     "fastvit",
     "fastvit.models",
@@ -52,6 +53,7 @@ PUBLIC_MODULES = (
     "fastvit.predictor",
     "fastvit.errors",
 )
+NAMED = re.compile(r"^\.\. auto(?:function|class):: (\S+)", re.MULTILINE)
 
 
 def public_names() -> dict[str, str]:
@@ -62,6 +64,9 @@ def public_names() -> dict[str, str]:
         own = [name for name, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
         for name in getattr(module, "__all__", [name for name in own if not name.startswith("_")]):
             names.setdefault(name, f"{module_name}.{name}")
+    for path in sorted((Path(__file__).parent / "api").glob("*.md")):
+        for full_name in NAMED.findall(path.read_text(encoding="utf-8")):
+            names.setdefault(full_name.rpartition(".")[2], full_name)
     return names
 
 

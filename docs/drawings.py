@@ -243,7 +243,7 @@ def predictions(run: str) -> Figure:
     from fastvit.predictor import Shown
 
     detector = fastvit.load_trained(run)
-    scenes = DigitScenes(train=False, count=200, size=64, seed=0)
+    scenes = DigitScenes(train=False, count=200, size=64)
     figure, plots = plt.subplots(2, 3, figsize=(6, 4), layout="constrained")
     for axes, index in zip(plots.flat, range(6), strict=True):
         image = scenes[index].image

@@ -26,7 +26,7 @@ def fusion_error(model: nn.Module, fused: nn.Module, input_size: tuple[int, int,
     """
     parameter = next(model.parameters())
     x = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0)).to(parameter)
-    with exact_float32(), torch.autocast(x.device.type, enabled=False):
+    with exact_float32():
         expected, actual = (copy.deepcopy(each).eval()(x) for each in (model, fused))
     return relative_error(actual, expected)
 

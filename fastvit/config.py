@@ -75,8 +75,11 @@ def read_file(path: str | Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: include must be the name of a file, or a list of names, not {_show(names)}")
     merged: dict[str, Any] = {}
     for name in names:
-        beside = path.parent / name
-        included = _read_mapping(beside if beside.is_file() else shipped.find(name), named_by=path)
+        places = (path.parent / name, *shipped.places(name))  # the same ones in whatever folder the user works
+        found = [place for place in places if place.is_file()]
+        if not found:
+            raise RecipeError(f"{path}: include: there is no file {name} beside it, and none in the package")
+        included = _read_mapping(found[0], named_by=path)
         if "include" in included:
             raise RecipeError(f"{path}: include: {name} includes other files itself: name those here instead")
         merged = merge(merged, included)
@@ -95,8 +98,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _read_mapping(path: Path, named_by: Path | None = None) -> dict[str, Any]:
     where = f"{named_by}: include: " if named_by else ""
     if not path.is_file():
-        known = "" if named_by else f"{nearest(str(path), shipped.names())}; fastvit recipes lists those of the package"
-        raise RecipeError(f"{where}there is no file {path}{known}")
+        known = nearest(str(path), shipped.names())
+        raise RecipeError(f"there is no file {path}{known}; fastvit recipes lists those of the package")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fastvit.compare import fusion_error
 from fastvit.errors import DataError, RunError, some
 from fastvit.explain import grad_cam
-from fastvit.predictor import CLASSIFIERS
+from fastvit.predictor import CLASSIFIERS, IMAGE_CLASSIFICATION, IMAGE_MULTI_LABEL
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.device import autocast, best_device, cuda_kernels
@@ -24,6 +24,7 @@ from fastvit.runtime.folders import require_writable
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.timing import interleaved_latency
 from fastvit.trained import Kind, Trained
+from fastvit.trained.of_timm import imagenet_classes
 from fastvit.training.evaluation import evaluate
 from fastvit.training.loaders import eval_loader
 from fastvit.training.task import Metrics, Network, Task
@@ -48,6 +49,11 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
         return make_task(_recipe_of_file(trained, overrides))
     if trained.does in SETTLED_BY_RECIPES:
         raise RunError(f"{trained.source} was exported without its recipe: export it again, or evaluate its run")
+    if trained.does in (IMAGE_CLASSIFICATION, IMAGE_MULTI_LABEL):
+        raise RunError(
+            f"{trained.source} takes one image as it is: evaluate its run, or a file that was exported with "
+            "--preprocessing outside"
+        )
     if trained.does not in CLASSIFIERS or trained.preprocessing is None or trained.labels is None:
         raise RunError(f"{trained.source} is no classifier, or does not say what images go through: evaluate its run")
     stated = trained.preprocessing
@@ -59,8 +65,7 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
         # A table may have some of the labels only. (Those of one label an image may have other names than the images'.)
         "classes": list(trained.labels) if trained.does == "multi_label" else None,
         "image_size": stated.height,
-        # Published figures are of images as they are stored.
-        "exif_orientation": trained.kind not in (Kind.TIMM, Kind.HUB),
+        "exif_orientation": not _are_imagenet(trained.labels),  # its published figures are of images as stored
     }
     recipe = {
         "task": trained.does,
@@ -73,7 +78,26 @@ def task_of(trained: Trained, overrides: Sequence[str] = ()) -> Task:
         "schedule": {"epochs": 1},
         "loop": {"batch_size": 64},
     }
-    return make_task(build_recipe(recipe, overrides, source=trained.source))
+    return make_task(_by_name(build_recipe(recipe, overrides, source=trained.source), trained.labels))
+
+
+def _are_imagenet(labels: Sequence[str]) -> bool:
+    """Whether these are ImageNet's classes, by their synsets or their names, but for a few."""
+    classes = imagenet_classes(len(labels))
+    known = {*classes, *classes.values()}
+    return bool(known) and sum(label not in known for label in labels) < FEW * len(labels)
+
+
+def _by_name(recipe: Any, labels: Sequence[str]) -> "Recipe":
+    """The recipe with the network's own classes, where the images have their names: some may have no image."""
+    if recipe.data.classes or recipe.data.dataset != "folder":
+        return recipe
+    named = recipe.model_copy(update={"data": recipe.data.model_copy(update={"classes": tuple(labels)})})
+    try:
+        named.open_images(training=False)
+    except DataError:  # other names, or other classes: what is wrong is told when they are opened as they are
+        return recipe
+    return named
 
 
 def _recipe_of_file(trained: Trained, overrides: Sequence[str]) -> "Recipe":

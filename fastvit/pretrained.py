@@ -15,7 +15,8 @@ from fastvit.checkpoint_files import CheckpointError, contents_of, state_dict_in
 from fastvit.errors import UserError, reason_of
 from fastvit.weights import load_checkpoint, plain_names, require_same_tensors
 
-SCHEMES = ("hf-hub:", "local-dir:")  # of timm: what follows is a repository, or a folder of the same files
+LOCAL = "local-dir:"
+SCHEMES = ("hf-hub:", LOCAL)  # of timm: what follows is a repository, or a folder of the same files
 SECONDS_TO_ANSWER = 5.0
 WEIGHTS_FILES = ("model.safetensors", "pytorch_model.bin")  # by the names that timm looks for
 

@@ -9,14 +9,13 @@ import json
 import typing
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import import_module
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from fastvit.errors import RecipeError, nearest
-from fastvit.recipes import TASKS
+from fastvit.recipes import TASKS, recipe_class
 
 WORDS = {"integer": "whole number", "number": "number", "boolean": "true, false", "string": "text", "null": "null"}
 BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
@@ -42,8 +41,7 @@ def recipe_keys(task: str) -> list[Key]:
     """Every key of the recipes of a task, section by section. Raises RecipeError if there is no such task."""
     if task not in TASKS:
         raise RecipeError(f"the tasks are {', '.join(TASKS)}, and none is {task!r}{nearest(task, TASKS)}")
-    recipe_class, _ = TASKS[task]
-    return list(_keys(getattr(import_module(f"fastvit.tasks.{task}.recipe"), recipe_class)))
+    return list(_keys(recipe_class(task)))
 
 
 def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[Key]:

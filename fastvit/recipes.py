@@ -53,8 +53,13 @@ def build_recipe(data: Mapping[str, Any], overrides: Sequence[str], *, source: s
     task = data.get("task")
     if task not in TASKS:
         raise RecipeError(f"{source}: task must be one of {', '.join(TASKS)}, not {task!r}")
-    recipe_class, _ = TASKS[task]
-    return validate(data, getattr(import_module(f"fastvit.tasks.{task}.recipe"), recipe_class), source)
+    return validate(data, recipe_class(task), source)
+
+
+def recipe_class(task: str) -> "type[Recipe]":
+    """What validates the recipes of a task that is in `TASKS`."""
+    name, _ = TASKS[task]
+    return getattr(import_module(f"fastvit.tasks.{task}.recipe"), name)
 
 
 def make_task(recipe: "Recipe") -> "Task":

@@ -15,14 +15,18 @@ def find(name: str | Path) -> Path:
     A name that is neither comes back as it is, so that an error can show it.
     """
     path = Path(name)
-    shipped = (FOLDER / name, FOLDER / f"{name}.yaml")
-    return next((each for each in (path, *shipped) if each.is_file()), path)
+    return next((each for each in (path, *places(name)) if each.is_file()), path)
 
 
-def names(kind: str = "") -> Iterator[str]:
-    """The names of all recipes and suites, sorted, such as `classification/fastvit_t8`, or of one folder."""
+def places(name: str | Path) -> tuple[Path, Path]:
+    """Where the package has the file of this name, with or without `.yaml`, if it has one."""
+    return FOLDER / name, FOLDER / f"{name}.yaml"
+
+
+def names() -> Iterator[str]:
+    """The names of all recipes and suites, sorted, such as `classification/fastvit_t8`."""
     for path in sorted(FOLDER.glob("*/*.yaml")):
-        if path.parent.name != PARTS and kind in ("", path.parent.name):
+        if path.parent.name != PARTS:
             yield f"{path.parent.name}/{path.stem}"
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -68,7 +69,10 @@ class Played:
         self.script, self.built, self.built_once = script, [], False
         script.processes.append(self)
 
-    def build(self, measurement: Measurement, *, seconds: float | None = None) -> dict | Failure:
+    def ask(self, what: str, *arguments: Any, seconds: float | None = None) -> Any:
+        return getattr(self, what)(*arguments)
+
+    def build(self, measurement: Measurement) -> dict | Failure:
         name = measurement.network_name
         if name in self.script.deadly:
             raise WorkerDied("died in build")

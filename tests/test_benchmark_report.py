@@ -15,7 +15,7 @@ from fastvit.benchmark.compare import SAME, YARDSTICK, changes, comparison
 from fastvit.benchmark.field import field_points, pareto
 from fastvit.benchmark.labels import Box, Name, place
 from fastvit.benchmark.picture import picture
-from fastvit.benchmark.report import mean_speed_ups, report, share_of_limit, side_by_side
+from fastvit.benchmark.report import fields, markdown, mean_speed_ups, report, share_of_limit, side_by_side
 from fastvit.benchmark.result import Group, Limits, Result, Row, load, save
 from fastvit.benchmark.statistics import Interval, figures, median_interval, paired_ratio
 from fastvit.benchmark.suite import Suite
@@ -299,9 +299,13 @@ def test_fronts_are_of_the_plain_ones_and_of_all():
     points = field_points(figures(made), made.suite, ("plain", "distilled"))
     assert {point.name: point.front for point in points} == {"a": True, "b": True, "c": True}
     assert [p.name for p in points if p.front and p.kind == "plain"] == ["a", "c"]
-    text = report(made)
-    assert "front without teachers, f, batch 1: a 80, c 81" in text
-    assert "front of all, f, batch 1: a 80, b 82" in text
+    (lines,) = fields(made, figures(made))
+    assert [tuple(cells) for cells in lines[1:]] == [
+        ("1 to 3", "a 1 (80.0), b 2 (/82.0), c 3 (81.0)"),
+        ("front without teachers", "a 80.0, c 81.0"),
+        ("front of all", "a 80.0, b 82.0"),
+    ]
+    assert markdown(lines) in report(made)
 
 
 def test_a_name_that_has_no_room_is_left_out():

@@ -31,23 +31,23 @@ def measurement(name: str = "fastvit_t8", **form) -> Measurement:
 @pytest.mark.slow
 def test_a_worker_measures_and_goes_on_after_a_failure(worker: Worker):
     asked = measurement()
-    facts = worker.build(asked)
+    facts = worker.ask("build", asked)
     assert facts["image_size"] == 64
-    times = worker.call(asked, 3)
+    times = worker.ask("call", asked, 3)
     assert len(times) == 3
     assert all(1e-4 < seconds < 10 for seconds in times)
-    failure = worker.build(measurement("resnet18", builtin=True))
+    failure = worker.ask("build", measurement("resnet18", builtin=True))
     assert isinstance(failure, Failure)
     assert "resnet18 is none" in failure.reason
-    assert len(worker.call(asked, 1)) == 1
-    worker.keep([])
-    assert len(worker.call(asked, 1)) == 1  # built again, as in a process that takes the place of a dead one
+    assert len(worker.ask("call", asked, 1)) == 1
+    worker.ask("keep", [])
+    assert len(worker.ask("call", asked, 1)) == 1  # built again, as in a process that takes the place of a dead one
 
 
 @pytest.mark.slow
 def test_a_waiting_worker_leaves_the_processor_to_others(worker: Worker):
-    worker.build(measurement())
-    worker.call(measurement(), 1)
+    worker.ask("build", measurement())
+    worker.ask("call", measurement(), 1)
     stat = Path(f"/proc/{worker._process.pid}/stat")
     if not stat.exists():
         pytest.skip("no /proc")
@@ -60,9 +60,9 @@ def test_a_waiting_worker_leaves_the_processor_to_others(worker: Worker):
 def test_a_dead_worker_is_a_sentence():
     dying = Worker(1, "cpu")
     with pytest.raises(RunError, match=r"not ready after 0 minutes"):
-        dying.build(measurement(), seconds=0)
+        dying.ask("build", measurement(), seconds=0)
     with pytest.raises(RunError, match=r"a measuring process died \(SIGKILL\) in keep: if memory ran out"):
-        dying.keep([])
+        dying.ask("keep", [])
     dying.close()
 
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,14 @@ from timm.data import create_transform
 from fastvit import load_checkpoint
 from fastvit.cli.evaluate import folder_of
 from fastvit.data.digits import Digits
-from fastvit.errors import DataError
-from fastvit.evaluation import _require_same_classes
-from fastvit.trained import Kind
+from fastvit.errors import DataError, RunError
+from fastvit.evaluation import _require_same_classes, task_of
+from fastvit.predictor import IMAGE_CLASSIFICATION
+from fastvit.trained import Kind, Options, find_trained
 from fastvit.trained.of_timm import imagenet_classes
 from launch import QUICKSTART, complaint, script
+
+ORIENTATION = 0x0112  # of EXIF
 
 evaluate, export = script("evaluate"), script("export")
 
@@ -36,14 +40,16 @@ def evaluated(short_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Held-out digits in class folders, 40 in `val` and the next 10 in `test`."""
+    """Held-out digits in class folders, 40 in `val` and the next 10 in `test`, on their side as phones store them."""
     root = tmp_path_factory.mktemp("photos")
     digits = Digits(train=False, image_size=32)
     for index in range(50):
         image, label = digits[index]
         folder = root / ("val" if index < 40 else "test") / str(label)
         folder.mkdir(parents=True, exist_ok=True)
-        image.save(folder / f"{index}.png")
+        exif = Image.Exif()
+        exif[ORIENTATION] = 6  # to be turned clockwise
+        image.transpose(Image.Transpose.ROTATE_90).save(folder / f"{index}.png", exif=exif)
     for split, label in itertools.product(("val", "test"), range(10)):
         if not (root / split / str(label)).exists():  # each class has an image
             (root / split / str(label)).mkdir()
@@ -128,6 +134,43 @@ def test_an_exported_file_is_as_good_as_its_run(short_run, photos, tmp_path, cap
         assert other["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
 
 
+def test_photographs_are_upright_except_in_imagenet_s_figures():
+    """Which are published of images as they are stored."""
+    names = list(imagenet_classes(1000).values())
+    for options, labels, upright in (
+        (Options(random_weights=True), names, False),
+        (Options(random_weights=True), list(imagenet_classes(1000)), False),
+        (Options(random_weights=True), [f"my {name}" for name in names], True),
+        (Options(random_weights=True, num_classes=10), [str(number) for number in range(10)], True),
+    ):
+        trained = replace(find_trained("fastvit_t8", options), labels=tuple(labels))
+        assert task_of(trained, ["data.root=x"]).recipe.data.exif_orientation is upright
+
+
+def test_a_class_without_an_image_changes_nothing_for_the_others(short_run, photos, tmp_path, capsys):
+    """Whose labels are told by their names. A run and its file take the same folder."""
+    shutil.copytree(photos / "val", tmp_path / "photos" / "val")
+    shutil.rmtree(tmp_path / "photos" / "val" / "4")
+    export([str(short_run), "--format", "safetensors", "--output", str(tmp_path)])
+    data = [f"data.root={tmp_path / 'photos'}", "data.workers=0"]
+    evaluate([str(tmp_path / "short.safetensors"), *data, "--output", str(tmp_path / "file")])
+    assert "has no image of 1 of the classes, 4" in capsys.readouterr().out
+    of_run = [str(short_run), *data, "data.dataset=folder", "--form", "fused", "--output", str(tmp_path / "run")]
+    assert complaint(evaluate, of_run, capsys).endswith(
+        "or data.classes to all names in order, if some have no image here"
+    )
+    evaluate([*of_run, f"data.classes=[{', '.join(map(repr, '0123456789'))}]"])
+    of_file, of_run = result(tmp_path / "file")["exported"], result(tmp_path / "run")["fused"]
+    assert (of_file["samples"], of_file["top1"]) == (of_run["samples"], of_run["top1"])
+    assert of_file["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
+
+
+def test_a_file_that_prepares_images_itself_has_its_own_sentence():
+    trained = SimpleNamespace(task=None, recipe=None, does=IMAGE_CLASSIFICATION, source="a.onnx")
+    with pytest.raises(RunError, match=r"a\.onnx takes one image as it is: evaluate its run"):
+        task_of(trained)
+
+
 def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, photos):
     """They go into a folder of the run that is named after the settings."""
     evaluate([str(random_run), "data.dataset=folder", f"data.root={photos}", "data.workers=0", "--form", "fused"])
@@ -141,6 +184,19 @@ def test_what_is_no_run_does_not_replace_the_results_of_one():
     for kind, source in ((Kind.FILE, "exports/quickstart.onnx"), (Kind.TIMM, "fastvit_t8.apple_in1k")):
         trained = SimpleNamespace(kind=kind, source=source)
         assert folder_of(trained, ["data.root=x"]) == Path("runs/evaluated") / source.replace("/", "_")
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "folder"),
+    [
+        ("runs/x/best.pt", [], "runs/x"),
+        ("runs/x/last.pt", [], "runs/x/last"),
+        ("runs/x/last.pt", ["data.image_size=64"], "runs/x/last/data.image_size=64"),
+        ("runs/x/last.pt", ["output=mine"], "mine"),
+    ],
+)
+def test_another_checkpoint_than_the_best_does_not_replace_its_results(source, overrides, folder):
+    assert folder_of(SimpleNamespace(kind=Kind.RUN, source=source), overrides) == Path(folder)
 
 
 def test_mistakes_are_pictured_with_where_the_network_looked(random_run, photos, tmp_path, capsys):

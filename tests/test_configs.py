@@ -69,6 +69,19 @@ def test_the_header_is_a_contract(path):
         assert promise in text
 
 
+@pytest.mark.parametrize(
+    ("name", "batch_size", "lr"),
+    [
+        ("segmentation/fastvit_sa12_ade20k", 32, 2e-4),  # 40k iterations
+        ("segmentation/fastvit_sa12_ade20k", 16, 1e-4),  # of PoolFormer's other run, of 80k
+        ("detection/mask_rcnn_fastvit_sa12_coco", 8, 1e-4),
+        ("detection/retinanet_fastvit_sa12_coco", 8, 5e-5),
+    ],
+)
+def test_rates_of_dense_recipes_follow_the_batch(name, batch_size, lr):
+    assert load_recipe(name, [f"loop.batch_size={batch_size}"]).peak_lr == lr
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_distillation_changes_what_the_published_commands_change(variant):
     plain, distilled = (load_recipe(CONFIGS / f"fastvit_{variant}{kind}.yaml").to_dict() for kind in ("", "_distill"))

@@ -1,5 +1,6 @@
 """What is left of an export that fails (nothing), and what it says."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from deployment import PREPROCESSING, need, small_network
+from fastvit.compare import relative_error
 from fastvit.deploy import FORMATS, Card, export, load
 from fastvit.deploy.files import placed_when_done
 from fastvit.deploy.sidecar import write_sidecar
@@ -85,6 +87,17 @@ def test_a_runtime_that_fails_gets_a_sentence_and_leaves_nothing(model, tmp_path
     with pytest.raises(ExportError, match=message):
         export(model, tmp_path / "a.safetensors", EXAMPLE)
     assert everything(tmp_path) == set()
+
+
+@pytest.mark.parametrize("mode", ["autocast", "inference"])
+def test_the_caller_s_mode_is_not_the_file_s(model, tmp_path, mode):
+    need("onnx")
+    images = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16) if mode == "autocast" else torch.inference_mode():
+        export(model, tmp_path / "a.onnx", images)
+    with torch.no_grad():
+        expected = copy.deepcopy(model).eval()(images)
+    assert relative_error(load(tmp_path / "a.onnx")(images), expected) < 1e-5
 
 
 def test_a_failing_converter_leaves_what_was_there(model, tmp_path, quick, monkeypatch):

@@ -2,6 +2,8 @@
 
 import importlib.util
 import inspect
+import json
+import math
 import re
 import shlex
 import shutil
@@ -11,13 +13,19 @@ import textwrap
 from pathlib import Path
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
+import torch
 import yaml
+from PIL import Image
 
 import fastvit
 from browser import served
 from fastvit import RepMixer
 from fastvit.cli.main import main
+from fastvit.data.preprocessing import Preprocessing
+from fastvit.recipes import load_recipe, make_task
+from photographs import photographs
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -53,6 +61,34 @@ def test_the_operations_that_it_tells_are_those_of_the_network():
     trained, published, fused = (of_form.total() for of_form in drawings.count_operations("fastvit_t8").values())
     said = f"{trained} operations in training form, {published} fused as published, {fused} fused completely"
     assert said in (DOCS / "how_it_works.md").read_text()
+
+
+PHOTOGRAPHS = ("as it is", "portrait", "panorama", "smaller than the crop", "one row")
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("side", "crop_pct"), [(64, 0.9), (33, 0.95), (32, 1.0)])
+def test_images_are_prepared_as_deployment_says(interpolation, side, crop_pct, alone):
+    """By Pillow and NumPy alone, what the network was validated with, which is timm's transform."""
+    ((*_, code),) = (block for block in blocks("deploy.md") if block[0] == "preprocessing")
+    preprocessing = Preprocessing(side, side, crop_pct, interpolation, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    Path("quickstart.onnx.json").write_text(json.dumps({"preprocessing": preprocessing.to_dict()}))
+    for name in PHOTOGRAPHS:
+        photographs()[name].save("photo.jpg", "PNG")  # as it is, whatever it is called
+        names = {"Image": Image, "Path": Path, "json": json, "math": math, "np": np}
+        exec(compile(code, "deploy.md", "exec"), names)
+        expected = preprocessing.transform()(photographs()[name])[None].numpy()
+        np.testing.assert_allclose(names["images"], expected, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_a_network_of_one_s_own_is_made_as_recipes_says(alone):
+    """Known to timm by its file, built by its recipe, and fused."""
+    for mark, _, code in blocks("recipes.md"):
+        if mark.startswith("my_"):
+            (alone / mark).write_text(code)
+    model = make_task(load_recipe("my_recipe.yaml")).build_model().eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert fastvit.fusion_error(model, fastvit.reparameterize_model(model), input_size=(3, 32, 32)) < 1e-5
 
 
 def test_one_version_everywhere():

@@ -33,6 +33,7 @@ def test_fusing_changes_no_detection_and_leaves_no_batch_norm(build):
     assert fusion_error(detector.backbone, fused.backbone, (3, 96, 128)) < 1e-5
     images = [torch.rand(3, 70, 100), torch.rand(3, 96, 80)]
     detector.score_thresh = fused.score_thresh = 0.0
+    detector.detections_per_img = fused.detections_per_img = 300  # where the list is cut, scores are nearly the same
     if isinstance(detector, PyramidMaskRCNN):
         detector.roi_heads.score_thresh = fused.roi_heads.score_thresh = 0.2
     for before, after in zip(detector(images), fused(images), strict=True):
@@ -90,6 +91,8 @@ def test_the_heads_are_torchvision_s():
         anchors = [getattr(m, "anchor_generator", None) or m.rpn.anchor_generator for m in (ours, theirs)]
         assert anchors[0].sizes == anchors[1].sizes
         assert ours.backbone.out_channels == 256
+    (mask_rcnn, _), (retinanet, _) = pairs
+    assert mask_rcnn.roi_heads.detections_per_img == retinanet.detections_per_img == 100  # MMDetection's, of both
 
 
 def test_training_picks_one_of_the_sides_and_validation_the_last():

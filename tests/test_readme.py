@@ -150,6 +150,19 @@ def test_as_many_batch_norms_are_left_as_it_says(name, left):
     assert [sum(isinstance(each, nn.BatchNorm2d) for each in form.modules()) for form in (theirs, fused)] == [left, 0]
 
 
+@pytest.mark.parametrize(
+    "name", ["fastvit_mci0", "fastvithd", *(pytest.param(each, marks=pytest.mark.slow) for each in ENCODERS[1:-1])]
+)
+def test_what_encoders_give_is_as_long_as_the_tables_say(name):
+    with torch.device("meta"):
+        model, image = timm.create_model(name).eval(), torch.zeros(1, 3, 64, 64)
+        output = model(image).shape[1]
+        model.reset_classifier(0)
+        features = model(image).shape[1]
+    for page in (README, MOBILECLIP):
+        assert re.findall(rf"^\| `{name}` \| .* \| (\d+, \d+)\b", page, re.M) == [f"{features}, {output}"]
+
+
 NORMS = (nn.BatchNorm2d, (LayerScale, builtin.LayerScale2d), LayerNorm2d)
 
 

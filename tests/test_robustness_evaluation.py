@@ -22,6 +22,7 @@ from fastvit.runtime.processes import Processes
 from launch import ENVIRONMENT, complaint, finish, script, start_script, two_ranks
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "robustness"
+A_FIGURE = (None, 0, 256, 0.9, 32.1, 7500)
 
 
 class Numbers(nn.Module):
@@ -214,6 +215,36 @@ def test_figures_that_are_measured_survive_a_failure(more, overrides, tmp_path, 
     assert complaint(script("evaluate"), arguments, capsys).startswith(f"image {bad} cannot be read")
     with (tmp_path / "out" / "robustness.csv").open() as file:
         assert [row["set"] for row in csv.DictReader(file)] == ["ImageNet-A"]
+
+
+def test_networks_do_not_replace_each_other_s_results(tmp_path, monkeypatch):
+    """Where the user names no folder. What the user says is taken as it is."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "imagenet-a").mkdir(parents=True)
+    monkeypatch.setattr("fastvit.robustness.measure", lambda recipe, _: [Figure(recipe.model.name, *A_FIGURE)])
+    own = tmp_path / "own.yaml"
+    own.write_text((CONFIGS / "imagenet_a.yaml").read_text() + "output: of_the_file\n")
+    torch.save({}, tmp_path / "weights.pt")
+    names = ["fastvit_t8.apple_in1k", "fastvit_t8.apple_dist_in1k"]
+    for recipe, *overrides in (
+        *(["robustness/imagenet_a", f"model.name={name}"] for name in names),
+        ["robustness/imagenet_a", "model.name=fastvit_t8", "model.checkpoint=weights.pt"],
+        ["robustness/all"],
+        ["robustness/all", "output=said"],
+        [str(own)],
+    ):
+        script("evaluate")([recipe, *overrides])
+    written = {str(path.parent.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("robustness.csv")}
+    default = "runs/robustness"
+    of_one_recipe = [f"{default}/imagenet_a/{name}" for name in (*names, "fastvit_t8_weights.pt")]
+    assert sorted(written) == sorted([*of_one_recipe, f"{default}/all/fastvit_sa12.apple_in1k", "said", "of_the_file"])
+    assert all(f"{name}," in written[f"{default}/imagenet_a/{name}"] for name in names)
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_any_is_measured(overrides, monkeypatch, capsys):
+    monkeypatch.setattr("fastvit.robustness.measure", lambda *_: pytest.fail("measured"))
+    said = complaint(script("evaluate"), ["robustness/imagenet_a", *overrides, "output=/proc/x"], capsys)
+    assert said.startswith("output /proc/x cannot be written: /proc is not a writable folder")
 
 
 @pytest.mark.slow

@@ -11,6 +11,13 @@ from fastvit.robustness.recipe import RobustnessRecipe, read_robustness_recipe
 CONFIGS = Path(__file__).parents[1] / "configs" / "robustness"
 VARIANTS = ("t8", "t12", "s12", "sa12", "sa24", "sa36", "ma36")
 TAGS = ("apple_in1k", "apple_dist_in1k")
+PLAIN = {
+    "task": "robustness",
+    "model": {"name": "fastvit_t8.apple_in1k"},
+    "root": "data",
+    "output": "out",
+    "sets": {"x": {"kind": "imagenet", "folder": "x"}},
+}
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -44,6 +51,8 @@ def test_one_set_can_be_changed_by_its_name():
         ({"model": {}}, "model.name"),
         ({"model": {"name": "fastvit_t8"}}, "no weights of its own: give a tag, pretrained: true, or a checkpoint"),
         ({"model": {"name": "runs/a", "checkpoint": "b"}}, "weights and classes of its own: leave out pretrained and"),
+        ({"model": {"name": "x.onnx"}, "precision": "bfloat16"}, "x.onnx is an exported file, .*: leave out precision"),
+        ({"model": {"name": "x.onnx", "form": "unfused"}}, "x.onnx is an exported file, .* leave out .*model.form"),
         ({"sets": {}}, "sets is empty"),
         ({"root": None}, "root is missing"),
         ({"sets": {"x": {"kind": "imagenet"}}}, "folder is for all kinds but"),
@@ -51,12 +60,11 @@ def test_one_set_can_be_changed_by_its_name():
     ],
 )
 def test_contradictions_are_refused(change, message):
-    plain = {
-        "task": "robustness",
-        "model": {"name": "fastvit_t8.apple_in1k"},
-        "root": "data",
-        "output": "out",
-        "sets": {"x": {"kind": "imagenet", "folder": "x"}},
-    }
     with pytest.raises(ValueError, match=message):
-        RobustnessRecipe.model_validate_json(json.dumps(plain | change))
+        RobustnessRecipe.model_validate_json(json.dumps(PLAIN | change))
+
+
+def test_an_exported_file_is_measured_as_it_is():
+    model = {"name": "x.onnx", "form": "fused"}
+    recipe = RobustnessRecipe.model_validate_json(json.dumps(PLAIN | {"model": model, "precision": "float32"}))
+    assert recipe.model.name == "x.onnx"

@@ -13,7 +13,7 @@ from torchvision.datasets import ImageFolder
 
 from colors import CODE, PLAIN, ColorClassifier, ReadsColors, config, draw, meter, top1_of
 from fastvit.errors import DataError
-from fastvit.robustness.sets import ClassFolders, FileReader, Part, RealLabels, imagenet_classes, subset_of_imagenet
+from fastvit.robustness.sets import ClassFolders, FileReader, Part, RealLabels, class_indices, subset_of_imagenet
 
 
 @pytest.mark.parametrize("kind", ["imagenet_a", "imagenet_r"])
@@ -23,7 +23,7 @@ def test_the_two_hundred_classes_are_those_of_timm_in_the_order_of_folders(kind)
     assert len(set(names)) == 200
     of_timm = (Path(timm.__file__).parent / "data" / "_info" / f"{kind}_indices.txt").read_text().split()
     assert indices.tolist() == [int(index) for index in of_timm]
-    assert [imagenet_classes()[name] for name in names] == indices.tolist()
+    assert [class_indices()[name] for name in names] == indices.tolist()
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_masking_is_by_distance_within_the_subset(subset):
 
 def test_missing_and_foreign_class_folders_are_named(subset, tmp_path):
     with pytest.raises(DataError, match="must have 1000 class folders: there are 800 missing, such as n01440764"):
-        ClassFolders(subset, imagenet_classes()).check()
+        ClassFolders(subset, class_indices()).check()
     names, _ = subset_of_imagenet("imagenet_a")
     for name in [*names[1:], "dog"]:
         draw(tmp_path / name / "image.png", 0)
@@ -100,7 +100,7 @@ def test_the_numbered_folders_of_version_2_are_numbers_not_words(version_2):
 def corrupted(tmp_path_factory):
     """Two parts of ImageNet-C: fog is seen right at severity 1, and every second class at severity 3."""
     folder = tmp_path_factory.mktemp("imagenet-c")
-    for name, index in imagenet_classes().items():
+    for name, index in class_indices().items():
         draw(folder / "fog" / "1" / name / "image.png", index)
         draw(folder / "fog" / "3" / name / "image.png", index if index % 2 else index - index % 100)
     return folder

@@ -16,13 +16,14 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from fastvit.data.images import NO_LABEL
 from fastvit.data.normalization import Normalization
-from fastvit.errors import DataError, RecipeError
-from fastvit.reparam import reparameterize_model
+from fastvit.errors import DataError, RecipeError, RunError
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.tasks import load_recipe, make_task
-from fastvit.tasks.classification.distillation import Teacher, build_teacher
+from fastvit.tasks.classification.distillation import Teacher, build_teacher, describe_teacher
 from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.task import Classification
+from fastvit.tasks.network import NamedNetwork, in_words_of_recipes
+from fastvit.trained.of_run import ADVICE
 from fastvit.training.task import open_train_and_val
 from reference import randomize
 
@@ -144,23 +145,6 @@ def test_a_model_starts_from_a_checkpoint_and_keeps_or_resets_its_head(tmp_path:
     smaller = task(start, "data.num_classes=4", "model.reset_head=true").build_model()
     assert torch.equal(smaller.stem[0].conv_kxk[0].conv.weight, source.stem[0].conv_kxk[0].conv.weight)
     assert task(start).build_model(initial_weights=False).num_classes == 10
-
-
-def test_training_does_not_start_from_a_fused_network(tmp_path: Path):
-    torch.save(reparameterize_model(task().build_model()).state_dict(), tmp_path / "fused.pt")
-    message = r"^model\.checkpoint: .*fused\.pt is fused, .*: give the network in train form"
-    with pytest.raises(RecipeError, match=message):
-        task(f"model.checkpoint={tmp_path / 'fused.pt'}", "model.reset_head=true").build_model()
-
-
-def test_a_checkpoint_without_a_classifier_may_start_with_a_new_one(tmp_path: Path):
-    state = {name: each for name, each in task().build_model().state_dict().items() if not name.startswith("head.")}
-    torch.save(state, tmp_path / "model.pt")
-    start = f"model.checkpoint={tmp_path / 'model.pt'}"
-    message = r"lacks head\.fc\.weight, lacks head\.fc\.bias: set model\.reset_head=true to keep"
-    with pytest.raises(RecipeError, match=message):
-        task(start).build_model()
-    task(start, "model.reset_head=true").build_model()
 
 
 def test_a_missing_checkpoint_is_the_recipe_s_fault():
@@ -310,6 +294,31 @@ def test_a_run_can_teach(random_run: Path):
     torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
     with pytest.raises(RecipeError, match="knows 10 classes, the data has 9: train a teacher on the data"):
         task(f"distillation={{teacher: {{name: {random_run}}}}}", "data.num_classes=9").build_teacher(None)
+
+
+def test_a_recipe_with_a_file_of_weights_can_teach(random_run: Path):
+    student = task(f"distillation={{teacher: {{name: quickstart/digits, checkpoint: {random_run / 'best.pt'}}}}}")
+    student.prepare_training(torch.device("cpu"), data=None, loader=None)
+    weights = torch.load(random_run / "best.pt")["state_dict"]
+    torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
+
+
+def test_advice_about_a_teacher_is_for_a_recipe():
+    with pytest.raises(RecipeError) as caught, in_words_of_recipes("distillation.teacher"):
+        raise RunError(f"the weights cannot be downloaded; {ADVICE}")
+    assert str(caught.value) == (
+        "distillation.teacher: the weights cannot be downloaded; give a file that you have: "
+        "distillation.teacher.checkpoint=FILE"
+    )
+
+
+def test_folders_with_other_weights_are_other_teachers(tmp_path: Path):
+    """Answers of one are not taken for those of the other."""
+    (tmp_path / "model.safetensors").write_bytes(b"one")
+    teacher = NamedNetwork(name=f"local-dir:{tmp_path}")
+    first, again = describe_teacher(teacher), describe_teacher(teacher)
+    (tmp_path / "model.safetensors").write_bytes(b"another")
+    assert first == again != describe_teacher(teacher)
 
 
 def test_a_teacher_of_other_classes(teacher_checkpoint: Path):

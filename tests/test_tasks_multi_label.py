@@ -179,7 +179,7 @@ def test_labels_are_mixed_as_their_images_are(kind: str):
 
 
 def test_the_labels_of_a_scene_are_its_digits():
-    images = LabelledScenes(train=False, count=20, size=64, seed=0)
+    images = LabelledScenes(train=False, count=20, size=64)
     for index in range(20):
         assert images[index][1].nonzero().flatten().tolist() == sorted(set(images.scenes[index].digits.tolist()))
 
@@ -242,7 +242,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_each_probability_is_for_itself(run: Path):
     trained = load_trained(run)
-    image = LabelledScenes(train=False, count=1, size=64, seed=0)[0][0]
+    image = LabelledScenes(train=False, count=1, size=64)[0][0]
     said = trained(image)
     with torch.no_grad():
         expected = trained.module(trained.preprocessing.transform()(image)[None])[0].sigmoid()
@@ -259,7 +259,7 @@ def test_each_probability_is_for_itself(run: Path):
 
 
 def test_the_weights_by_the_network_s_name_say_the_same(run: Path):
-    image = LabelledScenes(train=False, count=1, size=64, seed=0)[0][0]
+    image = LabelledScenes(train=False, count=1, size=64)[0][0]
     said = load_trained("test_byobnet", checkpoint=run / "best.pt")(image)
     torch.testing.assert_close(said.probabilities, load_trained(run)(image).probabilities)
 
@@ -278,7 +278,7 @@ def exported(request: pytest.FixtureRequest, run: Path, tmp_path_factory: pytest
 def test_an_exported_file_gives_the_same_answers(exported: Path, run: Path, tmp_path: Path):
     path = exported
     assert json.loads(path.with_name(f"{path.name}.json").read_text())["task"] == "multi_label"
-    image = LabelledScenes(train=False, count=1, size=64, seed=0)[0][0]
+    image = LabelledScenes(train=False, count=1, size=64)[0][0]
     image.save(tmp_path / "scene.png")
     said, expected = load_trained(path)(image), load_trained(run)(image)
     torch.testing.assert_close(said.probabilities, expected.probabilities, rtol=0, atol=1e-3)
@@ -298,7 +298,7 @@ def test_a_page_is_for_one_label(run: Path, tmp_path: Path, capsys: pytest.Captu
 
 @pytest.mark.parametrize("exported", ["plain"], indirect=True)
 def test_evaluating_a_file_on_a_table_with_fewer_labels(exported: Path, run: Path, tmp_path: Path):
-    scenes = LabelledScenes(train=False, count=6, size=64, seed=0)
+    scenes = LabelledScenes(train=False, count=6, size=64)
     rows = ["path,labels"]
     for index in range(6):
         image, labels = scenes[index]

@@ -173,6 +173,20 @@ def test_a_shipped_file_can_be_included_from_anywhere_and_one_beside_comes_first
     assert read_file(path) == {"schedule": {"epochs": 7}}
 
 
+def test_a_recipe_is_the_same_in_whatever_folder_the_user_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Also where files of the user's have the names of those of the package."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    for name in ("base/imagenet.yaml", "own_base.yaml"):
+        write(tmp_path / name, "schedule: {epochs: 7}\n")
+    for recipe in ("classification/fastvit_t8", "classification/fastvit_t8.yaml"):
+        assert read_file(shipped.find(recipe))["schedule"]["epochs"] == 300
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with pytest.raises(RecipeError, match=r"there is no file own_base.yaml beside it, and none in the package"):
+        read_file(write(elsewhere / "recipe.yaml", "include: own_base.yaml\n"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -191,6 +205,15 @@ def test_what_cannot_be_included(text: str, message: str, tmp_path: Path):
     with pytest.raises(RecipeError) as caught:
         read_file(write(tmp_path / "own.yaml", text))
     assert message in str(caught.value)
+
+
+def test_a_file_here_is_not_taken_for_one_of_the_package(tmp_path, monkeypatch):
+    """Nor the other way round."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ablation").mkdir()
+    (tmp_path / "ablation" / "networks.py").write_text("raise RuntimeError('was run')")
+    (problem,) = problems("model.registered_in=ablation/networks.py", "model.name=ablation_repmixer")
+    assert "ablation/networks.py is here and in the package: rename yours" in problem
 
 
 def test_a_network_of_one_s_own_says_what_its_images_are(tmp_path: Path):

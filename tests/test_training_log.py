@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastvit.errors import RecipeError
+from fastvit.errors import MissingPackage
 from fastvit.tasks import load_recipe
 from fastvit.training.log import LossMeter, Progress, RunLog, curves, describe, loss_figures
 from fastvit.training.run_folder import RunFolder
@@ -122,5 +122,5 @@ def test_weights_and_biases_get_the_recipe_and_every_row_and_a_resumed_run_is_th
 
 def test_without_weights_and_biases_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(RecipeError, match=r'needs wandb: pip install "fastvit\[wandb\]"'):
+    with pytest.raises(MissingPackage, match=r'needs wandb: pip install "fastvit\[wandb\]"'):
         RunLog(RunFolder(tmp_path), wandb_recipe(tmp_path), "top1", 0)

@@ -25,7 +25,7 @@ LONG_CALL = 0.25  # seconds; to bring the weights back into the caches takes no 
 
 
 class Bench:
-    """The state of a measuring process: what it has built. Its methods are those of `Worker`."""
+    """The state of a measuring process: what it has built. Its methods are what `Worker.ask` asks for by name."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -33,11 +33,16 @@ class Bench:
         self.built: dict[Measurement, tuple[Call, dict[str, Any]]] = {}
 
     def build(self, measurement: Measurement) -> dict[str, Any]:
+        """Get ready to call it, unless it is already. Returns what is known of it: parameters, MACs, memory, ..."""
         if measurement not in self.built:
             self.built[measurement] = self._build(measurement)
         return self.built[measurement][1]
 
     def call(self, measurement: Measurement, calls: int) -> list[float]:
+        """The seconds of `calls` calls, after one that brings its weights back into the caches, if calls are short.
+
+        Builds it first, if it is not.
+        """
         self.build(measurement)  # again, where the process that had it is gone
         call, _ = self.built[measurement]
         first = seconds_of(call)
@@ -45,6 +50,7 @@ class Bench:
         return counted + [seconds_of(call) for _ in range(calls - len(counted))]
 
     def keep(self, measurements: Collection[Measurement]) -> None:
+        """Free everything that was built, except for these."""
         if not self.built.keys() <= set(measurements):
             self.built = {each: what for each, what in self.built.items() if each in measurements}
             torch.compiler.reset()
@@ -52,6 +58,7 @@ class Bench:
         _give_back(self.device)
 
     def limits(self, dtypes: Collection[str]) -> dict[str, Any]:
+        """What the machine can do at most: `peak` by dtype, `bandwidth`, and the size of its `cache`."""
         cache = limits.cache_size(self.device)
         peaks = {dtype: limits.peak(getattr(torch, dtype), self.device) for dtype in dtypes}
         return {"peak": peaks, "bandwidth": limits.bandwidth(self.device, cache), "cache": cache}

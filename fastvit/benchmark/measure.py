@@ -124,10 +124,10 @@ class Engines(dict[Key, Worker]):
         self[key] = Worker(self.threads, self.device)
         return self[key]
 
-    def ask(self, key: Key, what: str, *arguments: Any, **options: Any) -> Answer:
+    def ask(self, key: Key, what: str, *arguments: Any, seconds: float | None = None) -> Answer:
         """What a process says. One that died, or whose GPU may be spoilt, is replaced when it is next asked."""
         try:
-            answer = getattr(self[key], what)(*arguments, **options)
+            answer = self[key].ask(what, *arguments, seconds=seconds)
         except WorkerDied as died:
             answer = Failure(str(died), "")
             self.pop(key).close()
@@ -253,7 +253,7 @@ def _earlier(suite: Suite, quick: bool, device: str, machine: dict[str, Any]) ->
 def require_same(result: Result, suite: Suite, quick: bool, device: str, machine: dict[str, Any]) -> None:
     """Raises RunError where a result is not of this suite, device and machine."""
     old, new = (each.model_dump(mode="json") for each in (result.suite, suite))
-    others = differences(old, new, Suite) + differences(result.environment, machine, Suite)
+    others = differences(old, new, Suite) + differences(result.environment, machine)
     others += [] if (result.quick, result.device) == (quick, device) else ["the device or --quick"]
     if others:
         raise RunError(

@@ -5,29 +5,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import geometric_mean
 
 from fastvit.benchmark.claims import Checked, checked_claims
-from fastvit.benchmark.field import field_points, pareto
+from fastvit.benchmark.field import OURS, field_points, pareto
 from fastvit.benchmark.limits import least_seconds
 from fastvit.benchmark.machine import hardware, known_problems
 from fastvit.benchmark.result import Group, Result, Row
 from fastvit.benchmark.statistics import LEAST_ROUNDS, Figures, figures, paired_ratio
-from fastvit.benchmark.suite import Accuracy
+from fastvit.benchmark.suite import Accuracy, Suite
 
+TOGETHER = 10  # networks in a line of a field
 BUSY = 0.3  # threads of others for each of ours, before the run, from which on they disturb it
 
 Line = Sequence[str]
 
 
 def report(result: Result) -> str:
-    """What was measured on what; medians side by side; means, claims and fronts; every row; what was not measured."""
+    """What was measured on what; medians side by side, or a field; means and claims; every row; what was not."""
     shown = figures(result)
     blocks = [f"# {result.suite.title}", "\n".join(f"- {line}" for line in conditions(result))]
-    blocks += [markdown(lines) for lines in side_by_side(result, shown)]
+    overview = fields if result.suite.picture == "accuracy" else side_by_side
+    blocks += [markdown(lines) for lines in overview(result, shown)]
     if result.suite.take_turns == "forms":
         blocks += [markdown(lines) for lines in mean_speed_ups(result)]
     if result.suite.claims:
         blocks.append(markdown(claims_table(list(checked_claims(result)), result)))
-    if result.suite.picture == "accuracy":
-        blocks.append("\n".join(f"- {line}" for line in fronts(result, shown)))
     if any(each.latency for each in shown):
         blocks.append(markdown(table(result, shown)))
     blocks.append("\n".join(f"- {line}" for line in failures(shown)))
@@ -155,18 +155,41 @@ def _here(checked: Checked | None) -> tuple[str, str]:
     return f"{here.value:.2f} ({here.low:.2f}-{here.high:.2f})" if here else "", checked.verdict
 
 
-def fronts(result: Result, shown: Iterable[Figures]) -> Iterator[str]:
-    """The networks that none beats in both time and accuracy, by batch size and form."""
+def fields(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
+    """All networks by rising time with their accuracies, and those that none beats in both: a table for each way."""
+    suite = result.suite
     by_way: dict[tuple[int, str], list[Figures]] = defaultdict(list)
     for each in shown:
         if each.latency:
             by_way[each.row.batch_size, each.row.form].append(each)
     for (batch_size, form), rows in by_way.items():
+        rows.sort(key=lambda each: each.latency.median)
+        zero_shot = [each for each in rows if suite.networks[each.row.network].top1.zero_shot]
+        classifiers = [each for each in rows if each not in zero_shot]
+        lines: list[Line] = [(f"ms, batch {batch_size}, {form}", "networks (top-1; after a slash: distilled)")]
+        for first in range(0, len(classifiers), TOGETHER):
+            some = classifiers[first : first + TOGETHER]
+            lines.append((f"{_milliseconds(some[0])} to {_milliseconds(some[-1])}", _told(some, suite)))
+        if zero_shot:
+            lines.append(("zero-shot", _told(zero_shot, suite)))
         for whose, kinds in (("without teachers", ("plain",)), ("of all", ("plain", "distilled"))):
-            points = field_points(rows, result.suite, kinds)
+            points = field_points(rows, suite, kinds)
             front = pareto((point.ms, point.top1) for point in points)
-            names = [f"{point.name} {point.top1:g}" for point in sorted(points) if point[:2] in front]
-            yield f"front {whose}, {form}, batch {batch_size}: {', '.join(names)}"
+            names = [f"{point.name} {point.top1:.1f}" for point in sorted(points) if point[:2] in front]
+            lines.append((f"front {whose}", ", ".join(names)))
+        yield lines
+
+
+def _told(some: Iterable[Figures], suite: Suite) -> str:
+    """Each with its milliseconds and its accuracies; ours stand out."""
+    told = []
+    for each in some:
+        network = suite.networks[each.row.network]
+        alone, distilled = network.top1.plain or network.top1.zero_shot, network.top1.distilled
+        accuracy = (f"{alone:.1f}" if alone else "") + (f"/{distilled:.1f}" if distilled else "")
+        name = f"**{each.row.network}**" if network.family == OURS else each.row.network
+        told.append(f"{name} {_milliseconds(each)} ({accuracy})")
+    return ", ".join(told)
 
 
 def table(result: Result, shown: Iterable[Figures]) -> list[Line]:

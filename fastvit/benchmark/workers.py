@@ -8,11 +8,10 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Collection
 from multiprocessing.connection import Connection
 from typing import Any
 
-from fastvit.benchmark.measurement import Failure, Measurement
+from fastvit.benchmark.measurement import Failure
 from fastvit.errors import RunError, reason_of
 
 SETTLE_SECONDS = 0.01  # an OpenMP thread spins for some milliseconds after its work before it sleeps
@@ -39,37 +38,16 @@ class Worker:
                 os.environ["OMP_NUM_THREADS"] = before
         theirs.close()
 
-    def build(self, measurement: Measurement, *, seconds: float | None = None) -> dict[str, Any] | Failure:
-        """Get ready to call it, unless it is already. Returns what is known of it: parameters, MACs, memory, ...
+    def ask(self, what: str, *arguments: Any, seconds: float | None = None) -> Any:
+        """What a method of the process's `Bench` returns; a `Failure` where that raises an error.
 
-        Raises WorkerDied if it takes more than `seconds`: the process is killed.
+        Raises WorkerDied if the process is gone, or takes more than `seconds`: then it is killed.
+
+        Args:
+            what: the name of the method.
         """
-        return self._ask("build", measurement, seconds=seconds)
-
-    def call(self, measurement: Measurement, calls: int) -> list[float] | Failure:
-        """The seconds of `calls` calls, after one that brings its weights back into the caches, if calls are short.
-
-        Builds it first, if it is not.
-        """
-        return self._ask("call", measurement, calls)
-
-    def keep(self, measurements: Collection[Measurement]) -> None:
-        """Free everything that was built, except for these."""
-        self._ask("keep", measurements)
-
-    def limits(self, dtypes: Collection[str]) -> dict[str, Any] | Failure:
-        """What the machine can do at most: `peak` by dtype, `bandwidth`, and the size of its `cache`."""
-        return self._ask("limits", dtypes)
-
-    def close(self) -> None:
-        self._connection.close()
-        self._process.join(timeout=5)  # so that what torch started in it ends with it
-        if self._process.is_alive():
-            self._process.terminate()
-
-    def _ask(self, *request: Any, seconds: float | None = None) -> Any:
         try:
-            self._connection.send(request)
+            self._connection.send((what, *arguments))
             if seconds is not None and not self._connection.poll(seconds):
                 self._process.kill()
                 raise WorkerDied(f"not ready after {seconds / 60:g} minutes")
@@ -79,7 +57,13 @@ class Worker:
             code = self._process.exitcode
             how = f"exit code {code}" if code is None or code >= 0 else signal.Signals(-code).name
             fix = ": if memory ran out, measure fewer networks or smaller batches" if how == "SIGKILL" else ""
-            raise WorkerDied(f"a measuring process died ({how}) in {request[0]}{fix}") from error
+            raise WorkerDied(f"a measuring process died ({how}) in {what}{fix}") from error
+
+    def close(self) -> None:
+        self._connection.close()
+        self._process.join(timeout=5)  # so that what torch started in it ends with it
+        if self._process.is_alive():
+            self._process.terminate()
 
 
 def _serve(connection: Connection, threads: int, device: str) -> None:

@@ -24,8 +24,10 @@ from typing import TYPE_CHECKING
 from fastvit import shipped
 from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import RecipeError, RunError, require_packages
+from fastvit.runtime.folders import require_writable
 
 if TYPE_CHECKING:
+    from fastvit.robustness.recipe import ModelSource
     from fastvit.runtime.processes import Processes
     from fastvit.trained import Trained
     from fastvit.training.task import Task
@@ -38,9 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
     parser.add_argument("--form", choices=(*FORMS, "both"), help="which to evaluate (both; exported files have one)")
     parser.add_argument("--explain", action="store_true", help="show in mistakes.png where a classifier has looked")
-    parser.add_argument(
-        "--output", type=Path, help="folder of the results (the run's, or one in it; else in runs/evaluated)"
-    )
+    parser.add_argument("--output", type=Path, help="folder of the results (the run's, or one in it; else one in runs)")
     add_weights(parser)
 
 
@@ -101,9 +101,16 @@ def folder_of(trained: "Trained", overrides: Sequence[str]) -> Path:
     if given := [override.partition("=")[2] for override in overrides if override.startswith("output=")]:
         return Path(given[-1]).expanduser()
     if trained.kind is not Kind.RUN:
-        return Path("runs/evaluated") / re.sub(r"[^\w.=-]+", "_", trained.source.strip("/"))
+        return Path("runs/evaluated") / one_name(trained.source)
     source = Path(trained.source)
-    return (source if source.is_dir() else source.parent) / folder_name(overrides)
+    if not source.is_dir():  # a checkpoint: the run's folder has the results of its best one alone
+        source = source.parent if source.name == "best.pt" else source.with_suffix("")
+    return source / folder_name(overrides)
+
+
+def one_name(source: str) -> str:
+    """What a user named, as the name of a folder: of a long path the end, which tells it from others."""
+    return re.sub(r"[^\w.=-]+", "_", source.strip("/"))[-200:]
 
 
 def folder_name(overrides: Sequence[str]) -> str:
@@ -119,7 +126,8 @@ def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "P
     recipe = read_robustness_recipe(path, arguments.overrides)
     if arguments.checkpoint or arguments.pretrained or arguments.random_weights or arguments.form:
         raise RecipeError("a robustness recipe says itself which model: set model.name, model.checkpoint, model.form")
-    folder, figures = arguments.output or recipe.output, []
+    folder, figures = arguments.output or recipe.output or folder_of_robustness(path, recipe.model), []
+    processes.on_main(lambda: require_writable(folder))
     for figure in robustness.measure(recipe, processes):
         figures.append(figure)
         processes.on_main(lambda: robustness.write_figures(figures, folder))
@@ -130,3 +138,9 @@ def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "P
     tell_licence(recipe.model.find().licence)
     print(robustness.table(summary))
     print("\nwritten:", *written, sep="\n  ")
+
+
+def folder_of_robustness(path: Path, model: "ModelSource") -> Path:
+    """Where the user says none: one for each recipe and network, so that none replaces the results of another."""
+    said = [str(each) for each in (model.name, model.checkpoint) if each]
+    return Path("runs/robustness") / path.stem / one_name(",".join(said))

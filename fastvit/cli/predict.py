@@ -38,7 +38,12 @@ MANY = 2000  # images from which on OpenVINO pays: it takes 3 s to be ready, and
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", nargs="+", help="images, folders of them, and patterns")
     parser.add_argument("--model", required=True, help=SOURCE)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write into FILE.csv or FILE.jsonl")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write into FILE.csv or FILE.jsonl (in CSV an image without objects has no row, as an unreadable one)",
+    )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draw each image with what was predicted")
     parser.add_argument("--masks", type=Path, metavar="FOLDER", help="of segmentation: images whose pixels are classes")
     parser.add_argument("--explain", type=Path, metavar="FOLDER", help="draw where a classifier has looked")

@@ -1,6 +1,6 @@
 """From an image file to a network's input: what an exported file has to state to give the same answers elsewhere."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
+from torchvision.transforms import Compose, InterpolationMode
 from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
@@ -71,12 +71,21 @@ class Preprocessing:
         """Ready for JSON."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
-    def transform(self) -> Callable[[Image.Image], Tensor]:
+    def transform(self) -> Compose:
         """A function from an RGB image to (3, height, width); timm's validation transform.
 
         Raises ValueError where resizing is the task's.
         """
-        return self._of_timm()
+        if self.crop_pct is None or self.interpolation is None:
+            raise ValueError("these images are resized in their task's own way: only mean and std are stated")
+        return create_transform(
+            (3, self.height, self.width),
+            crop_pct=self.crop_pct,
+            crop_mode=self.crop_mode,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+        )
 
     def crop(self, image: Image.Image) -> Tensor:
         """The same up to the crop, five times as fast: from an RGB image to (3, height, width) uint8.
@@ -85,7 +94,7 @@ class Preprocessing:
         at most, and by 0.02 levels on average. Where torch has other rules (nearest), or timm (crops that are not
         square, or not of the center), `transform`'s own steps are taken.
         """
-        resize, crop, *_ = self._of_timm().transforms
+        resize, crop, *_ = self.transform().transforms
         is_plain = self.height == self.width and self.crop_mode == CENTER
         if not is_plain or self.interpolation not in ("bilinear", "bicubic"):
             return pil_to_tensor(crop(resize(image)))
@@ -97,15 +106,3 @@ class Preprocessing:
     def normalize(self, crops: Tensor) -> Tensor:
         """What the network takes, (B, 3, height, width) float32, from such crops."""
         return self.normalization(crops)
-
-    def _of_timm(self) -> Any:
-        if self.crop_pct is None or self.interpolation is None:
-            raise ValueError("these images are resized in their task's own way: only mean and std are stated")
-        return create_transform(
-            (3, self.height, self.width),
-            crop_pct=self.crop_pct,
-            crop_mode=self.crop_mode,
-            interpolation=self.interpolation,
-            mean=self.mean,
-            std=self.std,
-        )

@@ -150,11 +150,14 @@ def one_name_each(classes: Sequence[Sequence[str]], numbers: Sequence[str]) -> l
     return [f"{name} ({number})" if count[name] > 1 else name for name, number in zip(names, numbers, strict=True)]
 
 
+HINT = ", or data.classes to all names in order, if some have no image here"
+
+
 def require_num_classes(source: Any, num_classes: int | None, where: str) -> None:
     """Raise DataError if the classes of a source, where it knows them, are not as many as the recipe says."""
     classes = getattr(source, "classes", None)
     if num_classes is not None and classes is not None and len(classes) != num_classes:
         raise DataError(
             f"data.num_classes is {num_classes}, but there are {len(classes)} classes in {where}; "
-            f"set data.num_classes to {len(classes)}"
+            f"set data.num_classes to {len(classes)}" + (HINT if len(classes) < num_classes else "")
         )

@@ -11,6 +11,7 @@ from fastvit.deploy.card import Card
 from fastvit.deploy.files import explained, placed_when_done, require_free, require_space
 from fastvit.deploy.formats import Format, format_of, get_format
 from fastvit.deploy.request import Request, make_request
+from fastvit.deploy.runtimes.run import plain_mode
 from fastvit.deploy.sidecar import Sidecar, sha256, size_in_bytes, write_sidecar
 from fastvit.errors import ExportError
 
@@ -57,7 +58,7 @@ def export(
     kind = format if isinstance(format, Format) else get_format(format) if format else format_of(path)
     _require_possible(kind, dynamic, opset, float32)
     require_free(path, kind, overwrite=overwrite)
-    with placed_when_done(path, kind) as draft:
+    with plain_mode(), placed_when_done(path, kind) as draft:
         request = make_request(
             model,
             example_input,

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RunError
 from fastvit.predictor import CLASSIFIERS
-from fastvit.reparam import reparameterize_model
 from fastvit.trained import Kind, Trained
 
 
@@ -32,21 +31,17 @@ class Embedder:
 
     def __init__(self, trained: Trained, device: torch.device):
         require_features(trained)
-        network = trained.network
         self.preprocessing = trained.preprocessing
         self.prepare = self.preprocessing.crop
         self.is_classifier = trained.does in CLASSIFIERS
-        digest = sha256(Path(trained.source)) if trained.kind is Kind.FILE else weights_sha256(network)
+        digest = sha256(Path(trained.source)) if trained.kind is Kind.FILE else weights_sha256(trained.network)
         self.model = {
             "features": "before the classifier" if self.is_classifier else "outputs",
             "weights_sha256": digest,
             **self.preprocessing.to_dict(),
         }
-        is_module = isinstance(network, nn.Module)
-        self.device = device if is_module else torch.device("cpu")
-        self.network: Any = network
-        if is_module:
-            self.network = reparameterize_model(network).to(self.device, memory_format=torch.channels_last)
+        self.network: Any
+        self.network, self.device = trained.fused_on(device)
         blank = torch.zeros(1, 3, self.preprocessing.height, self.preprocessing.width, dtype=torch.uint8)
         try:
             self.width = self(blank).shape[1]

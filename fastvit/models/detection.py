@@ -148,6 +148,7 @@ class PyramidRetinaNet(OnPyramid, RetinaNet):
             image_std=list(colors["std"]),
             anchor_generator=anchors,
             head=Float32RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes + 1),
+            detections_per_img=100,  # as MMDetection; torchvision's own are 300
         )
 
 

@@ -19,7 +19,6 @@ NUM_JOINTS = len(PARENTS)
 # its tip. Numbers below 16 are rows of the joint regressor, 16 to 20 the tips of thumb, index, middle, ring and pinky.
 JOINT_ORDER = (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20)
 ROOT = 9  # of the 21: the knuckle of the middle finger, to which positions are relative, as in FreiHAND's tools
-BONES = tuple((0 if i % 4 == 1 else i - 1, i) for i in range(1, 21))  # pairs of the 21, to draw a hand
 
 
 class HandArrays(NamedTuple):

@@ -50,15 +50,10 @@ def corrupt(image: Image.Image, corruption: str, severity: int) -> Image.Image:
         severity: 1 to 5.
 
     Raises:
-        ImportError: the library that makes them is not installed.
         DataError: the image is too small for what the corruptions do.
     """
-    try:
-        from imagecorruptions import corrupt as make
-    except ImportError as error:
-        raise ImportError(
-            'making corruptions needs imagecorruptions-imaug: pip install "fastvit[corruptions]"'
-        ) from error
+    from imagecorruptions import corrupt as make
+
     if min(image.size) < SMALLEST_IMAGE:
         raise DataError(f"an image of {image.size[0]}x{image.size[1]} px is too small to corrupt: 32 px at least")
     # These two draw from generators of their own, unless they are told a seed.

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt, model_validator
 from fastvit.config import Section, UserPath, apply_overrides, read_file, validate
 from fastvit.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from fastvit.tasks.network import NamedNetwork
+from fastvit.trained import Kind, kind_of
 
 
 class ModelSource(NamedNetwork):
@@ -51,7 +52,7 @@ class RobustnessRecipe(Section):
     task: Literal["robustness"]
     model: ModelSource
     root: UserPath | None = None  # folder of the sets
-    output: UserPath
+    output: UserPath | None = None  # null: a folder of its own for each recipe and network, in runs/robustness
     skip_missing: bool = False  # report sets that are not there, rather than stop
     batch_size: PositiveInt = 64
     workers: int = Field(4, ge=0)  # of each process
@@ -66,6 +67,13 @@ class RobustnessRecipe(Section):
             raise ValueError("sets is empty: there is nothing to evaluate")
         if self.root is None and any(each.folder for each in self.sets.values()):
             raise ValueError("root is missing: the folder of the sets; say root=FOLDER")
+        return self
+
+    @model_validator(mode="after")
+    def _is_computed_as_it_says(self) -> "RobustnessRecipe":
+        kind = kind_of(self.model.name)
+        if kind is Kind.FILE and (self.precision != "float32" or self.model.form != "fused"):
+            raise ValueError(f"{self.model.name} is {kind.value}: leave out precision and model.form")
         return self
 
     def path(self, config: SetConfig) -> Path:

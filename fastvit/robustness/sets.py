@@ -65,7 +65,7 @@ def parts_of(config: SetConfig, folder: Path) -> list[Part]:
     """The parts of a set in one of ImageNet's standard layouts."""
     if config.kind == "imagenet_c":
         return [
-            Part(corruption, severity, ClassFolders(folder / corruption / str(severity), imagenet_classes()))
+            Part(corruption, severity, ClassFolders(folder / corruption / str(severity), class_indices()))
             for corruption in config.corruptions
             for severity in config.severities
         ]
@@ -76,11 +76,11 @@ def parts_of(config: SetConfig, folder: Path) -> list[Part]:
     if config.kind in ("imagenet_a", "imagenet_r"):
         names, classes = subset_of_imagenet(config.kind)
         return [Part(None, 0, ClassFolders(folder, {name: label for label, name in enumerate(names)}), classes)]
-    return [Part(None, 0, ClassFolders(folder, imagenet_classes()))]
+    return [Part(None, 0, ClassFolders(folder, class_indices()))]
 
 
 @cache
-def imagenet_classes() -> dict[str, int]:
+def class_indices() -> dict[str, int]:
     """The index of each WordNet identifier of ImageNet-1k."""
     return {name: index for index, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
 
@@ -88,7 +88,7 @@ def imagenet_classes() -> dict[str, int]:
 def subset_of_imagenet(kind: str) -> tuple[list[str], Tensor]:
     """The 200 classes of "imagenet_a" or "imagenet_r": WordNet identifiers, and indices among the 1000."""
     names = pkgutil.get_data("timm.data", f"_info/{kind}_synsets.txt").decode().split()
-    indices = [imagenet_classes()[name] for name in names]
+    indices = [class_indices()[name] for name in names]
     return names, torch.tensor(indices)
 
 

@@ -1,5 +1,6 @@
-"""Whether a folder can be written to, known before the work."""
+"""Whether a folder can be written to and has room, known before the work."""
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ def require_writable(folder: Path, name: str = "output") -> None:
     Raises:
         RunError: it cannot be written.
     """
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    existing = _existing(folder)
     try:
         with tempfile.NamedTemporaryFile(dir=existing):
             pass
@@ -23,3 +24,18 @@ def require_writable(folder: Path, name: str = "output") -> None:
         raise RunError(
             f"{name} {folder} cannot be written: {existing} is not a writable folder ({error.strerror})"
         ) from error
+
+
+def require_room(folder: Path, size: int) -> None:
+    """Raise RunError where the disk of a folder, which need not be there yet, has less room than `size` bytes."""
+    existing = _existing(folder)
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise RunError(
+            f"{existing} has room for {free:,} bytes, but {size:,} are needed: make room, or write elsewhere"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that is there."""
+    return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastvit.errors import RunError, UserError
+from fastvit.errors import RunError, UserError, reason_of
 from fastvit.runtime.data_workers import end_workers
 
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def process_group() -> Iterator[Processes]:
         if not _lost_another(error):
             raise
         raise RunError(
-            f"process {processes.rank} of {processes.count} has lost another one ({str(error).splitlines()[0]}); what "
+            f"process {processes.rank} of {processes.count} has lost another one ({reason_of(error)}); what "
             "that one said is the cause. Go on from the last checkpoint with --resume"
         ) from error
     dist.destroy_process_group()

@@ -2,7 +2,8 @@
 
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,9 +17,9 @@ from torch import nn
 
 from fastvit import shipped
 from fastvit.config import Section, UserPath
-from fastvit.errors import RecipeError, nearest
+from fastvit.errors import RecipeError, UserError, nearest
 from fastvit.fastvit import FastViT
-from fastvit.pretrained import WeightsError, create_pretrained, load_weights
+from fastvit.pretrained import LOCAL, WeightsError, create_pretrained, load_weights
 from fastvit.trained import Kind, Options, Trained, find_trained, kind_of
 from fastvit.trained.of_run import checkpoint_of
 from fastvit.variants import VARIANTS
@@ -51,6 +52,9 @@ def register_models(name: Path) -> Path:
     path = shipped.find(name.expanduser())
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
+    ours = shipped.FOLDER / name
+    if ours.is_file() and not path.samefile(ours):
+        raise ValueError(f"{path} is here and in the package: rename yours, or give its whole path")
     module_name = f"registered_{path.stem}"  # timm registers a model under the module that defines it
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -99,7 +103,7 @@ class NetworkConfig(Section):
 class NamedNetwork(Section):
     """A trained network by any of the names that the commands know: see `fastvit.trained`."""
 
-    name: str  # a run, a recipe, a network of timm's, an exported file
+    name: str  # a run, a recipe, a network of timm's; to measure robustness also an exported file
     pretrained: bool = False  # of a recipe, or of a name of timm's without a tag: with the hub's weights
     checkpoint: UserPath | None = None  # of these: with the weights of a file
 
@@ -117,10 +121,12 @@ class NamedNetwork(Section):
 
     @property
     def weights(self) -> Path | None:
-        """The file that has them; None where they are the hub's."""
+        """The file or folder that has them; None where they are the hub's."""
         kind = kind_of(self.name)
         if kind is Kind.RUN:
             return checkpoint_of(self.name)
+        if self.name.startswith(LOCAL):
+            return Path(self.name.removeprefix(LOCAL))
         return Path(self.name) if kind is Kind.FILE else self.checkpoint
 
     def find(self, *, num_classes: int | None = None) -> Trained:
@@ -128,6 +134,27 @@ class NamedNetwork(Section):
         return find_trained(
             self.name, Options(checkpoint=self.checkpoint, pretrained=self.pretrained, num_classes=num_classes)
         )
+
+
+@contextmanager
+def in_words_of_recipes(key: str) -> Iterator[None]:
+    """Within: what is wrong with a `NamedNetwork` is told of its key, with a recipe's words in place of a command's.
+
+    Raises:
+        RecipeError: in place of any UserError.
+    """
+    meant = {
+        " with --checkpoint FILE": f": {key}.checkpoint=FILE",
+        "say how many with --num-classes": "its classes must be those of the data",
+        "leave out --num-classes": "its classes must be those of the data",
+    }
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+        for said, instead in meant.items():
+            message = message.replace(said, instead)
+        raise RecipeError(f"{key}: {message}") from error
 
 
 def build_network(

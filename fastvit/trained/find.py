@@ -44,7 +44,7 @@ def load_trained(
     """A trained network with its preprocessing and its labels, ready to be called with an image.
 
     >>> model = fastvit.load_trained("runs/quickstart")
-    >>> model(image).labels[0]
+    >>> model(image).label
     '7'
 
     Args:

@@ -75,6 +75,13 @@ class Trained:
         if self.kind is Kind.FILE:
             raise ExportError(f"{self.source} is exported already: name the run or the network that it was made from")
 
+    def fused_on(self, device: torch.device) -> tuple[Network, torch.device]:
+        """A fused copy, channels last, and the device; of an exported file that itself and the CPU, its home."""
+        network = self.network
+        if not isinstance(network, nn.Module):
+            return network, torch.device("cpu")
+        return reparameterize_model(network).to(device, memory_format=torch.channels_last), device
+
     @property
     def settings(self) -> Mapping[str, Any] | None:
         """What prediction needs besides the network, the preprocessing and the labels; None if nothing."""
@@ -127,14 +134,11 @@ class Trained:
             make = find_predictor(self.does, known)
         except RunError as error:
             raise RunError(f"{self.source} {error}") from error
-        network = self.network
         if engine:
             device = _device_of(engine, device)
             network = self._made_ready(device, engine, dtype)
-        elif isinstance(network, nn.Module):
-            network = reparameterize_model(network).to(device, memory_format=torch.channels_last)
         else:
-            device = torch.device("cpu")
+            network, device = self.fused_on(device)
         return make(network, device=device, **known)
 
     def _made_ready(self, device: torch.device, engine: str, dtype: torch.dtype) -> Network:

@@ -25,7 +25,7 @@ def of_clip(source: str, options: Options) -> Trained:
         does=None,
         preprocessing=_preprocessing(source, name, tag),
         labels=None,
-        weights=words_for_weights(start, source, options.checkpoint).replace("timm's", "open_clip's"),
+        weights=words_for_weights(start, source, options.checkpoint, hub="open_clip's hub"),
         architecture=None,
         task=None,
         load=lambda: load_clip(source, options).visual,

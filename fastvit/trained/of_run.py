@@ -120,11 +120,11 @@ def _require_pretrained(source: str, recipe: Any) -> None:
         )
 
 
-def words_for_weights(start: str, name: str, checkpoint: Path | None) -> str:
+def words_for_weights(start: str, name: str, checkpoint: Path | None, hub: str = "timm's hub") -> str:
     """Where weights come from, by what `Options.which_weights` says."""
     if checkpoint:
         return f"{checkpoint}, sha256 {sha256(checkpoint)}"
-    return f"timm's hub, {name}" if start == "pretrained" else "random"
+    return f"{hub}, {name}" if start == "pretrained" else "random"
 
 
 def _of_task(

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from fastvit.errors import RunError
+from fastvit.errors import RunError, reason_of
+from fastvit.files import as_whole
 
 
 def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None = None) -> None:
@@ -19,21 +20,17 @@ def save_checkpoint(checkpoint: dict[str, Any], path: Path, *, keep: Path | None
     Raises:
         RunError: it cannot be written, for example because the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.tmp")  # in the same folder: replacing is atomic within a file system only
     try:
-        with temporary.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before the name points to it
-        if keep and path.exists():
-            path.replace(keep)
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError | RuntimeError):  # torch turns some of the former into the latter
-            reason = str(error).splitlines()[0]
-            raise RunError(f"{path} cannot be written ({reason}); the one before it is whole: make room") from error
-        raise
+        with as_whole(path) as unfinished:
+            with unfinished.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())  # on the disk before the name points to it
+            if keep and path.exists():
+                path.replace(keep)
+    except (OSError, RuntimeError) as error:  # torch turns some of the former into the latter
+        reason = reason_of(error)
+        raise RunError(f"{path} cannot be written ({reason}); the one before it is whole: make room") from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -48,8 +45,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         _require_intact(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types here, each meaning that the file is not what it should be
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RunError(f"{path} cannot be read as a checkpoint ({reason})") from error
+        raise RunError(f"{path} cannot be read as a checkpoint ({reason_of(error)})") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "recipe"} <= checkpoint.keys():
         raise RunError(f"{path} was not written by fastvit train: it carries no recipe")
     return checkpoint

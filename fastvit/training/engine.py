@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,7 @@ class Trainer:
         micro_batches = self.task.training_batches(self.batches, epoch, start)
         for _ in range(start, steps):
             with progress.waiting_for_data():
-                batches = [batch for _, batch in zip(range(self.recipe.loop.accumulation), micro_batches, strict=False)]
+                batches = list(islice(micro_batches, self.recipe.loop.accumulation))
             self._require_whole_step(batches, epoch)
             done = self.learner.step(self.step, batches, signal=signals.received)
             self.step += 1

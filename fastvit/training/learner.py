@@ -139,8 +139,8 @@ class Learner:
 
     def average_statistics(self) -> None:
         """Make the batch norm statistics of all processes their mean, also those of the moving average."""
-        for model in filter(None, (self.model, self.ema and self.ema.module)):
-            self.processes.average(batch_norm_statistics(model))
+        for statistics in self.statistics():
+            self.processes.average(statistics)
 
     def state(self) -> dict[str, Any]:
         """All that changes, plain; the batch norm statistics are those of this process."""

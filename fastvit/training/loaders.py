@@ -61,9 +61,6 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.groups = groups
         self.epoch, self.start = 0, 0
 
-    def __len__(self) -> int:
-        return (self.size - self.start) // self.processes.count
-
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
         order = torch.randperm(self.size, generator=generator)

@@ -1,6 +1,5 @@
 """What a run tells: on the console while it runs; as a table, curves and TensorBoard scalars for afterwards."""
 
-import csv
 import hashlib
 import math
 import sys
@@ -14,7 +13,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastvit.errors import RecipeError
+from fastvit.errors import MissingPackage
+from fastvit.files import write_table
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 
@@ -161,10 +161,8 @@ class RunLog:
     def write_files(self, history: Sequence[Row], best_epoch: int) -> None:
         """log.csv and curve.png."""
         columns = list(dict.fromkeys(name for row in history for name in row))  # on a GPU there is one more
-        with self.folder.log.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=columns, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(history)
+        rows = ([row.get(name, "") for name in columns] for row in history)
+        write_table(self.folder.log, columns, rows)
         curves(history, self.best_metric, best_epoch).savefig(self.folder.curve, dpi=120)
 
     def close(self) -> None:
@@ -198,7 +196,7 @@ def _start_wandb(folder: RunFolder, recipe: Recipe) -> Any:
     try:
         import wandb
     except ImportError as error:
-        raise RecipeError('log.wandb_project needs wandb: pip install "fastvit[wandb]"') from error
+        raise MissingPackage("log.wandb_project", "wandb", extra="wandb") from error
     name = folder.path.absolute()
     identity = hashlib.sha256(str(name).encode()).hexdigest()[:16]
     return wandb.init(

@@ -59,7 +59,7 @@ class Samples:
                 self.unreadable += 1
 
 
-def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed: int = 0) -> tuple[Samples, Samples]:
+def split(source: Any, calibration: int, validation: int = MOST_VALIDATION) -> tuple[Samples, Samples]:
     """Images to calibrate on, at most half of all, and others to validate on, at most `validation`.
 
     Of few images, fewer are calibrated on, so that there are enough to validate on.
@@ -82,7 +82,7 @@ def split(source: Any, calibration: int, validation: int = MOST_VALIDATION, seed
             f"{total} images are too few: {LEAST_CALIBRATION} to calibrate on and {LEAST_VALIDATION} others to "
             "validate on are the least, some hundreds of each are better"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     drawn = _one_of_each_part(range(total), min(count + validation, total), generator)
     to_calibrate = _one_of_each_part(drawn, count, generator)
     others = set(to_calibrate)

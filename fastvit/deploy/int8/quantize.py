@@ -18,7 +18,7 @@ from fastvit.deploy.int8.litert import AiEdge
 from fastvit.deploy.int8.measure import Comparison, as_run, compare_precisions, logits_of
 from fastvit.deploy.int8.sensitivity import layer_errors
 from fastvit.deploy.request import Request, make_request
-from fastvit.deploy.runtimes.run import Run, Settings
+from fastvit.deploy.runtimes.run import Run, Settings, plain_mode
 from fastvit.deploy.sidecar import Sidecar, write_sidecar
 from fastvit.errors import ExportError
 
@@ -67,7 +67,7 @@ def quantize(
     kind.require()
     quantizer.require()
     require_free(path, kind, overwrite=overwrite)
-    with placed_when_done(path, kind) as draft:
+    with plain_mode(), placed_when_done(path, kind) as draft:
         images = calibration.images()
         request = make_request(model, images[:1], limits=kind.limits, card=card, depthwise=kind.depthwise)
         require_space(draft.parent, request)

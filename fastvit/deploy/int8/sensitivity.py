@@ -34,13 +34,12 @@ def layer_errors(network: nn.Module, images: Tensor) -> dict[str, float]:
 @contextmanager
 def _in_int8(layer: nn.Module) -> Iterator[None]:
     weight = layer.weight.data
-    handle = layer.register_forward_pre_hook(lambda _, inputs: (quantize_tensor(inputs[0]),))
-    layer.weight.data = quantize_channels(weight)
-    try:
-        yield
-    finally:
-        layer.weight.data = weight
-        handle.remove()
+    with layer.register_forward_pre_hook(lambda _, inputs: (quantize_tensor(inputs[0]),)):
+        layer.weight.data = quantize_channels(weight)
+        try:
+            yield
+        finally:
+            layer.weight.data = weight
 
 
 def quantize_tensor(x: Tensor) -> Tensor:

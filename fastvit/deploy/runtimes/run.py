@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastvit.errors import UserError
+from fastvit.precision import without_autocast
 
 # Images (B, C, H, W) of any float dtype and memory format, on any device -> outputs, which belong to the caller.
 # Any thread may call it at any time.
@@ -65,8 +66,7 @@ def as_tensor(images: Tensor | np.ndarray) -> Tensor:
 @contextmanager
 def plain_mode() -> Iterator[None]:
     """Neither gradients nor inference mode nor autocast."""
-    on_cpu, on_cuda = (torch.autocast(device, enabled=False) for device in ("cpu", "cuda"))
-    with torch.inference_mode(False), torch.no_grad(), on_cpu, on_cuda:
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         yield
 
 

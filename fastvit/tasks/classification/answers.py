@@ -7,7 +7,6 @@ all, so that a recording that was interrupted goes on with the next epoch.
 
 import json
 import os
-import shutil
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -169,14 +168,4 @@ class AnswersFile:
         return Epoch(
             np.frombuffer(content[:end], header.dtype),
             [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)],
-        )
-
-
-def require_room(folder: Path, size: int) -> None:
-    """Raise RunError where the disk of a folder, which need not be there yet, has less room than is needed."""
-    existing = next(each for each in (folder.absolute(), *folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(existing).free
-    if free < size:
-        raise RunError(
-            f"{existing} has room for {free:,} bytes, but {size:,} are needed: make room, or write elsewhere"
         )

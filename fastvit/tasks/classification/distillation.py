@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from fastvit.data.normalization import Normalization
 from fastvit.deploy.sidecar import sha256
-from fastvit.errors import RecipeError, UserError
+from fastvit.errors import RecipeError
 from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig
-from fastvit.tasks.network import NamedNetwork
+from fastvit.tasks.network import NamedNetwork, in_words_of_recipes
+from fastvit.trained import Kind, kind_of
 
 
 class Teacher(nn.Module):
@@ -43,11 +44,10 @@ def build_teacher(recipe: ClassificationRecipe, normalization: Normalization) ->
         RecipeError: there are no such weights, or they are for other classes.
     """
     config, classes = recipe.distillation.teacher, recipe.data.num_classes
-    try:
-        trained = config.find(num_classes=classes if config.checkpoint else None)
+    with in_words_of_recipes("distillation.teacher"):
+        says_itself = kind_of(config.name) is not Kind.TIMM or not config.checkpoint
+        trained = config.find(num_classes=None if says_itself else classes)
         model = trained.module
-    except UserError as error:
-        raise RecipeError(f"distillation.teacher: {error}") from error
     if trained.does != "classification":
         raise RecipeError(f"distillation.teacher: {config.name} is no classifier")
     if len(trained.labels) != classes:

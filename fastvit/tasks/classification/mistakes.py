@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import IterableDataset
 
 from fastvit.data.images import NO_LABEL
@@ -66,12 +66,9 @@ def draw_mistakes(
     images = torch.stack([data.samples[each.index][0] for each in mistakes])
     said = [each.said for each in mistakes]
     pictures = normalization.undo(images)
-    hot = None if explain_with is None else heated_by(explain_with, images, said, pictures)
+    hot = None
+    if explain_with is not None:
+        device = next(explain_with.parameters()).device
+        hot = heated(pictures, grad_cam(explain_with, images.to(device), said).cpu())
     probabilities, true = [each.probability for each in mistakes], [each.true for each in mistakes]
     return mistake_grid(pictures, said, probabilities, true, names, heated=hot)
-
-
-def heated_by(network: nn.Module, images: Tensor, classes: list[int], pictures: Tensor) -> Tensor:
-    """The pictures of images under the places that speak for these classes: (N, 3, H, W), colors from 0 to 1."""
-    device = next(network.parameters()).device
-    return heated(pictures, grad_cam(network, images.to(device), classes).cpu())

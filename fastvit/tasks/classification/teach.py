@@ -13,10 +13,11 @@ from tqdm import tqdm
 from fastvit.config import differences
 from fastvit.errors import RecipeError, RunError, RunStopped
 from fastvit.runtime.device import BatchMover, autocast, best_device, cuda_kernels
+from fastvit.runtime.folders import require_room
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.runtime.signals import StopSignals
-from fastvit.tasks.classification.answers import AnswersFile, Epoch, Header, require_room
+from fastvit.tasks.classification.answers import AnswersFile, Epoch, Header
 from fastvit.tasks.classification.distillation import answers_of, describe_teacher
 from fastvit.tasks.classification.fingerprint import digest, fingerprint, made_with, require_repeatable
 from fastvit.tasks.classification.stored import checked_images

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ SMALLEST_SIDE = 1.0  # pixels, of a box to learn from
 ADVICE = "repair it, or remove it and its annotations"  # about a file that cannot be read
 
 Annotation = dict[str, Any]  # COCO's keys: bbox [x, y, w, h], category_id, area, iscrowd, and segmentation if any
-
-
-def require_pycocotools() -> None:
-    """Raises `DataError` where pycocotools is not installed."""
-    if find_spec("pycocotools") is None:
-        raise DataError('detection needs pycocotools: pip install "fastvit[detection]"')
 
 
 class CocoImages(Dataset):

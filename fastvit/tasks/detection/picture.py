@@ -11,16 +11,19 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Objects = dict[str, Tensor]  # boxes (N, 4) as corners, labels (N,) from 1; scores (N,) and masks (N, H, W) bool or not
-
 
 def detection_grid(
-    images: Sequence[Tensor], predicted: Sequence[Objects], true: Sequence[Objects], names: Sequence[str]
+    images: Sequence[Tensor],
+    predicted: Sequence[dict[str, Tensor]],
+    true: Sequence[dict[str, Tensor]],
+    names: Sequence[str],
 ) -> "Figure":
     """For each image two pictures, the true and the predicted objects.
 
     Args:
         images: (3, H, W) each, colors from 0 to 1.
+        predicted, true: boxes (N, 4) as corners and labels (N,) from 1 on of each image; scores (N,) and masks
+            (N, H, W), where there are any.
         names: of the labels from 1 on.
     """
     from matplotlib.figure import Figure
@@ -40,7 +43,7 @@ def detection_grid(
     return figure
 
 
-def _draw(axes: "Axes", image: Tensor, objects: Objects, names: Sequence[str]) -> None:
+def _draw(axes: "Axes", image: Tensor, objects: dict[str, Tensor], names: Sequence[str]) -> None:
     from matplotlib import colormaps
     from matplotlib.patches import Rectangle
 

@@ -112,36 +112,6 @@ class SmallMasks(GeneralizedRCNNTransform):
         return result
 
 
-def with_small_masks(detector: PyramidMaskRCNN | PyramidRetinaNet) -> nn.Module:
-    """A fused copy in eval mode, whose masks are of 28x28 pixels within each box."""
-    fused = reparameterize_model(detector)
-    own = fused.transform
-    fused.transform = SmallMasks(own.min_size, own.max_size, own.image_mean, own.image_std).eval()
-    return fused
-
-
-@torch.inference_mode()
-def detect(
-    network: nn.Module, images: Sequence[Tensor], names: Sequence[str], *, device: torch.device | str = "cpu"
-) -> list[Objects]:
-    """The objects in images of any sizes, in each one's own pixels.
-
-    Args:
-        network: as `with_small_masks` makes it, on the device.
-        images: (3, H, W) uint8 each.
-        names: of the classes.
-    """
-    found = []
-    # Images of different sizes would be padded to one, which changes features near the edges.
-    for _, alike in groupby(images, key=lambda image: image.shape):
-        found += network([image.to(device) / 255 for image in alike])
-    on_cpu = [{name: value.cpu() for name, value in each.items()} for each in found]
-    return [
-        Objects(tuple(names), tuple(image.shape[1:]), each["boxes"], each["labels"], each["scores"], each.get("masks"))
-        for image, each in zip(images, on_cpu, strict=True)
-    ]
-
-
 class Detector(Predictor):
     """Objects, by a copy of the network."""
 
@@ -150,8 +120,11 @@ class Detector(Predictor):
 
     @cached_property
     def finder(self) -> nn.Module:
-        """The copy that is asked."""
-        return with_small_masks(self.network)
+        """The copy that is asked: fused, in eval mode, with masks of 28x28 pixels within each box."""
+        fused = reparameterize_model(self.network)
+        own = fused.transform
+        fused.transform = SmallMasks(own.min_size, own.max_size, own.image_mean, own.image_std).eval()
+        return fused
 
     def columns(self, shown: Shown) -> tuple[str, ...]:
         return ("label", "score", *SIDES)
@@ -159,5 +132,15 @@ class Detector(Predictor):
     def prepare(self, image: Image.Image) -> Tensor:
         return F.pil_to_tensor(image)  # (3, H, W) uint8: the network resizes and normalises
 
+    @torch.inference_mode()
     def predict(self, prepared: Sequence[Tensor]) -> list[Objects]:
-        return detect(self.finder, prepared, self.labels, device=self.device)
+        found = []
+        # Images of different sizes would be padded to one, which changes features near the edges.
+        for _, alike in groupby(prepared, key=lambda image: image.shape):
+            found += self.finder([image.to(self.device) / 255 for image in alike])
+        names = tuple(self.labels)
+        on_cpu = [{name: value.cpu() for name, value in each.items()} for each in found]
+        return [
+            Objects(names, tuple(image.shape[1:]), each["boxes"], each["labels"], each["scores"], each.get("masks"))
+            for image, each in zip(prepared, on_cpu, strict=True)
+        ]

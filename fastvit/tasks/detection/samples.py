@@ -35,13 +35,7 @@ class TrainSamples(Dataset):
         picture, annotations = self.source[index]
         objects = learnable(annotations, *picture.size)
         image = image_tensor(picture)
-        boxes = torch.tensor([each["bbox"] for each in objects], dtype=torch.float32).reshape(-1, 4)
-        target = {
-            "boxes": box_convert(boxes, "xywh", "xyxy"),
-            "labels": torch.tensor([each["category_id"] for each in objects], dtype=torch.long),
-        }
-        if self.masks:
-            target["masks"] = decode_masks([each["segmentation"] for each in objects], *image.shape[1:])
+        target = target_of(objects, image.shape[1:], masks=self.masks)
         if torch.rand(()) < self.hflip:
             image, target = _mirrored(image, target)
         return image, target
@@ -71,6 +65,23 @@ def learnable(annotations: Sequence[Annotation], width: int, height: int) -> lis
     """
     objects = [{**each, "bbox": clipped(each["bbox"], width, height)} for each in annotations if not each["iscrowd"]]
     return [each for each in objects if not is_tiny(each["bbox"]) and not _is_empty(each)]
+
+
+def target_of(annotations: Sequence[Annotation], size: tuple[int, int], *, masks: bool) -> dict[str, Tensor]:
+    """torchvision's target: boxes (N, 4) as corners, labels (N,), and masks (N, *size), uint8.
+
+    Args:
+        size: (height, width) of the image.
+        masks: whether there are masks; each object must then have one.
+    """
+    boxes = torch.tensor([each["bbox"] for each in annotations], dtype=torch.float32).reshape(-1, 4)
+    target = {
+        "boxes": box_convert(boxes, "xywh", "xyxy"),
+        "labels": torch.tensor([each["category_id"] for each in annotations], dtype=torch.long),
+    }
+    if masks:
+        target["masks"] = decode_masks([each["segmentation"] for each in annotations], *size)
+    return target
 
 
 def image_tensor(image: Image.Image) -> Tensor:

@@ -7,19 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import box_convert
 from torchvision.utils import draw_bounding_boxes
 
-from fastvit.errors import DataError
+from fastvit.errors import DataError, require_packages
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.tasks.backbone import build_body, synchronize_batch_norm
-from fastvit.tasks.detection.coco import LAYOUT, CocoImages, require_pycocotools
+from fastvit.tasks.detection.coco import LAYOUT, CocoImages
 from fastvit.tasks.detection.digits import DigitObjects
-from fastvit.tasks.detection.masks import decode_masks
 from fastvit.tasks.detection.metrics import CONFIDENT, Batch, DetectionMetrics, require_backend
-from fastvit.tasks.detection.picture import Objects, detection_grid
+from fastvit.tasks.detection.picture import detection_grid
 from fastvit.tasks.detection.recipe import DetectionRecipe
-from fastvit.tasks.detection.samples import TrainSamples, ValSamples
+from fastvit.tasks.detection.samples import TrainSamples, ValSamples, target_of
 from fastvit.training.task import Network, Part, Task
 
 if TYPE_CHECKING:
@@ -68,7 +66,7 @@ class Detection(Task):
         )
 
     def open_data(self, part: Literal["train", "val"]) -> Part:
-        require_pycocotools()
+        require_packages("detection", "pycocotools", extra="detection")
         require_backend(self.recipe.evaluation.backend)
         source, num_classes = self._open(part), self.recipe.data.num_classes
         if len(source.classes) != num_classes:
@@ -143,13 +141,14 @@ class Detection(Task):
         source = samples.source
         if not isinstance(source, CocoImages):
             return []
-        results, written = [_result(detection, source) for detection in metrics.detections], []
-        files = {"detections.json": "segmentation", "masks.json": "bbox"}  # and what each leaves out
-        for name, without in files.items() if self.masks else [("detections.json", "segmentation")]:
-            written.append(folder / name)
+        results = [_result(detection, source) for detection in metrics.detections]
+        left_out = {"detections.json": "segmentation"}
+        if self.masks:
+            left_out["masks.json"] = "bbox"
+        for name, without in left_out.items():
             content = [{key: value for key, value in each.items() if key != without} for each in results]
-            written[-1].write_text(json.dumps(content), encoding="utf-8")
-        return written
+            (folder / name).write_text(json.dumps(content), encoding="utf-8")
+        return [folder / name for name in left_out]
 
     def draw(
         self, model: Network, samples: list[tuple[Tensor, dict[str, Any]]], class_names: Sequence[str]
@@ -157,19 +156,8 @@ class Detection(Task):
         images = [image for image, _ in samples]
         with torch.no_grad():
             outputs = self.predict(model, (images, []))
-        true = [self._true_objects(image, target) for image, target in samples]
+        true = [target_of(each["annotations"], image.shape[1:], masks=self.masks) for image, each in samples]
         return detection_grid(images, [_confident(output) for output in outputs], true, class_names)
-
-    def _true_objects(self, image: Tensor, target: dict[str, Any]) -> Objects:
-        annotations = target["annotations"]
-        boxes = torch.tensor([each["bbox"] for each in annotations]).reshape(-1, 4)
-        objects = {
-            "boxes": box_convert(boxes, "xywh", "xyxy"),
-            "labels": torch.tensor([each["category_id"] for each in annotations], dtype=torch.long),
-        }
-        if self.masks:
-            objects["masks"] = decode_masks([each["segmentation"] for each in annotations], *image.shape[1:])
-        return objects
 
 
 def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:
@@ -182,6 +170,6 @@ def _result(detection: Mapping[str, Any], source: CocoImages) -> dict[str, Any]:
     }
 
 
-def _confident(output: Objects) -> Objects:
+def _confident(output: dict[str, Tensor]) -> dict[str, Tensor]:
     shown = {name: value[output["scores"] >= CONFIDENT] for name, value in output.items()}
     return shown | ({"masks": shown["masks"][:, 0] > 0.5} if "masks" in shown else {})

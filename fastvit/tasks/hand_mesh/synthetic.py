@@ -40,9 +40,9 @@ SHAPE_STEP = 0.06  # what a unit of a coefficient multiplies by, less 1
 BULGE = 0.004  # how far flesh moves out at a bent joint, in metres
 
 
-def synthetic_hand(seed: int = 0) -> HandArrays:
-    """A right hand whose proportions depend on the seed. 444 vertices, 10 shape coefficients."""
-    rng = np.random.default_rng(seed)
+def synthetic_hand() -> HandArrays:
+    """A right hand, always the same one. 444 vertices, 10 shape coefficients."""
+    rng = np.random.default_rng(0)
     proportions = {name: 1 + 0.03 * rng.standard_normal() for name in SHAPE}
     vertices, joints = _grow(proportions)
     changes = []

@@ -71,8 +71,8 @@ def draw(augmentation: "HandAugmentationConfig") -> tuple[float, float, np.ndarr
     roll = float(np.clip(np.random.normal(0, 1) * augmentation.rotation, -limit, limit))
     if np.random.uniform() >= augmentation.rotation_prob:
         roll = 0.0
-    zoom = 1 + float(np.clip(np.random.normal(0, 1), -1, 1)) * augmentation.scale
-    return np.deg2rad(roll), zoom, np.random.uniform(1 - augmentation.color, 1 + augmentation.color, 3)
+    window = 1 + float(np.clip(np.random.normal(0, 1), -1, 1)) * augmentation.scale  # what is cropped, as METRO's
+    return np.deg2rad(roll), 1 / window, np.random.uniform(1 - augmentation.color, 1 + augmentation.color, 3)
 
 
 def moved(sample: HandSample, *, roll: float, zoom: float, size: int) -> HandSample:

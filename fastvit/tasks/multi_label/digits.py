@@ -14,8 +14,8 @@ class LabelledScenes(Dataset):
 
     classes = Digits.classes
 
-    def __init__(self, *, train: bool, count: int, size: int, seed: int):
-        self.scenes = DigitScenes(train=train, count=count, size=size, seed=seed)
+    def __init__(self, *, train: bool, count: int, size: int):
+        self.scenes = DigitScenes(train=train, count=count, size=size)
 
     def __len__(self) -> int:
         return len(self.scenes)

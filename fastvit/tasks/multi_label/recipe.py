@@ -43,4 +43,4 @@ class MultiLabelRecipe(ClassificationRecipe):
         if data.dataset == "folder":
             return super().open_images(training=training)
         count = data.train_scenes if training else data.val_scenes
-        return LabelledScenes(train=training, count=count, size=data.image_size, seed=0)
+        return LabelledScenes(train=training, count=count, size=data.image_size)

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from fastvit.data.reading import annotated_size, is_image, read_annotated, read_mask
-from fastvit.errors import DataError
+from fastvit.errors import DataError, some
 
 UNLABELLED = 255  # of pixels that count neither in the loss nor in the metrics
 
@@ -124,9 +124,8 @@ def _pairs(root: Path, image_folder: Path, mask_folder: Path, layout: str) -> li
     for found, others, what, other in ((images, masks, "images", "mask"), (masks, images, "masks", "image")):
         alone = [found[name].name for name in sorted(found.keys() - others.keys())]
         if alone:
-            more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
             folder = next(iter(found.values())).parent
-            raise DataError(f"{folder} has {what} without {other}: {', '.join(alone[:3])}{more}; {layout}")
+            raise DataError(f"{folder} has {what} without {other}: {some(alone, 3)}; {layout}")
     if not images:
         raise DataError(f"{image_folder} has no images; {layout}")
     return [(images[name], masks[name]) for name in sorted(images)]

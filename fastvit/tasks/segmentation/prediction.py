@@ -16,7 +16,6 @@ from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.tasks.drawing import enlarged, with_legend
 from fastvit.tasks.segmentation.inference import Window, label_maps, predict
 from fastvit.tasks.segmentation.picture import LEGEND_ENTRIES, OPACITY, class_colors
-from fastvit.training.task import Network
 
 
 @dataclass(frozen=True)
@@ -66,24 +65,6 @@ class Prepared(NamedTuple):
     size: tuple[int, int]
 
 
-@torch.inference_mode()
-def segment(
-    network: Network, images: Sequence[Prepared], *, window: Window | None = None, device: torch.device | str = "cpu"
-) -> list[Tensor]:
-    """The labels (H, W) uint8 of each image in its own pixels, on the CPU.
-
-    Args:
-        network: in eval mode on the device: images (B, 3, h, w) -> logits (B, classes, h, w).
-        window: slides over each image, if there is one.
-    """
-    found = []
-    for _, alike in groupby(images, key=lambda each: each.image.shape):
-        batch, sizes = zip(*alike, strict=True)
-        logits = predict(network, torch.stack(batch).to(device), window)
-        found += [label_maps(each[None], size)[0].cpu() for each, size in zip(logits, sizes, strict=True)]
-    return found
-
-
 class Segmenter(Predictor):
     """Label maps, by the size and the windows of validation, which the settings are about."""
 
@@ -105,6 +86,13 @@ class Segmenter(Predictor):
     def prepare(self, image: Image.Image) -> Prepared:
         return Prepared(self.whole(image), (image.height, image.width))
 
+    @torch.inference_mode()
     def predict(self, prepared: Sequence[Prepared]) -> list[LabelMap]:
-        found = segment(self.network, prepared, window=self.window, device=self.device)
-        return [LabelMap(tuple(self.labels), labels) for labels in found]
+        names = tuple(self.labels)
+        found: list[LabelMap] = []
+        for _, alike in groupby(prepared, key=lambda each: each.image.shape):
+            batch, sizes = zip(*alike, strict=True)
+            logits = predict(self.network, torch.stack(batch).to(self.device), self.window)
+            labels = [label_maps(each[None], size)[0].cpu() for each, size in zip(logits, sizes, strict=True)]
+            found += [LabelMap(names, each) for each in labels]
+        return found

@@ -69,8 +69,11 @@ class Segmentation(Task):
         data = self.recipe.data
         if data.class_names:
             return data.class_names
-        own = {"digits": lambda: CLASSES, "ade20k": lambda: ade20k_class_names(data.root)}
-        names = own.get(data.dataset, lambda: None)()
+        names: Sequence[str] | None = None
+        if data.dataset == "digits":
+            names = CLASSES
+        if data.dataset == "ade20k":
+            names = ade20k_class_names(data.root)
         return names if names and len(names) == data.num_classes else [str(label) for label in range(data.num_classes)]
 
     def _open(self, split: str) -> Dataset:
@@ -90,9 +93,7 @@ class Segmentation(Task):
         data, train = self.recipe.data, split == "train"
         if data.num_classes != len(CLASSES):
             raise RecipeError(f"data.num_classes is {data.num_classes}, but the digits are {len(CLASSES)} classes")
-        return DigitLabelMaps(
-            train=train, count=data.train_scenes if train else data.val_scenes, size=data.crop_size, seed=0
-        )
+        return DigitLabelMaps(train=train, count=data.train_scenes if train else data.val_scenes, size=data.crop_size)
 
     def collate(self, samples: list[tuple[Tensor, Tensor]]) -> Batch:
         images, labels = (list(part) for part in zip(*samples, strict=True))
