@@ -8,11 +8,16 @@ from typing import Any
 from timm.models import get_pretrained_cfg
 
 import fastvit
+from fastvit.deploy.formats.timm_folder import require_in_timm
 from fastvit.errors import ExportError
 from fastvit.trained import Kind, Trained
+from fastvit.trained.licence import CONDITIONS
+from fastvit.trained.of_run import checkpoint_of
 from fastvit.training.checkpoint import read_checkpoint
+from fastvit.variants import VARIANTS
 
 MOST_LABELS = 20
+SEE_THERE = "see-there"  # a licence that timm does not name
 
 RESIZED = {  # by crop_mode
     "center": "The shorter side of an image is",
@@ -35,7 +40,9 @@ In transformers, with timm installed:
 ```python
 pipeline("image-classification", model="{repository}")("photo.jpg")
 ```
+"""
 
+USE_FUSED = """
 With fastvit, fused, which gives the same answers faster:
 
 ```python
@@ -55,22 +62,22 @@ def model_card(trained: Trained, *, title: str, repository: str | None = None) -
         repository: owner/name on the hub; None for a folder that is not there.
 
     Raises:
-        ExportError: it is no classifier of timm's.
+        ExportError: it is no classifier of timm's, or of a network that timm itself does not have.
     """
     if trained.does != "classification" or trained.architecture is None:
         raise ExportError(f"{trained.source} is no classifier, which is what timm's folders and the hub get from here")
+    require_in_timm(trained.architecture["name"])
     recipe = trained.task.recipe if trained.kind is Kind.RUN else None  # a recipe alone did not train it
     metrics = _metrics_of(trained)
-    parts = [_header(recipe), f"# {title}", _what(trained)]
+    start = _start(recipe)
+    parts = [_header(trained.licence, start), f"# {title}", _what(trained)]
     if recipe:
         parts += [f"## Data\n\n{_data(recipe)}"]
         if metrics:
             parts += [f"## How good\n\n{_metrics(trained, metrics)}"]
-        parts += [f"## Licence\n\n{_licence(recipe)}"]
-    else:
-        parts += ["## Licence\n\nThese weights come from elsewhere: read their licence there before you publish them."]
+    parts += [f"## Licence\n\n{_licence(recipe, trained.licence, start)}"]
     place = f"hf-hub:{repository}" if repository else "local-dir:FOLDER"
-    use = USE.format(
+    use = (USE + USE_FUSED if trained.architecture["name"] in VARIANTS else USE).format(
         place=place,
         repository=repository or "FOLDER",
         architecture=trained.architecture["name"],
@@ -83,14 +90,18 @@ def _metrics_of(trained: Trained) -> Mapping[str, Any]:
     """What the training loop measured with the weights of a run; nothing of other networks."""
     if trained.kind is not Kind.RUN:
         return {}
-    source = Path(trained.source)
-    return read_checkpoint(source / "best.pt" if source.is_dir() else source).get("metrics", {})
+    checkpoint = read_checkpoint(checkpoint_of(trained.source))
+    metrics = checkpoint.get("metrics", {})
+    measured = checkpoint.get("step") in (None, metrics.get("step"))  # not what was saved within an epoch
+    return metrics if measured else {}
 
 
-def _header(recipe: Any) -> str:
+def _header(licence: str, start: Mapping[str, str] | None) -> str:
     lines = ["library_name: timm", "pipeline_tag: image-classification"]
-    if start := recipe and _start(recipe):
-        lines += ["license: other", f"license_name: {start['license']}", f"license_link: {start['link']}"]
+    if licence or start:
+        lines += ["license: other", f"license_name: {licence or SEE_THERE}"]
+    if start:
+        lines += [f"license_link: {start['link']}"]
     lines += ["tags:", *(f"- {tag}" for tag in ("image-classification", "timm", "transformers", "fastvit"))]
     return "\n".join(["---", *lines, "---"])
 
@@ -101,8 +112,9 @@ def _what(trained: Trained) -> str:
     size = trained.preprocessing
     is_run = trained.kind is Kind.RUN
     origin = f"Trained with fastvit {fastvit.__version__}" if is_run else f"Weights: {trained.weights}"
+    paper = " ([FastViT](https://arxiv.org/abs/2303.14189))" if architecture in VARIANTS else ""
     return (
-        f"`{architecture}` ([FastViT](https://arxiv.org/abs/2303.14189)), which tells {len(labels)} classes apart in "
+        f"`{architecture}`{paper}, which tells {len(labels)} classes apart in "
         f"images of {size.height}x{size.width} pixels: {named}. {origin}."
     )
 
@@ -123,6 +135,7 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
     recipe: Any = trained.task.recipe
     side = math.floor(size.height / size.crop_pct)
     samples, epoch = metrics.get("val_samples"), metrics.get("epoch")
+    chosen = ", chosen as the best one on them" if checkpoint_of(trained.source).name == "best.pt" else ""
     return "\n".join(
         [
             "| metric | value |",
@@ -130,31 +143,35 @@ def _metrics(trained: Trained, metrics: Mapping[str, Any]) -> str:
             *table,
             "",
             f"On {samples} images of the split `{recipe.data.val_split}`, which were not trained on, by the weights of "
-            f"epoch {epoch}, chosen as the best one on them. {RESIZED[size.crop_mode]} resized to {side} "
+            f"epoch {epoch}{chosen}. {RESIZED[size.crop_mode]} resized to {side} "
             f"pixels ({size.interpolation}), and the center of {size.height}x{size.width} taken.",
         ]
     )
 
 
-def _licence(recipe: Any) -> str:
-    if start := _start(recipe):
+def _licence(recipe: Any, licence: str, start: Mapping[str, str] | None) -> str:
+    """Of weights, what is known. Without a recipe they were not trained here."""
+    if recipe is None:
+        named = f" ({licence})" if licence else ""
+        return f"These weights come from elsewhere: read their licence{named} there before you publish them."
+    if start:
         return (
-            f"Fine-tuned from [{start['name']}]({start['link']}), whose licence ({start['license']}) applies to these "
-            "weights, too: read it there."
+            f"Fine-tuned from [{start['name']}]({start['link']}), whose licence ({licence or SEE_THERE}) applies to "
+            "these weights, too: read it there."
         )
     if recipe.model.checkpoint:
+        apples = f" Apple's of this network have {licence}: {CONDITIONS[licence]}." if licence else ""
         return (
             f"Fine-tuned from the file `{Path(recipe.model.checkpoint).name}`, whose licence applies to these weights, "
-            "too. (Say here where it is from.)"
+            f"too.{apples} (Say here where it is from.)"
         )
     return "Trained from random weights. (Choose a licence, and state it in the header of this card.)"
 
 
 def _start(recipe: Any) -> dict[str, str] | None:
-    """Name, licence and address of the hub's weights that the training started from."""
-    if not recipe.model.pretrained:
+    """Name and address of the hub's weights that the training started from."""
+    if recipe is None or not recipe.model.pretrained:
         return None
     config = get_pretrained_cfg(recipe.model.name)
     name = f"{config.architecture}.{config.tag}"
-    licence = config.license or "see-there"
-    return {"name": name, "license": licence, "link": f"https://huggingface.co/timm/{name}"}
+    return {"name": name, "link": f"https://huggingface.co/{config.hf_hub_id or f'timm/{name}'}"}

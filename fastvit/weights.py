@@ -182,7 +182,8 @@ def require_same_tensors(state: Mapping[str, Tensor], target: Mapping[str, Tenso
             f"{label} has a classifier of {len(state[head])} classes, but the model one of {len(target[head])}: "
             f"pass reset_head=True to keep the model's own and load the rest"
         )
-    problems = [f"lacks {name}" for name in target if name not in state]
+    missing = [name for name in target if name not in state]
+    problems = [f"lacks {name}" for name in missing]
     problems += [f"has an unknown {name}" for name in state if name not in target]
     problems += [
         f"has {name} of shape {tuple(state[name].shape)} where the model has {tuple(tensor.shape)}"
@@ -190,7 +191,9 @@ def require_same_tensors(state: Mapping[str, Tensor], target: Mapping[str, Tenso
         if name in state and state[name].shape != tensor.shape
     ]
     if problems:
-        raise CheckpointError(f"{label} does not fit the model: it {some(problems, 3)}")
+        headless = len(missing) == len(problems) and all(_part(name) == "head" for name in missing)
+        fix = ": create the network with num_classes=0, or pass reset_head=True to keep its own" if headless else ""
+        raise CheckpointError(f"{label} does not fit the model: it {some(problems, 3)}{fix}")
 
 
 # ---- translation -----------------------------------------------------------------------------------------------------

@@ -276,7 +276,7 @@ CORE = {
         ],
         "test_weights.py::test_a_classifier_of_your_own_is_kept": [("in target.keys() - kept}", "in target}")],
         "test_weights_refusals.py::test_never_a_partial_load": [
-            ('[f"lacks {name}" for name in target if name not in state]', "[]"),
+            ('[f"lacks {name}" for name in missing]', "[]"),
             ("    if problems:", "    if False:"),
             ("and state[name].shape != tensor.shape", "and False"),
         ],

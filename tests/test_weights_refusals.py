@@ -82,7 +82,7 @@ def _of_another_shape(state):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without_a_tensor, r"lacks stem\.0\.conv_kxk\.0\.conv\.weight"),
+        (_without_a_tensor, r"lacks stem\.0\.conv_kxk\.0\.conv\.weight$"),
         (_with_a_foreign_tensor, r"has an unknown stem\.9\.weight"),
         (
             _of_another_shape,
@@ -131,6 +131,15 @@ def test_forms_that_do_not_fit():
     fused, published = (fresh(**{form: True}) for form in ("fused", "inference_mode"))
     with pytest.raises(CheckpointError, match=r"fused, but the model is fused the published way: .*fused=True"):
         load_checkpoint(published, fused.state_dict())
+
+
+def test_a_file_without_a_classifier():
+    """As FastVLM's for transformers, fused the published way."""
+    state = fresh(num_classes=0, inference_mode=True).state_dict()
+    message = r"lacks head\.fc\.weight, lacks head\.fc\.bias: .* with num_classes=0, or pass"
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(fresh(fused=True), state)
+    load_checkpoint(fresh(num_classes=0, fused=True), state)
 
 
 def test_a_model_around_a_network():

@@ -46,9 +46,8 @@ LONGEST_SIDE = 640  # of a picture to click on, in pixels
 
 @dataclass(frozen=True)
 class Given:
-    """What the arguments say about a network: names of classes, images to verify on, layers that stay in float32."""
+    """What the arguments say about an export: images to verify on, layers that stay in float32."""
 
-    labels: tuple[str, ...] | None
     images: "Tensor | None"
     float32: tuple[str, ...]
 
@@ -93,14 +92,14 @@ def run(arguments: argparse.Namespace) -> None:
     trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
     trained.require_module()
     tell_licence(trained.licence)
-    labels = labels_of(trained, arguments.labels)
+    trained = replace(trained, labels=labels_of(trained, arguments.labels))
     images = read_images(trained, arguments.images, arguments.batch)
     with TemporaryDirectory() as folder:
         kinds = [find_format(name, trained, arguments, Path(folder)) for name in arguments.format]
         paths = targets(kinds, arguments.output, arguments.name or trained.name, overwrite=arguments.overwrite)
         require_known_to_safetensors(trained, arguments.format)  # from here on, weights are read
         float32 = layers_in_float32(trained, arguments, images)
-        given = Given(labels, images, float32)
+        given = Given(images, float32)
         write_each(paths, lambda kind, path: export_one(kind, path, trained, given, arguments))
 
 
@@ -236,7 +235,7 @@ def export_one(kind: "Format", path: Path, trained: "Trained", given: "Given", a
         torch.zeros(arguments.batch, 3, size.height, size.width),
         format=kind,
         dynamic=arguments.dynamic,
-        card=replace(trained.card, labels=given.labels),
+        card=trained.card,
         opset=arguments.opset if "onnx" in kind.converters else None,
         float32=given.float32 if kind.float16 else (),
         images=given.images,

@@ -23,7 +23,7 @@ from fastvit.pretrained import LOCAL, WeightsError, create_pretrained, load_weig
 from fastvit.trained import Kind, Options, Trained, find_trained, kind_of
 from fastvit.trained.of_run import checkpoint_of
 from fastvit.variants import VARIANTS
-from fastvit.weights import CheckpointError
+from fastvit.weights import CheckpointError, FusedCheckpoint
 
 ADVICE = "set model.pretrained=false, and model.checkpoint to a file that you have"
 
@@ -178,7 +178,13 @@ def build_network(
             load_weights(model, config.checkpoint, reset_head=reset_head)
     except (CheckpointError, WeightsError) as error:
         key = "checkpoint" if config.checkpoint else "pretrained"
-        message = str(error).replace("pass reset_head=True", "set model.reset_head=true")
+        message = str(error).replace("create the network with num_classes=0, or ", "")
+        message = message.replace("pass reset_head=True", "set model.reset_head=true")
+        if isinstance(error, FusedCheckpoint):
+            message = (
+                f"{config.checkpoint or config.name} is fused, without the branches and batch norms that are trained: "
+                "give the network in train form that it was made from"
+            )
         raise RecipeError(f"model.{key}: {message}") from error
     return model
 

@@ -58,7 +58,10 @@ class Trained:
 
     @cached_property
     def network(self) -> Network:
-        """In train form and eval mode, on the CPU; of an exported file, a function of images. Raises UserError."""
+        """In eval mode, on the CPU, in train form unless its file is fused; of an exported file, a function of images.
+
+        Raises UserError.
+        """
         return self.load()
 
     @property

@@ -14,11 +14,13 @@ from fastvit.errors import RecipeError, RunError, require_packages
 from fastvit.predictor import CLASSIFIERS
 from fastvit.pretrained import create_pretrained, load_weights, read_config
 from fastvit.recipes import load_recipe, make_task
+from fastvit.reparam import reparameterize_model
 from fastvit.trained.licence import licence_of, licence_of_recipe
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
 from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.task import Task
+from fastvit.weights import FusedCheckpoint
 
 ADVICE = "give a file that you have with --checkpoint FILE"
 
@@ -80,7 +82,7 @@ def of_recipe(source: str, options: Options) -> Trained:
             weights = create_pretrained(recipe.model.name, advice=ADVICE, num_classes=recipe.data.num_classes)
             model.load_state_dict(weights.state_dict())
         elif options.checkpoint:
-            load_whole(model, options.checkpoint, advice="set data.num_classes to as many")
+            return with_weights(model, options.checkpoint, advice="set data.num_classes to as many")
         return model
 
     run = run_of(options.checkpoint) if options.checkpoint else None
@@ -90,13 +92,21 @@ def of_recipe(source: str, options: Options) -> Trained:
     return _of_task(source, task, options, Kind.RECIPE, **own, load=load)
 
 
-def load_whole(model: nn.Module, checkpoint: Path, *, advice: str) -> None:
-    """Load a file with its classifier. Raises RunError, with `advice` where that has another number of classes."""
+def with_weights(model: nn.Module, checkpoint: Path, *, advice: str) -> nn.Module:
+    """The network with the weights of a file and its classifier; fused, where the file is.
+
+    Raises RunError, with `advice` where the file has another number of classes.
+    """
     try:
-        load_weights(model, checkpoint)
+        try:
+            load_weights(model, checkpoint)
+        except FusedCheckpoint:
+            model = reparameterize_model(model)
+            load_weights(model, checkpoint)
     except CheckpointError as error:
-        keep = "pass reset_head=True to keep the model's own and load the rest"
-        raise RunError(str(error).replace(keep, advice)) from error
+        said = str(error).replace("pass reset_head=True to keep the model's own and load the rest", advice)
+        raise RunError(said.replace(", or pass reset_head=True to keep its own", " in Python")) from error
+    return model
 
 
 def _require_pretrained(source: str, recipe: Any) -> None:

@@ -16,7 +16,7 @@ from fastvit.pretrained import create_pretrained, read_config
 from fastvit.trained.licence import licence_of
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
-from fastvit.trained.of_run import ADVICE, load_whole, run_of, words_for_weights
+from fastvit.trained.of_run import ADVICE, run_of, with_weights, words_for_weights
 from fastvit.variants import VARIANTS
 
 
@@ -38,7 +38,7 @@ def of_timm(source: str, options: Options) -> Trained:
             return create_pretrained(source, advice=ADVICE, **asked).eval()
         model = timm.create_model(architecture, **asked).eval()
         if options.checkpoint:
-            load_whole(model, options.checkpoint, advice="say how many with --num-classes")
+            return with_weights(model, options.checkpoint, advice="say how many with --num-classes")
         return model
 
     trained = Trained(

@@ -14,12 +14,14 @@ from fastvit.deploy.network import Network
 from fastvit.deploy.request import Request
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import ExportError
+from fastvit.variants import VARIANTS
 
 FUSED = "fused.safetensors"
 
 
 class TimmFolder(Format):
-    """The network in train form, under timm's names: it can be fine-tuned further. The fused weights are beside it.
+    """The network in train form, under timm's names: it can be fine-tuned further. Of a FastViT, the fused weights are
+    beside it.
 
     Args:
         readme: the model card, in Markdown.
@@ -37,6 +39,7 @@ class TimmFolder(Format):
         card = request.card
         if card.preprocessing is None or card.labels is None or card.architecture is None:
             raise ExportError("a folder for timm holds one of timm's classifiers, with labels and preprocessing")
+        require_in_timm(card.architecture["name"])
         network = train_form(request.original, card)
         save_for_hf(
             network,
@@ -46,16 +49,29 @@ class TimmFolder(Format):
             safe_serialization=True,
         )
         say_once(path / "config.json")
-        fused = {name: tensor.contiguous() for name, tensor in request.network.network.state_dict().items()}
-        save_file(fused, path / FUSED, metadata={"format": "pt"})
+        if card.architecture["name"] in VARIANTS:
+            fused = {name: tensor.contiguous() for name, tensor in request.network.network.state_dict().items()}
+            save_file(fused, path / FUSED, metadata={"format": "pt"})
         (path / "README.md").write_text(self.readme, encoding="utf-8")
 
     def fixed(self, path: Path) -> list[Path]:
-        return [path / name for name in ("config.json", "model.safetensors", FUSED)]
+        config = path / "config.json"
+        files = [config, path / "model.safetensors"]
+        architecture = config.exists() and json.loads(config.read_text(encoding="utf-8"))["architecture"]
+        return files if architecture and architecture not in VARIANTS else [*files, path / FUSED]
 
     def load(self, path: Path, settings: Settings) -> Run:
         network = timm.create_model(f"local-dir:{path}", pretrained=True)
         return run_of(Network(network).eval().requires_grad_(False))
+
+
+def require_in_timm(architecture: str) -> None:
+    """Raise ExportError unless timm has the network itself: where a folder is loaded, nothing else registers it."""
+    own = getattr(timm.models, architecture, None)  # also where fastvit has taken the name over
+    if own is None or (architecture not in VARIANTS and timm.models.model_entrypoint(architecture) is not own):
+        raise ExportError(
+            f"timm itself has no {architecture}, so nobody could load a folder of it: choose a format such as onnx"
+        )
 
 
 def say_once(path: Path) -> None:
