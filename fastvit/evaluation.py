@@ -90,7 +90,8 @@ def _are_imagenet(labels: Sequence[str]) -> bool:
 
 def _by_name(recipe: Any, labels: Sequence[str]) -> "Recipe":
     """The recipe with the network's own classes, where the images have their names: some may have no image."""
-    if recipe.data.classes or recipe.data.dataset != "folder":
+    numbers = [str(number) for number in range(len(labels))]  # of a network whose classes nobody has named
+    if recipe.data.classes or recipe.data.dataset != "folder" or list(labels) == numbers != sorted(numbers):
         return recipe
     named = recipe.model_copy(update={"data": recipe.data.model_copy(update={"classes": tuple(labels)})})
     try:
@@ -163,8 +164,10 @@ def evaluate_forms(
 def _forms(trained: Trained, forms: Sequence[str]) -> dict[str, Network]:
     if trained.kind is Kind.FILE:
         return {"exported": trained.network}
+    if trained.is_fused and "fused" not in forms:
+        raise RunError(f"{trained.source}: the weights are fused, and there is no other form of them: leave out --form")
     models = {"unfused": trained.module, "fused": reparameterize_model(trained.module)}
-    return {form: models[form] for form in forms}
+    return {form: models[form] for form in forms if form == "fused" or not trained.is_fused}
 
 
 def _require_same_classes(trained: Trained, names: Sequence[str] | None) -> None:

@@ -160,7 +160,7 @@ def _licence(recipe: Any, licence: str, start: Mapping[str, str] | None) -> str:
             "these weights, too: read it there."
         )
     if recipe.model.checkpoint:
-        apples = f" Apple's of this network have {licence}: {CONDITIONS[licence]}." if licence else ""
+        apples = f" Apple's weights of this network have {licence}: {CONDITIONS[licence]}." if licence else ""
         return (
             f"Fine-tuned from the file `{Path(recipe.model.checkpoint).name}`, whose licence applies to these weights, "
             f"too.{apples} (Say here where it is from.)"

@@ -165,6 +165,17 @@ def test_a_class_without_an_image_changes_nothing_for_the_others(short_run, phot
     assert of_file["loss"] == pytest.approx(of_run["loss"], rel=1e-4)
 
 
+def test_numbers_that_nobody_gave_as_names_are_not_taken_for_the_folders(tmp_path):
+    """Of a checkpoint that learned sorted folders, 0, 1, 10, 11, 2, ..."""
+    for label in range(12):
+        (tmp_path / "val" / str(label)).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / str(label) / "a.png")
+    trained = find_trained("fastvit_t8", Options(random_weights=True, num_classes=12))
+    assert task_of(trained, [f"data.root={tmp_path}"]).open_data("val").class_names[:3] == ("0", "1", "10")
+    named = replace(trained, labels=("11", *map(str, range(11))))
+    assert task_of(named, [f"data.root={tmp_path}"]).open_data("val").class_names[:3] == ("11", "0", "1")
+
+
 def test_a_file_that_prepares_images_itself_has_its_own_sentence():
     trained = SimpleNamespace(task=None, recipe=None, does=IMAGE_CLASSIFICATION, source="a.onnx")
     with pytest.raises(RunError, match=r"a\.onnx takes one image as it is: evaluate its run"):
@@ -184,6 +195,8 @@ def test_what_is_no_run_does_not_replace_the_results_of_one():
     for kind, source in ((Kind.FILE, "exports/quickstart.onnx"), (Kind.TIMM, "fastvit_t8.apple_in1k")):
         trained = SimpleNamespace(kind=kind, source=source)
         assert folder_of(trained, ["data.root=x"]) == Path("runs/evaluated") / source.replace("/", "_")
+        folders = {folder_of(trained, [], checkpoint) for checkpoint in (None, Path("a/best.pt"), Path("b/best.pt"))}
+        assert len(folders) == 3
 
 
 @pytest.mark.parametrize(
@@ -193,6 +206,7 @@ def test_what_is_no_run_does_not_replace_the_results_of_one():
         ("runs/x/last.pt", [], "runs/x/last"),
         ("runs/x/last.pt", ["data.image_size=64"], "runs/x/last/data.image_size=64"),
         ("runs/x/last.pt", ["output=mine"], "mine"),
+        ("weights/epoch10", [], "weights"),
     ],
 )
 def test_another_checkpoint_than_the_best_does_not_replace_its_results(source, overrides, folder):

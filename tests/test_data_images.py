@@ -162,7 +162,9 @@ def test_different_classes_in_training_and_validation(dataset: str, root: Path):
 
 
 def test_the_number_of_classes_must_be_the_recipe_s(root: Path):
-    with pytest.raises(DataError, match=r"num_classes is 10, but there are 2 classes in .*; set data.num_classes to 2"):
+    with pytest.raises(
+        DataError, match=r"num_classes is 10, but there are 2 classes in .*; set data.num_classes to 2$"
+    ):
         open_root(root, num_classes=10)
 
 

@@ -52,9 +52,9 @@ def test_what_was_renamed_is_judged_by_its_own_content(tmp_path):
 @pytest.mark.parametrize(
     ("said", "message"),
     [
-        ({"files": {}}, "was not written by fastvit's export"),
-        ({"format": "onnx", "files": []}, "was not written by fastvit's export"),
-        ({"format": "onnx", "files": {}}, "was not written by fastvit's export"),
+        ({"files": {}}, "was not written by this version of fastvit's export"),
+        ({"format": "onnx", "files": []}, "was not written by this version of fastvit's export"),
+        ({"format": "onnx", "files": {}}, "was not written by this version of fastvit's export"),
         ({"format": "onxx", "files": {}}, "there is no format 'onxx', .*; did you mean onnx?"),
     ],
 )

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from colors import draw, meter
+from fastvit import reparameterize_model
 from fastvit.errors import DataError, RecipeError
 from fastvit.robustness import measure, missing_sets, summarize, table, write
+from fastvit.robustness.classifier import Classifier
 from fastvit.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from fastvit.robustness.evaluation import Figure
 from fastvit.robustness.own_images import Corrupted
@@ -166,6 +168,19 @@ def test_errors_by_alexnet_s_are_of_all_that_its_own_are_of(severities, corrupti
     summary = summarize(recipe, measured, [])
     assert {"corruption_errors", "mce"} & summary["sets"][name].keys() == figures
     assert ("CE" in table(summary)) == ("corruption_errors" in figures)
+
+
+def test_weights_that_are_fused_have_no_other_form(tmp_path):
+    fused = reparameterize_model(timm.create_model("fastvit_t8"))
+    torch.save(fused.state_dict(), tmp_path / "fused.pt")
+    overrides = [f"root={tmp_path}", f"model.checkpoint={tmp_path / 'fused.pt'}"]
+    recipe = read_robustness_recipe(CONFIGS / "imagenet_a.yaml", [*overrides, "model.name=fastvit_t8"])
+    assert set(Classifier(recipe, torch.device("cpu")).model.state_dict()) == set(fused.state_dict())
+    recipe = read_robustness_recipe(
+        CONFIGS / "imagenet_a.yaml", [*overrides, "model.name=fastvit_t8", "model.form=unfused"]
+    )
+    with pytest.raises(RecipeError, match=r"model\.form: the weights of fastvit_t8 are fused; set it to fused"):
+        Classifier(recipe, torch.device("cpu"))
 
 
 def test_a_model_of_other_classes_is_refused(root, tmp_path):

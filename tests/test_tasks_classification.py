@@ -303,20 +303,27 @@ def test_a_recipe_with_a_file_of_weights_can_teach(random_run: Path):
     torch.testing.assert_close(dict(student.teacher.model.state_dict()), weights)
 
 
-def test_advice_about_a_teacher_is_for_a_recipe():
-    with pytest.raises(RecipeError) as caught, in_words_of_recipes("distillation.teacher"):
-        raise RunError(f"the weights cannot be downloaded; {ADVICE}")
-    assert str(caught.value) == (
-        "distillation.teacher: the weights cannot be downloaded; give a file that you have: "
-        "distillation.teacher.checkpoint=FILE"
-    )
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (f"no weights; {ADVICE}", "no weights; give a file that you have: model.checkpoint=FILE"),
+        ("no weights: give --checkpoint FILE", "no weights: set model.checkpoint=FILE"),
+        ("give those of a run with --checkpoint", "give those of a run: model.checkpoint=FILE"),
+    ],
+)
+def test_advice_about_a_network_in_a_recipe_is_for_a_recipe(said: str, meant: str):
+    with pytest.raises(RecipeError) as caught, in_words_of_recipes("model"):
+        raise RunError(said)
+    assert str(caught.value) == f"model: {meant}"
 
 
 def test_folders_with_other_weights_are_other_teachers(tmp_path: Path):
     """Answers of one are not taken for those of the other."""
     (tmp_path / "model.safetensors").write_bytes(b"one")
     teacher = NamedNetwork(name=f"local-dir:{tmp_path}")
-    first, again = describe_teacher(teacher), describe_teacher(teacher)
+    first = describe_teacher(teacher)
+    (tmp_path / "README.md").write_text("another card")
+    again = describe_teacher(teacher)
     (tmp_path / "model.safetensors").write_bytes(b"another")
     assert first == again != describe_teacher(teacher)
 

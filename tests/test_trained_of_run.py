@@ -1,5 +1,7 @@
 """The weights of a file, by `--checkpoint`: a fused file is the network that it was made from."""
 
+import json
+
 import pytest
 import timm
 import timm.models.fastvit as builtin
@@ -10,7 +12,7 @@ from fastvit.deploy import load
 from fastvit.errors import RunError
 from fastvit.features.embedder import Embedder
 from fastvit.trained import load_trained
-from launch import QUICKSTART, script
+from launch import QUICKSTART, complaint, script
 
 NAMED = {"fastvit_t8": {"num_classes": 10, "image_size": (32, 32)}, QUICKSTART: {}}
 
@@ -55,6 +57,19 @@ def test_a_fused_file_is_exported_and_embedded(files, right, images, tmp_path):
     found = load_trained(QUICKSTART, checkpoint=files["ours"])
     embeddings = [torch.from_numpy(Embedder(each, torch.device("cpu"))(crops)) for each in (found, right)]
     torch.testing.assert_close(*embeddings, rtol=1e-3, atol=1e-3)
+
+
+def test_a_fused_file_is_evaluated_as_what_it_is(files, right, tmp_path, capsys):
+    evaluate, named = script("evaluate"), [QUICKSTART, "--checkpoint", str(files["ours"])]
+    evaluate([*named, "--output", str(tmp_path)])
+    of_file = json.loads((tmp_path / "evaluation.json").read_text())
+    assert "unfused" not in of_file
+    evaluate([right.source, "--form", "fused", "--output", str(tmp_path)])
+    of_run = json.loads((tmp_path / "evaluation.json").read_text())
+    assert of_file["fused"]["parameters"] == of_run["fused"]["parameters"]
+    assert of_file["fused"]["loss"] == pytest.approx(of_run["fused"]["loss"], rel=1e-4)
+    said = complaint(evaluate, [*named, "--form", "unfused"], capsys)
+    assert said == f"{QUICKSTART}: the weights are fused, and there is no other form of them: leave out --form"
 
 
 def test_a_fused_file_that_does_not_fit_gets_a_sentence_for_the_command_line(files, right, tmp_path):

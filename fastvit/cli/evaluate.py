@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
         trained, task = find(arguments)
         if processes.is_main:
             tell_licence(trained.licence)
-        folder = arguments.output or folder_of(trained, arguments.overrides)
+        folder = arguments.output or folder_of(trained, arguments.overrides, arguments.checkpoint)
         forms = (arguments.form,) if arguments.form in FORMS else FORMS
         result, written, notices = evaluate_forms(
             trained, task, folder, forms=forms, explain=arguments.explain, processes=processes
@@ -94,23 +94,24 @@ def find(arguments: argparse.Namespace) -> "tuple[Trained, Task]":
     return trained, task
 
 
-def folder_of(trained: "Trained", overrides: Sequence[str]) -> Path:
+def folder_of(trained: "Trained", overrides: Sequence[str], checkpoint: Path | None = None) -> Path:
     """The run's own folder, or one in it. What is no run must not replace a run's results, and has one of its own."""
     from fastvit.trained import Kind
 
     if given := [override.partition("=")[2] for override in overrides if override.startswith("output=")]:
         return Path(given[-1]).expanduser()
     if trained.kind is not Kind.RUN:
-        return Path("runs/evaluated") / one_name(trained.source)
+        return Path("runs/evaluated") / one_name(trained.source, checkpoint)
     source = Path(trained.source)
     if not source.is_dir():  # a checkpoint: the run's folder has the results of its best one alone
-        source = source.parent if source.name == "best.pt" else source.with_suffix("")
+        source = source.with_suffix("") if source.suffix and source.name != "best.pt" else source.parent
     return source / folder_name(overrides)
 
 
-def one_name(source: str) -> str:
+def one_name(source: str, checkpoint: Path | None) -> str:
     """What a user named, as the name of a folder: of a long path the end, which tells it from others."""
-    return re.sub(r"[^\w.=-]+", "_", source.strip("/"))[-200:]
+    named = ",".join([source, *([str(checkpoint)] if checkpoint else [])])
+    return re.sub(r"[^\w.=-]+", "_", named.strip("/"))[-200:]
 
 
 def folder_name(overrides: Sequence[str]) -> str:
@@ -142,5 +143,4 @@ def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "P
 
 def folder_of_robustness(path: Path, model: "ModelSource") -> Path:
     """Where the user says none: one for each recipe and network, so that none replaces the results of another."""
-    said = [str(each) for each in (model.name, model.checkpoint) if each]
-    return Path("runs/robustness") / path.stem / one_name(",".join(said))
+    return Path("runs/robustness") / path.stem / one_name(model.name, model.checkpoint)

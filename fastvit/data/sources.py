@@ -61,7 +61,7 @@ def open_source(
         source = open_folder(root, split, classes, training=training, upright=upright)
     else:
         source = _open_with_timm(name, root, split, is_training=training, upright=upright, columns=columns)
-    require_num_classes(source, num_classes, str(root or name))
+    require_num_classes(source, num_classes, str(root or name), some_may_lack=name == "folder" and not training)
     return source
 
 
@@ -153,11 +153,12 @@ def one_name_each(classes: Sequence[Sequence[str]], numbers: Sequence[str]) -> l
 HINT = ", or data.classes to all names in order, if some have no image here"
 
 
-def require_num_classes(source: Any, num_classes: int | None, where: str) -> None:
+def require_num_classes(source: Any, num_classes: int | None, where: str, *, some_may_lack: bool) -> None:
     """Raise DataError if the classes of a source, where it knows them, are not as many as the recipe says."""
     classes = getattr(source, "classes", None)
     if num_classes is not None and classes is not None and len(classes) != num_classes:
+        hint = HINT if some_may_lack and len(classes) < num_classes else ""
         raise DataError(
             f"data.num_classes is {num_classes}, but there are {len(classes)} classes in {where}; "
-            f"set data.num_classes to {len(classes)}" + (HINT if len(classes) < num_classes else "")
+            f"set data.num_classes to {len(classes)}{hint}"
         )

@@ -45,7 +45,7 @@ def read_sidecar(path: Path) -> Sidecar:
     except ExportError as error:
         raise ExportError(f"{beside}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{beside} was not written by fastvit's export") from error
+        raise ExportError(f"{beside} was not written by this version of fastvit's export: export it again") from error
     for file, digest in expected.items():
         if not file.exists():
             raise ExportError(f"{file} is missing, which belongs to {path.name}: copy it along")

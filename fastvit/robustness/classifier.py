@@ -8,19 +8,18 @@ from torch import nn
 from torchvision.transforms import CenterCrop, Compose
 
 from fastvit import reparameterize_model
-from fastvit.errors import RecipeError, UserError
+from fastvit.errors import RecipeError
 from fastvit.robustness.recipe import RobustnessRecipe, SetConfig
+from fastvit.tasks.network import in_words_of_recipes
 
 
 class Classifier:
     """The recipe's model on a device, and how its images are prepared."""
 
     def __init__(self, recipe: RobustnessRecipe, device: torch.device):
-        try:
+        with in_words_of_recipes("model"):
             trained = recipe.model.find()
             model = trained.network
-        except UserError as error:
-            raise RecipeError(f"model: {error}") from error
         if trained.does != "classification" or trained.preprocessing is None:
             raise RecipeError(f"model.name: {recipe.model.name} is no classifier of images")
         if trained.task is None and any(each.kind == "corrupted_validation" for each in recipe.sets.values()):
@@ -28,6 +27,8 @@ class Classifier:
         self.task, self.preprocessing = trained.task, trained.preprocessing
         self.num_classes = len(trained.labels)
         if isinstance(model, nn.Module):
+            if trained.is_fused and recipe.model.form != "fused":
+                raise RecipeError(f"model.form: the weights of {recipe.model.name} are fused; set it to fused")
             memory_format = torch.channels_last if recipe.channels_last else torch.preserve_format
             fused = reparameterize_model(model) if recipe.model.form == "fused" else model
             model = fused.to(device, memory_format=memory_format)

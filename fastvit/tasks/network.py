@@ -19,7 +19,7 @@ from fastvit import shipped
 from fastvit.config import Section, UserPath
 from fastvit.errors import RecipeError, UserError, nearest
 from fastvit.fastvit import FastViT
-from fastvit.pretrained import LOCAL, WeightsError, create_pretrained, load_weights
+from fastvit.pretrained import LOCAL, WEIGHTS_FILES, WeightsError, create_pretrained, load_weights
 from fastvit.trained import Kind, Options, Trained, find_trained, kind_of
 from fastvit.trained.of_run import checkpoint_of
 from fastvit.variants import VARIANTS
@@ -121,12 +121,13 @@ class NamedNetwork(Section):
 
     @property
     def weights(self) -> Path | None:
-        """The file or folder that has them; None where they are the hub's."""
+        """The file that has them; None where they are the hub's."""
         kind = kind_of(self.name)
         if kind is Kind.RUN:
             return checkpoint_of(self.name)
         if self.name.startswith(LOCAL):
-            return Path(self.name.removeprefix(LOCAL))
+            folder = Path(self.name.removeprefix(LOCAL))
+            return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), folder)
         return Path(self.name) if kind is Kind.FILE else self.checkpoint
 
     def find(self, *, num_classes: int | None = None) -> Trained:
@@ -144,7 +145,10 @@ def in_words_of_recipes(key: str) -> Iterator[None]:
         RecipeError: in place of any UserError.
     """
     meant = {
+        "give --checkpoint FILE": f"set {key}.checkpoint=FILE",
         " with --checkpoint FILE": f": {key}.checkpoint=FILE",
+        " with --checkpoint": f": {key}.checkpoint=FILE",
+        "set data.num_classes to as many": "name its run in place of its recipe",
         "say how many with --num-classes": "its classes must be those of the data",
         "leave out --num-classes": "its classes must be those of the data",
     }

@@ -14,6 +14,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.reading import HANDED, as_rgb
 from fastvit.deploy.card import Card
 from fastvit.errors import ExportError, RunError
+from fastvit.fastvit import FastViT
 from fastvit.predictor import CLASSIFIERS, Prediction, Predictor, find_predictor
 from fastvit.reparam import reparameterize_model
 from fastvit.trained.name import Kind
@@ -69,6 +70,13 @@ class Trained:
         """The network, to be fused, exported or quantised. Raises ExportError if it is an exported file."""
         self.require_module()
         return self.network
+
+    @cached_property
+    def is_fused(self) -> bool:
+        """Whether it is a FastViT of which nothing is left to fuse, since its weights are fused ones."""
+        if not isinstance(self.network, FastViT):
+            return False
+        return self.network.state_dict().keys() == reparameterize_model(self.network).state_dict().keys()
 
     def require_module(self) -> None:
         """Raise ExportError if it is an exported file."""

@@ -186,7 +186,8 @@ class ClassificationRecipe(Recipe):
         split = data.train_split if training else data.val_split
         if self.is_list:
             images = open_listing(self._listing(), split, data.classes, upright=data.exif_orientation)
-            require_num_classes(images, data.num_classes, str(images.listing.source))
+            where = str(images.listing.source)
+            require_num_classes(images, data.num_classes, where, some_may_lack=not training)
             return images
         return open_source(
             data.dataset,
