@@ -3,7 +3,6 @@
 import itertools
 import json
 import re
-from importlib import import_module
 from pathlib import Path
 from statistics import geometric_mean, median
 
@@ -15,11 +14,18 @@ from fastvit.benchmark.compare import SAME, YARDSTICK, changes, comparison
 from fastvit.benchmark.field import field_points, pareto
 from fastvit.benchmark.labels import Box, Name, place
 from fastvit.benchmark.picture import picture
-from fastvit.benchmark.report import fields, markdown, mean_speed_ups, report, share_of_limit, side_by_side
+from fastvit.benchmark.report import (
+    claims_table,
+    fields,
+    markdown,
+    mean_speed_ups,
+    report,
+    share_of_limit,
+    side_by_side,
+)
 from fastvit.benchmark.result import Group, Limits, Result, Row, load, save
 from fastvit.benchmark.statistics import Interval, figures, median_interval, paired_ratio
 from fastvit.benchmark.suite import Suite
-from launch import ROOT
 
 MACHINE = {"cpu": "a CPU", "gpu": "none", "threads": 2, "platform": "x", "torch": "2", "fastvit": "1"}
 FACTS = {"parameters": 10**6, "macs": 10**9, "traffic": 0, "batch_norms": 0}
@@ -156,10 +162,13 @@ def test_every_claim_gets_a_verdict():
         ("table 5", "iPhone", 4.0, "not measured: c: no compiler"),
         ("table 8", "GPU", 2.0, "not measured: lost"),
     ]
-    text = report(made)
-    assert "| a to b | " in text
-    assert "4.00 (4.00-4.00)" in text
-    assert "not measured: f: no compiler (c)" in text
+    assert list(map(tuple, claims_table(list(checked_claims(made)), made))) == [
+        ("claim", "top-1", "in", "iPhone", "GPU", "here, f", "beside the iPhone", "beside the GPU"),
+        ("a to b", "", "abstract", "4.00", "1.00", "4.00 (4.00-4.00)", "holds", "no: faster here"),
+        ("a to c", "", "table 5", "4.00", "", "", "not measured: c: no compiler", ""),
+        ("x", "", "table 8", "", "2.00", "", "", "not measured: lost"),
+    ]
+    assert "not measured: f: no compiler (c)" in report(made)
 
 
 # ---- reports ---------------------------------------------------------------------------------------------------------
@@ -308,6 +317,21 @@ def test_fronts_are_of_the_plain_ones_and_of_all():
     assert markdown(lines) in report(made)
 
 
+def test_a_field_has_every_network_once_by_rising_time():
+    made = field()
+    (lines,) = fields(made, figures(made))
+    *classifiers, zero_shot, _, _ = lines[1:]
+    told = [re.findall(r"\**([\w ]+?)\** ([\d.]+) \(([\d.]*)(?:/([\d.]+))?\)", each) for _, each in classifiers]
+    assert [len(each) for each in told] == [10] * 7
+    found = [(name.strip(), float(ms), plain, distilled) for each in told for name, ms, plain, distilled in each]
+    assert [ms for _, ms, _, _ in found] == sorted(ms for _, ms, _, _ in found)
+    for name, ms, *top1 in found:
+        assert ms == pytest.approx(made.groups[0].rows[int(name.split()[1])].rounds_ms[0][0], rel=0.005)
+        published = made.suite.networks[name].top1
+        assert top1 == [f"{each:.1f}" if each else "" for each in (published.plain, published.distilled)]
+    assert tuple(zero_shot) == ("zero-shot", "**CLIP** 20 (71.5)")
+
+
 def test_a_name_that_has_no_room_is_left_out():
     bounds = Box(0, 0, 100, 20)
     first, second = place([Name(50, 10, 40, 8, 60), Name(50, 10, 90, 8, 60)], [Box(48, 8, 52, 12)], bounds)
@@ -323,30 +347,3 @@ def test_the_other_pictures_are_drawn(kind: str):
     figure.draw_without_rendering()
     written = " ".join(text.get_text() for axes in figure.axes for text in axes.get_yticklabels() + axes.texts)
     assert ("a, f" if kind == "bars" else "2.00x") in written
-
-
-def test_published_tables_follow_from_the_published_samples():
-    raw = sorted((ROOT / "docs" / "measurements").glob("*.json"))
-    assert raw
-    for path in raw:
-        table = path.with_suffix(".md")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if kind := content["suite"].get("measures"):
-            made_again = import_module(f"fastvit.benchmark.{kind}").table(content)
-            assert table.read_text(encoding="utf-8") == f"# {content['suite']['title']}\n\n{made_again}\n", path
-            continue
-        made = load(path)
-        assert made.complete, path
-        assert table.read_text(encoding="utf-8") == report(made), f"{path}: make the table again, do not edit it"
-        shares = re.findall(r"\| +(\d+)%(?: memory)? +\|", table.read_text(encoding="utf-8"))
-        assert all(int(share) <= 100 for share in shares), f"{path}: faster than this machine can be"
-        assert "/" not in str(made.suite.output).removeprefix("runs/benchmark/"), f"{path} names a folder of a machine"
-
-
-def test_tables_of_the_page_are_those_of_the_measurements():
-    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    copied = re.findall(r"<!-- measurements/(\S+) -->\n((?:\|.*\n)+)", page)
-    assert len(copied) == page.count("<!-- measurements/") > 0
-    for name, table in copied:
-        measured = (ROOT / "docs" / "measurements" / name).read_text(encoding="utf-8")
-        assert f"\n\n{table}" in measured, f"a table is not the one of {name}: copy it again, do not edit it"

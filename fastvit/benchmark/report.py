@@ -128,31 +128,30 @@ def mean_speed_ups(result: Result) -> Iterator[list[Line]]:
 
 
 def claims_table(claims: Sequence[Checked], result: Result) -> list[Line]:
-    """A line for each claim and device of the paper, with the ratio here and a verdict for each form."""
+    """A line for each claim: the paper's ratio on each of its devices, and of each form the ratio here and verdicts."""
     ways = list(dict.fromkeys((each.form, each.batch_size) for each in claims if each.form))
+    devices = list(dict.fromkeys(each.device for each in claims))
     several = len({batch_size for _, batch_size in ways}) > 1
     heads = [f"{form}, batch {batch_size}" if several else form for form, batch_size in ways]
-    lines: list[Line] = [
-        ("claim", "top-1", "in", "published", "on", *(x for h in heads for x in (f"here, {h}", "verdict")))
-    ]
-    by_claim: dict[tuple, list[Checked]] = defaultdict(list)
+    verdicts = [f"beside the {device}" for device in devices]
+    lines: list[Line] = [("claim", "top-1", "in", *devices, *(x for h in heads for x in (f"here, {h}", *verdicts)))]
+    by_claim: dict[tuple[str, str], list[Checked]] = defaultdict(list)
     for each in claims:
-        name = each.claim.text or f"{each.claim.fast} to {each.claim.slow}"
-        by_claim[name, each.claim.where, each.device].append(each)
-    for (name, where, device), of_claim in by_claim.items():
-        found = {(each.form, each.batch_size): each for each in of_claim}
-        cells = [cell for way in ways for cell in _here(found.get(way) or found.get(("", 0)))]
-        claim, published = of_claim[0].claim, of_claim[0].published
-        lines.append((name, _both(claim.fast, claim.slow, result), where, f"{published:.2f}", device, *cells))
+        by_claim[each.claim.text or f"{each.claim.fast} to {each.claim.slow}", each.claim.where].append(each)
+    for (name, where), of_claim in by_claim.items():
+        published = {each.device: f"{each.published:.2f}" for each in of_claim}
+        cells = [cell for way in ways for cell in _here(way, of_claim, devices)]
+        told = _both(of_claim[0].claim.fast, of_claim[0].claim.slow, result)
+        lines.append((name, told, where, *(published.get(device, "") for device in devices), *cells))
     return lines
 
 
-def _here(checked: Checked | None) -> tuple[str, str]:
-    """The ratio with its interval, and the verdict."""
-    if checked is None:
-        return "", ""
-    here = checked.here
-    return f"{here.value:.2f} ({here.low:.2f}-{here.high:.2f})" if here else "", checked.verdict
+def _here(way: tuple[str, int], of_claim: Iterable[Checked], devices: Iterable[str]) -> list[str]:
+    """The ratio of a form with its interval, and the verdict beside each device's."""
+    found = {each.device: each for each in of_claim if (each.form, each.batch_size) in (way, ("", 0))}
+    here = next((each.here for each in found.values()), None)
+    ratio = f"{here.value:.2f} ({here.low:.2f}-{here.high:.2f})" if here else ""
+    return [ratio, *(found[device].verdict if device in found else "" for device in devices)]
 
 
 def fields(result: Result, shown: Iterable[Figures]) -> Iterator[list[Line]]:
