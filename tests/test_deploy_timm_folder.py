@@ -150,8 +150,8 @@ def test_apple_s_licence_goes_on_also_from_a_file(random_run, start, link):
     card = model_card(find_trained(str(random_run), Options(overrides=start)), title="Digits")
     assert (header(card)["license"], header(card)["license_name"]) == ("other", "apple-amlr")
     assert header(card).get("license_link") == link
-    told = "Fine-tuned from the file `mobileclip_s0.pt`, whose licence applies to these weights, too. Apple's of this"
-    assert link or f"{told} network have apple-amlr: for research only, " in card
+    told = "Fine-tuned from the file `mobileclip_s0.pt`, whose licence applies to these weights, too. Apple's"
+    assert link or f"{told} weights of this network have apple-amlr: for research only, " in card
     assert "secret" not in card
 
 
