@@ -125,7 +125,7 @@ def evaluate_forms(
 
     Args:
         task: from `task_of`.
-        forms: some of `FORMS`; exported files have one, "exported".
+        forms: some of `FORMS`; exported files have one, "exported", and fused weights "fused" alone.
         explain: show in mistakes.png where the network has looked, by `fastvit.explain`.
 
     Returns:
@@ -136,7 +136,7 @@ def evaluate_forms(
     """
     processes.on_main(lambda: require_writable(folder))
     data = task.open_data("val")
-    _require_same_classes(trained, data.class_names)
+    _require_same_classes(trained, data.class_names, stated=bool(getattr(task.recipe.data, "classes", None)))
     models = _forms(trained, forms)
     form, model = list(models.items())[-1]
     if explain:
@@ -170,12 +170,18 @@ def _forms(trained: Trained, forms: Sequence[str]) -> dict[str, Network]:
     return {form: models[form] for form in forms if form == "fused" or not trained.is_fused}
 
 
-def _require_same_classes(trained: Trained, names: Sequence[str] | None) -> None:
+def _require_same_classes(trained: Trained, names: Sequence[str] | None, *, stated: bool) -> None:
     """Labels are positions among the names: with the same ones in another order all would be wrong.
 
     A few may differ: ImageNet has two cranes, and each source of it has other names to tell them apart.
+
+    Args:
+        stated: whether the recipe names the classes, in order; who has no names in the network has them there.
     """
     if not names or not trained.labels or not set(names) & set(trained.labels):
+        return
+    unnamed = trained.task is None and list(trained.labels) == [str(number) for number in range(len(trained.labels))]
+    if unnamed and stated and len(names) == len(trained.labels):
         return
     different = [(own, other) for own, other in zip(trained.labels, names, strict=False) if own != other]
     moved = {own for own, _ in different} & {other for _, other in different}
@@ -184,7 +190,8 @@ def _require_same_classes(trained: Trained, names: Sequence[str] | None) -> None
     what = f"{len(trained.labels)} there, {len(names)} here"
     if different:
         what = some([f"{own} is {other}" for own, other in different])
-    raise DataError(f"the classes of {trained.source} are not those of the images: {what}")
+    hint = "; name the folders in the network's order: data.classes=[...]" if unnamed else ""
+    raise DataError(f"the classes of {trained.source} are not those of the images: {what}{hint}")
 
 
 def _device(models: Mapping[str, Network], local_rank: int = 0) -> torch.device:

@@ -172,6 +172,10 @@ def test_numbers_that_nobody_gave_as_names_are_not_taken_for_the_folders(tmp_pat
         Image.new("RGB", (8, 8)).save(tmp_path / "val" / str(label) / "a.png")
     trained = find_trained("fastvit_t8", Options(random_weights=True, num_classes=12))
     assert task_of(trained, [f"data.root={tmp_path}"]).open_data("val").class_names[:3] == ("0", "1", "10")
+    in_order = sorted(map(str, range(12)))
+    with pytest.raises(DataError, match=r"2 is 10, .*; name the folders in the network's order: data\.classes="):
+        _require_same_classes(trained, in_order, stated=False)
+    _require_same_classes(trained, in_order, stated=True)
     named = replace(trained, labels=("11", *map(str, range(11))))
     assert task_of(named, [f"data.root={tmp_path}"]).open_data("val").class_names[:3] == ("11", "0", "1")
 
@@ -206,7 +210,7 @@ def test_what_is_no_run_does_not_replace_the_results_of_one():
         ("runs/x/last.pt", [], "runs/x/last"),
         ("runs/x/last.pt", ["data.image_size=64"], "runs/x/last/data.image_size=64"),
         ("runs/x/last.pt", ["output=mine"], "mine"),
-        ("weights/epoch10", [], "weights"),
+        ("weights/epoch10", [], "weights/epoch10_evaluated"),
     ],
 )
 def test_another_checkpoint_than_the_best_does_not_replace_its_results(source, overrides, folder):
@@ -250,10 +254,11 @@ def test_the_two_cranes_of_imagenet_may_have_other_names():
     ours = tuple(imagenet_classes(1000).values())
     theirs = list(ours)
     theirs[134], theirs[517] = "crane", "crane2"
-    _require_same_classes(SimpleNamespace(labels=ours, source="a network"), theirs)
+    network = SimpleNamespace(labels=ours, source="a network", task=None)
+    _require_same_classes(network, theirs, stated=False)
     swapped = [*ours[:1], ours[2], ours[1], *ours[3:]]
     with pytest.raises(DataError, match="not those of the images: goldfish"):
-        _require_same_classes(SimpleNamespace(labels=ours, source="a network"), swapped)
+        _require_same_classes(network, swapped, stated=True)
 
 
 def test_mistakes_about_a_run(short_run, photos, tmp_path, capsys):

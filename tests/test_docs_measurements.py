@@ -34,4 +34,4 @@ def test_tables_of_the_pages_are_those_of_the_measurements():
     assert len(copied) == pages.count("`measurements/")
     for name, table in copied:
         measured = (ROOT / "docs" / "measurements" / name).read_text(encoding="utf-8")
-        assert f"\n\n{table}" in measured, f"a table is not the one of {name}: copy it again, do not edit it"
+        assert f"\n\n{table}\n" in f"{measured}\n", f"a table is not the one of {name}: copy it again, do not edit it"

@@ -38,7 +38,9 @@ FORMS = ("unfused", "fused")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help=SOURCE)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="in place of what the recipe says")
-    parser.add_argument("--form", choices=(*FORMS, "both"), help="which to evaluate (both; exported files have one)")
+    parser.add_argument(
+        "--form", choices=(*FORMS, "both"), help="which to evaluate (both; exported files and fused weights have one)"
+    )
     parser.add_argument("--explain", action="store_true", help="show in mistakes.png where a classifier has looked")
     parser.add_argument("--output", type=Path, help="folder of the results (the run's, or one in it; else one in runs)")
     add_weights(parser)
@@ -104,7 +106,8 @@ def folder_of(trained: "Trained", overrides: Sequence[str], checkpoint: Path | N
         return Path("runs/evaluated") / one_name(trained.source, checkpoint)
     source = Path(trained.source)
     if not source.is_dir():  # a checkpoint: the run's folder has the results of its best one alone
-        source = source.with_suffix("") if source.suffix and source.name != "best.pt" else source.parent
+        own = source.stem if source.suffix else f"{source.name}_evaluated"
+        source = source.parent if source.name == "best.pt" else source.with_name(own)
     return source / folder_name(overrides)
 
 

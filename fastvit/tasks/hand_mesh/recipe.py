@@ -34,9 +34,7 @@ class HandAugmentationConfig(Section):
 
     rotation: NonNegativeFloat = 90.0  # standard deviation in degrees, cut off at twice that and at half a turn
     rotation_prob: float = Field(0.4, ge=0, le=1)  # of turning an image at all
-    scale: float = Field(
-        0.25, ge=0, lt=1
-    )  # standard deviation of the side of what is cropped; cut off at one deviation
+    scale: float = Field(0.25, ge=0, lt=1)  # standard deviation of the crop's side, cut off at one deviation
     color: float = Field(0.4, ge=0, lt=1)  # each channel is multiplied by 1 - color to 1 + color
 
 
