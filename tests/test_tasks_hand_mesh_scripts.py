@@ -49,6 +49,7 @@ def test_freihand_and_mano_from_their_files_to_the_challenge_s(tmp_path: Path, c
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # six minutes of a processor, and others may run beside it
 def test_the_demo_learns_hands_that_it_has_not_seen(tmp_path: Path):
     run = tmp_path / "run"
     train([DEMO, f"output={run}"])
