@@ -88,10 +88,16 @@ def _are_imagenet(labels: Sequence[str]) -> bool:
     return bool(known) and sum(label not in known for label in labels) < FEW * len(labels)
 
 
+def _are_numbers(labels: Sequence[str]) -> bool:
+    """Whether they are 0, 1, 2, ..., as of a network whose classes nobody has named."""
+    return list(labels) == [str(number) for number in range(len(labels))]
+
+
 def _by_name(recipe: Any, labels: Sequence[str]) -> "Recipe":
     """The recipe with the network's own classes, where the images have their names: some may have no image."""
-    numbers = [str(number) for number in range(len(labels))]  # of a network whose classes nobody has named
-    if recipe.data.classes or recipe.data.dataset != "folder" or list(labels) == numbers != sorted(numbers):
+    if recipe.data.classes or recipe.data.dataset != "folder":
+        return recipe
+    if _are_numbers(labels) and list(labels) != sorted(labels):  # the folders may have been learned sorted
         return recipe
     named = recipe.model_copy(update={"data": recipe.data.model_copy(update={"classes": tuple(labels)})})
     try:
@@ -180,7 +186,7 @@ def _require_same_classes(trained: Trained, names: Sequence[str] | None, *, stat
     """
     if not names or not trained.labels or not set(names) & set(trained.labels):
         return
-    unnamed = trained.task is None and list(trained.labels) == [str(number) for number in range(len(trained.labels))]
+    unnamed = trained.task is None and _are_numbers(trained.labels)
     if unnamed and stated and len(names) == len(trained.labels):
         return
     different = [(own, other) for own, other in zip(trained.labels, names, strict=False) if own != other]

@@ -16,7 +16,7 @@ from fastvit.deploy.card import Card
 from fastvit.errors import ExportError, RunError
 from fastvit.fastvit import FastViT
 from fastvit.predictor import CLASSIFIERS, Prediction, Predictor, find_predictor
-from fastvit.reparam import reparameterize_model
+from fastvit.reparam import Reparameterizable, reparameterize_model
 from fastvit.trained.name import Kind
 from fastvit.training.task import Network, Task
 
@@ -74,9 +74,10 @@ class Trained:
     @cached_property
     def is_fused(self) -> bool:
         """Whether it is a FastViT of which nothing is left to fuse, since its weights are fused ones."""
-        if not isinstance(self.network, FastViT):
-            return False
-        return self.network.state_dict().keys() == reparameterize_model(self.network).state_dict().keys()
+        network = self.network
+        return isinstance(network, FastViT) and not any(
+            isinstance(each, Reparameterizable) for each in network.modules()
+        )
 
     def require_module(self) -> None:
         """Raise ExportError if it is an exported file."""
