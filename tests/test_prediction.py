@@ -2,6 +2,7 @@
 
 import csv
 import json
+import ntpath
 import os
 import threading
 from pathlib import Path
@@ -145,6 +146,13 @@ def test_who_stops_listening_stops_the_work(predictor, images):
 def test_each_picture_has_a_name_of_its_own():
     names = picture_names([Path("x/a/b.jpg"), Path("x/a-b.jpg"), Path("x/c.jpg"), Path("x/c.png"), Path("x/c.webp")])
     assert list(names.values()) == ["a-b.jpg", "_a-b.jpg", "c.jpg", "c.png", "c.webp.jpg"]
+
+
+def test_pictures_of_two_drives_have_no_folder_in_common(monkeypatch):
+    """By what `os.path` is on Windows."""
+    monkeypatch.setattr("os.path.commonpath", lambda _: ntpath.commonpath(["C:/a", "D:/b"]))
+    with pytest.raises(DataError, match="the files are on several drives"):
+        picture_names([Path("a.jpg"), Path("b.jpg")])
 
 
 def test_names_of_images(images, tmp_path, monkeypatch):
