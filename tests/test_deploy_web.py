@@ -69,7 +69,7 @@ def test_an_example_is_upright_and_does_not_tell_where_it_was_taken(page):
         assert not picture.getexif()
         assert not {"exif", "comment"} & set(picture.info)
         shown, right = array(picture), array(photographs()["portrait"])
-    assert np.abs(shown.astype(float) - right).mean() < 3
+    assert np.abs(shown.astype(float) - right).mean() < 6  # of 255: JPEG twice
 
 
 def test_the_network_in_it_is_the_one_that_was_exported(page):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.data.reading import UnreadableImage
-from fastvit.prediction import Predicted, draw, picture_names
+from fastvit.prediction import Predicted, Table, draw, picture_names
 from fastvit.predictor import Shown
 from launch import complaint, script
 from photographs import of_no_text, photographs
@@ -115,12 +115,15 @@ def test_a_long_name_is_shortened_and_stays_one_of_its_own(tmp_path):
 
 def test_a_name_that_is_no_text_is_in_the_tables_and_on_the_terminal(random_run, tmp_path, capsys):
     path = of_no_text(tmp_path)
-    arguments = [str(path), "--model", str(random_run)]
-    predict([*arguments, "--output", str(tmp_path / "p.csv"), "--pictures", str(tmp_path / "out")])
-    with (tmp_path / "p.csv").open(encoding="utf-8", errors="surrogateescape") as file:
-        assert [row["image"] for row in csv.DictReader(file)] == [str(path)]
-    predict([*arguments, "--output", str(tmp_path / "p.jsonl")])
-    assert json.loads((tmp_path / "p.jsonl").read_text(encoding="utf-8"))["image"] == str(path)
-    assert [each.name for each in (tmp_path / "out").iterdir()] == [path.name]
-    predict(arguments)
+    predict([str(path), "--model", str(random_run), "--pictures", str(tmp_path / "out")])
     assert "caf\\udce9.png: " in capsys.readouterr().out
+    assert [each.name for each in (tmp_path / "out").iterdir()] == [path.name]
+    said = SimpleNamespace(rows=lambda shown: [("hôtel",)], to_dict=lambda shown: {"label": "hôtel"})
+    for name in ("p.csv", "p.jsonl"):
+        with Table(tmp_path / name, ("label",), Shown()) as table:
+            table.write(Predicted(path, said))
+    with (tmp_path / "p.csv").open(encoding="utf-8", errors="surrogateescape") as file:
+        assert list(csv.DictReader(file)) == [{"image": str(path), "label": "hôtel"}]
+    (line,) = (tmp_path / "p.jsonl").read_text(encoding="utf-8").splitlines()  # the whole is UTF-8
+    assert json.loads(line) == {"image": str(path), "label": "hôtel"}
+    assert "hôtel" in line
