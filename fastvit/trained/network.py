@@ -36,7 +36,7 @@ class Trained:
         does: its task, such as "classification"; None for what gives features.
         preprocessing: as it was validated with; None if an exported file does not say.
         labels: names of its classes; None where there are none.
-        weights: where they come from, in words.
+        weights: where they come from, in words, without folders of this machine.
         architecture: {"name", "options"} of `timm.create_model`; None if it is not plainly one of timm's.
         task: of a run or a recipe, with its settings; else None.
         load: reads the weights.
