@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import DataError, RunError, UserError, reason_of, some
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     require_sound(arguments)
     paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
-    trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+    trained = find_trained(arguments.model, options(arguments))
     require_fitting(trained, arguments)
     tell_licence(trained.licence)
     predictor = make_predictor(trained, len(paths), arguments)
