@@ -38,17 +38,18 @@ class Predicted:
     reason: str = ""
 
 
-def find_images(names: Sequence[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+def find_images(names: Sequence[str | Path] | str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The files that a user names, each once: images, folders with all that is in them, patterns as `photos/**/*.jpg`.
 
     Args:
+        names: several, or one.
         suffixes: of the files in a folder that are taken.
 
     Raises:
         DataError: a name stands for nothing.
     """
     found: dict[Path, None] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str | Path) else names:
         path = Path(name).expanduser()
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)

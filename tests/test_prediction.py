@@ -155,6 +155,7 @@ def test_names_of_images(images, tmp_path, monkeypatch):
     assert [path.name for path in find_images(["[0-2].png", "1.png"])] == ["0.png", "1.png", "2.png"]
     assert len(find_images(["**/*.jpg", "inside/*"])) == 2
     assert len(find_images(["."])) == 9
+    assert find_images("inside") == find_images(Path("inside")) == find_images(["inside"])
     for name in ("missing.png", "*.webp"):
         with pytest.raises(DataError, match="there is no image or folder"):
             find_images([name])

@@ -21,7 +21,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import DataError, RunError, UserError, reason_of, some
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     masks = places(arguments.masks, paths, MASKS)
     tables = [arguments.output] if arguments.output else []
     require_apart(paths, [*tables, *drawn.values(), *masks.values(), *explained.values()])
-    trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+    trained = find_trained(arguments.model, options(arguments))
     require_fitting(trained, arguments)
     tell_licence(trained.licence)
     predictor = make_predictor(trained, len(paths), arguments)

@@ -43,17 +43,17 @@ class Classes(Prediction):
         """The most probable class."""
         return self.best(1)[0][0]
 
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         return [tuple(value for name, probability in self.best(shown.top) for value in (name, f"{probability:.6f}"))]
 
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         best = self.best(shown.top)
         return {"labels": [name for name, _ in best], "probabilities": [round(each, 6) for _, each in best]}
 
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         return ", ".join(f"{name} {probability:.2%}" for name, probability in self.best(shown.top))
 
-    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+    def draw(self, image: Image.Image, shown: Shown = Shown()) -> Image.Image:
         """The image, and beside it its most probable classes as bars."""
         best = self.best(shown.top)
         height = max(PICTURE_HEIGHT, LINE * len(best) + 8)
@@ -82,7 +82,7 @@ class Classifier(Predictor):
     labels: tuple[str, ...]
     prediction = Classes
 
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         more = range(2, min(shown.top, len(self.labels)) + 1)
         return ("label", "probability", *(f"{name}_{i}" for i in more for name in ("label", "probability")))
 
