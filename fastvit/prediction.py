@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_left_out, read_image
+from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, is_left_out, read_image
 from fastvit.errors import DataError, ExportError, RunError
 from fastvit.predictor import Prediction, Predictor, Shown
 
@@ -52,7 +52,7 @@ def find_images(names: Sequence[str | Path] | str | Path, suffixes: Sequence[str
     for name in [names] if isinstance(names, str | Path) else names:
         path = Path(name).expanduser()
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+            files = sorted(file for file in path.rglob("*") if is_image(file, suffixes))
             if not files:
                 raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(suffixes)}")
         else:
@@ -69,6 +69,16 @@ def left_out(names: Sequence[str]) -> list[str]:
     """What lies in the folders among these names, and is no image by its name."""
     folders = [folder for name in names if (folder := Path(name).expanduser()).is_dir()]
     return sorted(str(path) for folder in folders for path in folder.rglob("*") if is_left_out(path))
+
+
+def common_folder(paths: Sequence[Path]) -> str:
+    """The folder that all files are in. Raises DataError where there is none: on two drives of Windows."""
+    try:
+        return os.path.commonpath([path.absolute().parent for path in paths])
+    except ValueError as error:
+        raise DataError(
+            "the files are on several drives, with no folder in common: name those of one at a time"
+        ) from error
 
 
 def predict_files(
@@ -205,7 +215,7 @@ def picture_names(paths: Sequence[Path], suffixes: Sequence[str] = PICTURES) -> 
         suffixes: that a picture may have; one of another kind gets the first.
     """
     absolute = {path: path.absolute() for path in paths}
-    top = os.path.commonpath([path.parent for path in absolute.values()])
+    top = common_folder(paths)
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path, each in absolute.items():

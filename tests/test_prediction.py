@@ -2,6 +2,7 @@
 
 import csv
 import json
+import ntpath
 import os
 import threading
 from pathlib import Path
@@ -147,6 +148,13 @@ def test_each_picture_has_a_name_of_its_own():
     assert list(names.values()) == ["a-b.jpg", "_a-b.jpg", "c.jpg", "c.png", "c.webp.jpg"]
     masks = picture_names([Path("c.jpg"), Path("c.jpg.png")], (".png",))
     assert list(masks.values()) == ["c.jpg.png", "_c.jpg.png"]
+
+
+def test_pictures_of_two_drives_have_no_folder_in_common(monkeypatch):
+    """By what `os.path` is on Windows."""
+    monkeypatch.setattr("os.path.commonpath", lambda _: ntpath.commonpath(["C:/a", "D:/b"]))
+    with pytest.raises(DataError, match="the files are on several drives"):
+        picture_names([Path("a.jpg"), Path("b.jpg")])
 
 
 def test_names_of_images(images, tmp_path, monkeypatch):
