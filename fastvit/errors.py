@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+__all__ = ["DataError", "EngineError", "ExportError", "MissingPackage", "RecipeError", "RunError", "UserError"]
+
 # The extra of fastvit that brings a module; several bring some of them, and this is the one to ask for.
 EXTRAS = {
     **dict.fromkeys(("pydantic", "tensorboard", "matplotlib", "sklearn"), "train"),

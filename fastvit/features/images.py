@@ -60,7 +60,8 @@ class Files(Part):
     files: tuple[tuple[str, str], ...]  # paths and classes
 
     def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(f"{path}\t{label}" for path, label in self.files).encode()).hexdigest()
+        said = "\n".join(f"{path}\t{label}" for path, label in self.files)
+        return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()  # a file name may be no text
 
     def entries(self) -> Iterator[Entry]:
         return (Entry(path, label, path) for path, label in self.files)
