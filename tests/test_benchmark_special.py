@@ -37,8 +37,14 @@ def test_images_a_second_are_of_all_loaders_and_numbers_of_workers(tmp_path: Pat
     with pytest.raises(RunError, match="already holds a result: choose another"):
         run_special(SUITES / "loader.yaml", overrides)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"file/folder cannot be written \(Not a directory\)"):
+    with pytest.raises(RunError, match=r"file/folder cannot be written: .*file is not a writable folder"):
         run_special(SUITES / "loader.yaml", (f"output={tmp_path / 'file' / 'folder'}",))
+
+
+def test_a_folder_that_is_there_but_cannot_be_written_is_found_before_the_first_measurement(monkeypatch):
+    monkeypatch.setattr(predict, "measure", lambda suite: pytest.fail("measured"))
+    with pytest.raises(RunError, match="output /proc cannot be written: /proc is not a writable folder"):
+        run_special(SUITES / "predict.yaml", ("output=/proc",))
 
 
 def test_the_first_batch_of_each_worker_does_not_count(monkeypatch: pytest.MonkeyPatch):
