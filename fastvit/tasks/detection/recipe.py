@@ -1,10 +1,11 @@
 """What a detection recipe can say, besides what all recipes can."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
+from fastvit.models.detection import LEVELS
 from fastvit.tasks.backbone import BackboneConfig
 from fastvit.training.recipe import DataConfig, Recipe
 
@@ -21,6 +22,13 @@ class DetectorConfig(BackboneConfig):
     mask_channels: PositiveInt = 256  # width of the mask head
     proposals: PositiveInt = 1000  # regions to look at in validation; twice as many are proposed in training
     rois: PositiveInt = 512  # regions of each image that the heads learn from
+
+    @field_validator("anchor_sizes", mode="before")
+    @classmethod
+    def _one_for_each_level(cls, sizes: Any) -> Any:
+        if isinstance(sizes, list | tuple) and len(sizes) != LEVELS:
+            raise ValueError(f"there must be {LEVELS} sizes, one for each level of the pyramid, not {len(sizes)}")
+        return sizes
 
     @model_validator(mode="after")
     def _keys_of_its_kind(self) -> "DetectorConfig":
