@@ -1,6 +1,6 @@
 """What a detection recipe can say, besides what all recipes can."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -17,16 +17,16 @@ class DetectorConfig(BackboneConfig):
 
     detector: Literal["mask_rcnn", "retinanet"]  # boxes and masks, or boxes
     # Pixels on a side of the anchors on each of the five levels of the pyramid.
-    anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (32, 64, 128, 256, 512)
+    anchor_sizes: tuple[PositiveInt, ...] = (32, 64, 128, 256, 512)
     box_channels: PositiveInt = 1024  # width of the box head
     mask_channels: PositiveInt = 256  # width of the mask head
     proposals: PositiveInt = 1000  # regions to look at in validation; twice as many are proposed in training
     rois: PositiveInt = 512  # regions of each image that the heads learn from
 
-    @field_validator("anchor_sizes", mode="before")
+    @field_validator("anchor_sizes")
     @classmethod
-    def _one_for_each_level(cls, sizes: Any) -> Any:
-        if isinstance(sizes, list | tuple) and len(sizes) != LEVELS:
+    def _one_for_each_level(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(sizes) != LEVELS:
             raise ValueError(f"there must be {LEVELS} sizes, one for each level of the pyramid, not {len(sizes)}")
         return sizes
 
