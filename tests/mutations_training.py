@@ -268,6 +268,9 @@ TRAINING = {
         "test_tasks_classification_answers.py::test_a_stream_cannot_be_repeated": [
             ("    require_repeatable(recipe, loader)\n", ""),
         ],
+        "test_tasks_classification_answers.py::test_other_libraries_go_on_where_they_make_the_same_images": [
+            ("        require_same_images(file, recording.loader)\n", ""),
+        ],
     },
     "tasks/classification/stored.py": {
         "test_tasks_classification_teach.py::test_training_from_stored_answers_is_training_with_the_teacher": [
@@ -299,6 +302,9 @@ TRAINING = {
         ],
         "test_tasks_classification_teach.py::test_a_recording_goes_on_after_the_last_whole_epoch": [
             ("file.seek(end)", "file.seek(0, 2)"),
+        ],
+        "test_tasks_classification_answers.py::test_two_recordings_into_one_file_do_not_displace_each_other_s_epochs": [
+            ("if self.epochs != number:", "if False:"),
         ],
     },
 }

@@ -1,5 +1,6 @@
 """Suites that measure something else than networks: small, but all that they do."""
 
+import errno
 import json
 import shutil
 from importlib import import_module
@@ -37,8 +38,20 @@ def test_images_a_second_are_of_all_loaders_and_numbers_of_workers(tmp_path: Pat
     with pytest.raises(RunError, match="already holds a result: choose another"):
         run_special(SUITES / "loader.yaml", overrides)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"file/folder cannot be written \(Not a directory\)"):
+    with pytest.raises(RunError, match=r"file/folder cannot be written: .*file is not a writable folder"):
         run_special(SUITES / "loader.yaml", (f"output={tmp_path / 'file' / 'folder'}",))
+
+
+def test_a_folder_that_is_there_but_cannot_be_written_is_found_before_the_first_measurement(tmp_path, monkeypatch):
+    """Which root, as whom tests may run, does not know."""
+
+    def refused(dir: Path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(dir))
+
+    monkeypatch.setattr("fastvit.runtime.folders.tempfile.NamedTemporaryFile", refused)
+    monkeypatch.setattr(predict, "measure", lambda suite: pytest.fail("measured"))
+    with pytest.raises(RunError, match=r"is not a writable folder \(Permission denied\)"):
+        run_special(SUITES / "predict.yaml", (f"output={tmp_path}",))
 
 
 def test_the_first_batch_of_each_worker_does_not_count(monkeypatch: pytest.MonkeyPatch):

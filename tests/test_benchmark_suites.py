@@ -8,7 +8,8 @@ from fastvit.benchmark.everything import PARTS
 from fastvit.benchmark.measure import groups
 from fastvit.benchmark.networks import input_size
 from fastvit.benchmark.special import special_suite
-from fastvit.benchmark.suite import MIN_SAMPLES, load_suite
+from fastvit.benchmark.suite import MIN_SAMPLES, Suite, load_suite
+from fastvit.errors import RecipeError
 from launch import ROOT, complaint, script
 
 SUITES = sorted(path for path in (ROOT / "configs" / "benchmark").glob("*.yaml") if special_suite(path) is None)
@@ -63,6 +64,20 @@ def test_what_is_said_beside_quick_wins():
     assert list(suite.networks) == ["T8", "SA12"]
 
 
+def test_what_quick_measures_need_not_fit_where_nobody_asks_for_it():
+    """And the suite, as it stands in a result, can be read again."""
+    own = ["networks={B: {name: resnet18}}", "forms={mine: {fuse: false}}", "baseline=null"]
+    suite = load_suite(DEPLOY, [*own, "calls=1"])
+    assert (list(suite.networks), list(suite.forms), suite.calls) == (["B"], ["mine"], 1)
+    assert Suite.model_validate_json(suite.model_dump_json()) == suite
+    with pytest.raises(RecipeError, match=r"quick\.networks: there is no 'T8', but B: say quick\.networks=\[\]"):
+        load_suite(DEPLOY, own, quick=True)
+    own.append("quick.networks=[]")
+    assert list(load_suite(DEPLOY, own, quick=True).networks) == ["B"]
+    with pytest.raises(RecipeError, match=r"quick\.rounds \* calls is 6: at least 10 samples are needed"):
+        load_suite(DEPLOY, [*own, "calls=1"], quick=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -74,6 +89,7 @@ def test_what_is_said_beside_quick_wins():
         (["compare", "a", "b"], "a cannot be read"),
         (["report"], "name the results to report"),
         (["report", str(DEPLOY)], "is no result of `fastvit benchmark`"),
+        (["report", str(DEPLOY / "x.json")], "deploy.yaml is not a writable folder"),
     ],
 )
 def test_a_command_that_says_too_little(arguments: list[str], message: str, capsys):

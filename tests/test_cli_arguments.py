@@ -19,7 +19,8 @@ def places(random_run, tmp_path):
     Image.new("RGB", (40, 40), "gray").save(tmp_path / "photo.png")
     (tmp_path / "labels.txt").write_text("\n".join(f" {name}\n" for name in NAMES), encoding="utf-8")
     (tmp_path / "two.txt").write_text("cat\ndog\n")
-    embeddings = Embeddings(np.array(["1.png"]), np.array(["cat"]), np.zeros((1, 2)), {"model": {}, "unreadable": []})
+    about = {"model": {}, "source": "a network", "unreadable": []}
+    embeddings = Embeddings(np.array(["1.png"]), np.array(["cat"]), np.zeros((1, 2)), about)
     write_embeddings(embeddings, tmp_path / "embeddings.npz")
     return {"run": random_run, "here": tmp_path}
 
@@ -101,10 +102,13 @@ def test_what_is_said_arrives(work, command, places, monkeypatch, capsys):
     assert arrived == commands[command]
 
 
+ZEROSHOT = "zeroshot open_clip:MobileCLIP2-S0 {here}/embeddings.npz --random-weights --classes cat dog"
 WRITES = {
     "predict {here}/photo.png --model {run} --output {here}/digits.csv": "digits.csv",
     "export {run} --format safetensors --output {here}": "digits.safetensors",
     "quantize {run} --format onnx --output {here}": "digits-int8.onnx",
+    f"{PROBE} --output {{here}}/probe.json": "probe.json",
+    f"{ZEROSHOT} --output {{here}}/said.csv": "said.csv",
 }
 
 
@@ -115,13 +119,28 @@ def test_what_is_there_is_replaced_only_where_that_is_said(command, places, monk
         path.write_text("int8")
 
     monkeypatch.setattr("fastvit.deploy.int8.quantize", quantize)
+    top1 = {"top1": 90.0, "C": 1.0}
     monkeypatch.setattr("fastvit.cli.quantize.table", lambda sidecar: "")
+    monkeypatch.setattr("fastvit.features.probe.probe", lambda *_, **__: {"classes": 2, "knn": top1, "linear": top1})
+    monkeypatch.setattr("fastvit.features.zero_shot.zero_shot", lambda *_, **__: np.array([[0.9, 0.1]]))
     path = places["here"] / WRITES[command]
     path.write_text("mine")
     assert f"{path} exists already" in complaint(main, words(command, places), capsys)
     assert path.read_text() == "mine"
     main([*words(command, places), "--overwrite"])
     assert path.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("command", [PROBE, ZEROSHOT])
+def test_a_file_that_cannot_be_written_is_found_before_the_work(command, places, monkeypatch, capsys):
+    monkeypatch.setattr("fastvit.features.files.read_embeddings", lambda path: pytest.fail("read"))
+    for output, sentence in (
+        ("{here}", "--output {here} cannot be written ("),
+        ("{here}/two.txt/x/y", "--output {here}/two.txt/x cannot be written: {here}/two.txt is not a writable folder"),
+    ):
+        for said in ("", " --overwrite"):
+            told = complaint(main, words(f"{command} --output {output}{said}", places), capsys)
+            assert told.startswith(sentence.format(**places))
 
 
 @pytest.mark.parametrize(

@@ -198,9 +198,28 @@ def test_results_by_other_settings_do_not_replace_those_of_the_run(random_run, p
 def test_what_is_no_run_does_not_replace_the_results_of_one():
     for kind, source in ((Kind.FILE, "exports/quickstart.onnx"), (Kind.TIMM, "fastvit_t8.apple_in1k")):
         trained = SimpleNamespace(kind=kind, source=source)
-        assert folder_of(trained, ["data.root=x"]) == Path("runs/evaluated") / source.replace("/", "_")
+        name = source.replace("/", "_")
+        assert folder_of(trained, ["data.root=x"]).relative_to("runs/evaluated").parts[0].startswith(name)
         folders = {folder_of(trained, [], checkpoint) for checkpoint in (None, Path("a/best.pt"), Path("b/best.pt"))}
         assert len(folders) == 3
+    one, other = (SimpleNamespace(kind=Kind.FILE, source=source) for source in ("exports/a.onnx", "exports_a.onnx"))
+    assert folder_of(one, []) != folder_of(other, [])
+
+
+FAR = "/mnt/" + "a_rather_long_name/" * 10
+
+
+@pytest.mark.parametrize(("kind", "source"), [(Kind.RUN, "runs/x/best.pt"), (Kind.TIMM, "fastvit_t8.apple_in1k")])
+def test_results_by_other_settings_have_a_folder_each(kind, source):
+    """However long the settings are, and whatever of them cannot stand in a name."""
+    trained = SimpleNamespace(kind=kind, source=source)
+    settings = ([], ["data.image_size=64"], ["data.root=/a/b"], ["data.root=/a_b"])
+    long = ([f"data.root={FAR}test_a"], [f"data.root={FAR}test_b"], [f"data.root={'写' * 200}"])
+    folders = [folder_of(trained, each) for each in (*settings, *long)]
+    assert len(set(folders)) == len(folders)
+    assert folders == [folder_of(trained, each) for each in (*settings, *long)]
+    assert folders[1] == folders[0] / "data.image_size=64"
+    assert max(len(part.encode()) for folder in folders for part in folder.parts) <= 255
 
 
 @pytest.mark.parametrize(

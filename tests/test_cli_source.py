@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import fastvit.evaluation
+import fastvit.tasks.classification.teach
 import fastvit.training.engine
 from fastvit.cli.main import main
 from fastvit.recipes import load_recipe, make_task
@@ -45,6 +46,10 @@ COMMANDS = {
     "predict": (PREDICT,),
     "evaluate": (f"evaluate {ENCODER} data.root={{root}}/photos",),
     "train": ("train quickstart/digits model.name=fastvit_mci0 model.checkpoint={root}/mci0.pt output={root}/run",),
+    "teach": (
+        "teach quickstart/digits distillation.teacher.name=fastvit_mci0 "
+        "distillation.teacher.checkpoint={root}/mci0.pt --output {root}/answers",
+    ),
     "embed and zeroshot": (
         f"embed {TOWER} {{root}}/photos/val --output {{root}}/embeddings --workers 0",
         f"zeroshot {TOWER} {{root}}/embeddings --classes cat dog",
@@ -56,6 +61,7 @@ COMMANDS = {
 def test_commands_say_the_licence(commands, files, capsys, monkeypatch):
     monkeypatch.setattr(fastvit.evaluation, "evaluate_forms", lambda *args, **kwargs: (None, [], []))
     monkeypatch.setattr(fastvit.training.engine, "train", lambda *args, **kwargs: None)
+    monkeypatch.setattr(fastvit.tasks.classification.teach, "teach", lambda *args, **kwargs: None)
     for command in COMMANDS[commands]:
         main(command.format(root=files).split())
         assert capsys.readouterr().err.splitlines().count(LINE) == 1

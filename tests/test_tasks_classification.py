@@ -329,6 +329,7 @@ def test_advice_about_a_network_in_a_recipe_is_for_a_recipe(said: str, meant: st
 
 def test_folders_with_other_weights_are_other_teachers(tmp_path: Path):
     """Answers of one are not taken for those of the other."""
+    (tmp_path / "config.json").write_text('{"architecture": "test_byobnet", "num_classes": 10}')
     (tmp_path / "model.safetensors").write_bytes(b"one")
     teacher = NamedNetwork(name=f"local-dir:{tmp_path}")
     first = describe_teacher(teacher)

@@ -1,19 +1,23 @@
 """Stored answers that do not fit a recipe, its images or the disk."""
 
+import json
 import resource
 import shutil
 import signal
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 
 from fastvit.data.images import TransformedImages
 from fastvit.errors import RecipeError, RunError
 from fastvit.tasks import make_task
 from fastvit.tasks.classification import fingerprint
-from fastvit.tasks.classification.answers import CRC_BYTES, AnswersFile, Header
+from fastvit.tasks.classification.answers import CRC_BYTES, DIGEST_BYTES, AnswersFile, Epoch, Header
 from fastvit.tasks.classification.teach import teach
 from fastvit.training.engine import Trainer
 from fastvit.training.loaders import StreamLoader
@@ -24,6 +28,15 @@ from teaching import EPOCHS, TEACHER, recipe_of, start_training, taught
 def recipe(digits_and_teacher: Path, tmp_path: Path):
     """A function from overrides to a recipe with a live teacher."""
     return partial(recipe_of, digits_and_teacher, tmp_path / "run")
+
+
+READ = TransformedImages.__getitem__  # before a test puts another in its place
+
+
+def brighter(self: TransformedImages, index: int):
+    """As another version of a library might read images, every second one."""
+    image, label = READ(self, index)
+    return image + index % 2, label
 
 
 @pytest.fixture
@@ -80,12 +93,6 @@ def test_answers_of_fewer_epochs(recipe, answers: Path):
 
 
 def test_a_changed_library_is_noticed_by_the_images(recipe, answers: Path, monkeypatch: pytest.MonkeyPatch):
-    read = TransformedImages.__getitem__
-
-    def brighter(self, index: int):
-        image, label = read(self, index)
-        return image + index % 2, label
-
     monkeypatch.setattr(TransformedImages, "__getitem__", brighter)
     stored = taught(recipe, answers)
     trainer = Trainer(make_task(stored), stored, None)
@@ -94,6 +101,42 @@ def test_a_changed_library_is_noticed_by_the_images(recipe, answers: Path, monke
     monkeypatch.setattr(fingerprint.timm, "__version__", "9.9")
     with pytest.raises(RunError, match=r"made with other versions \(timm: .* -> 9.9\)"):
         list(trainer.task.training_batches(trainer.batches, 0, 0))
+
+
+def test_other_libraries_go_on_where_they_make_the_same_images(recipe, tmp_path: Path, monkeypatch):
+    """Students would find out in the first epoch of the other kind, days later."""
+    path = teach(make_task(recipe("schedule.epochs=1", "schedule.warmup_epochs=0")), tmp_path / "answers").path
+    monkeypatch.setattr(fingerprint.timm, "__version__", "9.9")
+    with monkeypatch.context() as patch:
+        patch.setattr(TransformedImages, "__getitem__", brighter)
+        with pytest.raises(RunError, match=r"the images of epoch 1 are not those .* \(timm: .* -> 9\.9\); go on with"):
+            teach(make_task(recipe()), path)
+        assert AnswersFile(path).epochs == 1
+    assert teach(make_task(recipe()), path).epochs == EPOCHS
+
+
+def test_a_folder_s_mean_and_std_belong_to_the_teacher(recipe, digits_and_teacher: Path, tmp_path: Path):
+    """An early file, which does not say them, is gone on with and learned from."""
+    model = timm.create_model("test_byobnet", num_classes=10)
+    model.load_state_dict(torch.load(digits_and_teacher / TEACHER))
+    folder = tmp_path / "teacher"
+    timm.models.save_for_hf(model, folder)
+    own = partial(recipe, f"distillation={{teacher: {{name: 'local-dir:{folder}'}}}}")
+    file = teach(make_task(own("schedule.epochs=1", "schedule.warmup_epochs=0")), tmp_path / "answers")
+    said = {key: value for key, value in file.header.teacher.items() if "mean" not in key}
+    assert len(said) == len(file.header.teacher) - 1
+    early = AnswersFile.create(tmp_path / "early", replace(file.header, teacher=said))
+    early.append(0, file.read(0))
+    assert teach(make_task(own()), early.path).epochs == EPOCHS
+    start_training(own(f"distillation.answers={early.path}"))
+
+    config = json.loads((folder / "config.json").read_text())
+    config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"differ: distillation\.teacher's mean and std: .* -> \[\[0\.1, 0\.2, 0\.3\]"):
+        teach(make_task(own()), file.path)
+    with pytest.raises(RunError, match=r"differ: distillation\.teacher's mean and std: "):
+        start_training(own(f"distillation.answers={file.path}"))
 
 
 def test_changed_mixing_or_erasing_is_noticed(recipe, answers: Path, monkeypatch: pytest.MonkeyPatch):
@@ -145,12 +188,24 @@ def test_a_disk_that_fills_up_costs_one_epoch(recipe, tmp_path: Path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (file.size_with(1) + 10, limits[1]))
     try:
         with pytest.raises(RunError, match=r"cannot be written .*; what was there before is whole"):
-            file.append(file.read(0))
+            file.append(1, file.read(0))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     assert (file.epochs, file.is_truncated) == (1, True)
     assert teach(make_task(recipe()), path).epochs == EPOCHS
+
+
+def test_two_recordings_into_one_file_do_not_displace_each_other_s_epochs(tmp_path: Path):
+    """Both have computed the first epoch. Students would find another's answers in place of the second, days later."""
+    said = {"images": {}, "teacher": {}, "temperature": 1.0, "num_classes": 10, "made_with": {}}
+    one = AnswersFile.create(tmp_path / "answers", Header(kind="hard", classes=1, epoch_images=4, **said))
+    other = AnswersFile(one.path)
+    epoch = Epoch(np.zeros(4, one.header.dtype), [bytes(DIGEST_BYTES)] * len(one.header.checked))
+    one.append(0, epoch)
+    with pytest.raises(RunError, match="has 1 epochs, where it had 0: another `fastvit teach` writes into it, too"):
+        other.append(0, epoch)
+    assert (other.epochs, other.is_truncated) == (1, False)
 
 
 def test_a_stream_cannot_be_repeated(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -141,13 +141,15 @@ def test_what_is_wrong_with_the_data_is_said_before_training(tmp_path: Path):
         (["data.dataset=coco"], "root is missing: the folder of dataset coco"),
         (["model.detector=retinanet"], "box_channels is about detector: mask_rcnn"),
         (["data.short_sides=[96, 128]"], r"short_sides \[96, 128\] must be at most long_side \(64\)"),
-        (["model.anchor_sizes=[8, 16]"], r"model\.anchor_sizes\.2 is missing"),
+        (["model.anchor_sizes=[8, 16]"], r"model\.anchor_sizes: there must be 5 sizes, one for each level .*, not 2$"),
+        (["model.anchor_sizes=[8, 16, 24, 32, 48, 64]"], r"model\.anchor_sizes: there must be 5 sizes, .*, not 6$"),
         (["model.batch_norm=frozen"], "frozen is for weights that were trained"),
     ],
 )
 def test_a_contradiction_in_the_recipe_is_one_sentence(overrides: list[str], message: str):
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(RecipeError, match=message) as caught:
         task(*overrides)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_dry_run_shows_the_boxes_of_a_batch_on_one_canvas():

@@ -66,6 +66,13 @@ def test_an_epoch_resumed_in_the_middle_gives_the_rest(dataset: Dataset):
     torch.testing.assert_close(rest[:2], whole[2:4], rtol=0, atol=0)
 
 
+def test_single_samples_are_those_of_the_batches_of_all_processes():
+    whole = torch.cat(batches(Noise(), 1), dim=1)
+    loader = train_loader(Noise(), default_collate, Plan(batch_size=4, workers=0, seed=0, processes=Processes(1, 2)))
+    for position, (index, noise) in zip((17, 0), loader.samples(1, (17, 0)), strict=True):
+        assert torch.equal(torch.tensor([index, *noise], dtype=torch.float64), whole[:, position])
+
+
 def test_augmentation_does_not_depend_on_the_number_of_workers():
     torch.testing.assert_close(batches(Noise(), 1, workers=2), batches(Noise(), 1), rtol=0, atol=0)
 

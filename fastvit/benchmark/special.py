@@ -17,6 +17,7 @@ from fastvit.benchmark.suite import quick_output
 from fastvit.config import apply_overrides, read_file, validate
 from fastvit.errors import RecipeError, RunError, nearest
 from fastvit.runtime.environment import environment
+from fastvit.runtime.folders import require_writable
 
 SPECIAL = ("loader", "distillation", "serving", "predict", "layers")
 
@@ -48,10 +49,8 @@ def run_special(path: Path, overrides: Sequence[str], *, quick: bool = False) ->
     suite = validate(apply_overrides(values, overrides), module.SUITE, str(path))
     if (suite.output / FILE).exists():
         raise RunError(f"output {suite.output} already holds a result: choose another with output=<folder>")
-    try:
-        suite.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"output {suite.output} cannot be written ({error.strerror})") from error
+    require_writable(suite.output)
+    suite.output.mkdir(parents=True, exist_ok=True)
     about = {"suite": suite.model_dump(mode="json"), "environment": environment()}
     unfinished = suite.output / f"{FILE}.part"
     for found in module.measure(suite):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath, apply_overrides, read_file, validate
-from fastvit.errors import nearest
+from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.network import KnownModel, ModelsFile
 
 MIN_SAMPLES = 10
@@ -139,8 +139,6 @@ class Suite(Section):
         used |= {
             f"networks.{k}.source": ((n.source,) if n.source else (), self.sources) for k, n in self.networks.items()
         }
-        used["quick.networks"] = (self.quick.networks, self.networks)
-        used["quick.forms"] = (self.quick.forms, self.forms)
         used["baseline"] = ((self.baseline,) if self.baseline else (), self.networks | self.forms)
         for key, (names, known) in used.items():
             for name in names:
@@ -162,9 +160,7 @@ class Suite(Section):
 
     @model_validator(mode="after")
     def _enough_samples(self) -> "Suite":
-        for key, rounds in (("rounds", self.rounds), ("quick.rounds", self.quick.rounds)):
-            if rounds * self.calls < MIN_SAMPLES:
-                raise ValueError(f"{key} * calls is {rounds * self.calls}: at least {MIN_SAMPLES} samples are needed")
+        _require_samples("rounds", self.rounds * self.calls)
         return self
 
     def only(self, networks: Names = (), forms: Names = ()) -> "Suite":
@@ -178,13 +174,28 @@ class Suite(Section):
         return self.model_copy(update={"networks": networks, "forms": forms, "claims": claims, "quick": quick})
 
     def shortened(self) -> "Suite":
-        """The suite as --quick measures it."""
+        """The suite as --quick measures it.
+
+        Raises:
+            ValueError: what `quick` says does not fit the rest; without --quick it need not.
+        """
         quick = self.quick
+        for key, names, known in (("networks", quick.networks, self.networks), ("forms", quick.forms, self.forms)):
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(
+                    f"quick.{key}: there is no {unknown[0]!r}, but {', '.join(known)}: say quick.{key}=[] for all"
+                )
+        _require_samples("quick.rounds", quick.rounds * self.calls)
         sizes = {
             "batch_sizes": quick.batch_sizes or self.batch_sizes,
             "image_sizes": quick.image_sizes or self.image_sizes,
         }
         return self.only(quick.networks, quick.forms).model_copy(update={**sizes, "rounds": quick.rounds})
+
+
+def _require_samples(key: str, count: int) -> None:
+    if count < MIN_SAMPLES:
+        raise ValueError(f"{key} * calls is {count}: at least {MIN_SAMPLES} samples are needed")
 
 
 def quick_output(values: Mapping[str, Any]) -> dict[str, str]:
@@ -203,4 +214,8 @@ def load_suite(path: str | Path, overrides: Sequence[str] = (), *, quick: bool =
         return validate(apply_overrides(values, overrides), Suite, str(path))
     values |= quick_output(values)
     won = [f"quick.{each}" for each in overrides if each.startswith(("rounds=", "batch_sizes=", "image_sizes="))]
-    return validate(apply_overrides(values, [*won, *overrides]), Suite, str(path)).shortened()
+    suite = validate(apply_overrides(values, [*won, *overrides]), Suite, str(path))
+    try:
+        return suite.shortened()
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from error

@@ -78,12 +78,14 @@ def _everything(arguments: argparse.Namespace) -> None:
 def _report(paths: list[Path]) -> None:
     from fastvit.benchmark.result import FILE, load
     from fastvit.benchmark.special import is_special, report_special
+    from fastvit.runtime.folders import require_writable
 
     if not paths:
         raise RunError("name the results to report: folders, or their JSON")
     for path in paths:
         file = path / FILE if path.is_dir() else path
         names = () if path.is_dir() else (path.stem, path.stem)  # of the table and the picture beside it
+        require_writable(file.parent, "the folder")
         if is_special(file):
             print(report_special(file, file.parent, *names), end="")
         else:

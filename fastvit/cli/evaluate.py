@@ -12,12 +12,17 @@ torchrun --nproc-per-node 8 -m fastvit evaluate runs/fastvit_t8
 
 Computed in the recipe's loop.precision. What is no run is evaluated in float32: classifiers on
 <data.root>/val/<class>/*.jpg, exported segmenters and hands by the recipe that their file has with it.
+
+The results go into the folder of the run, or into one in runs/evaluated; with key=value, into a folder in it of that
+name, and with the same words again they are replaced.
 """
 
 import argparse
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from fastvit.training.task import Task
 
 FORMS = ("unfused", "fused")
+LONGEST = 150  # bytes of what a user said in the name of a folder, which may have 255
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,29 +103,25 @@ def find(arguments: argparse.Namespace) -> "tuple[Trained, Task]":
 
 
 def folder_of(trained: "Trained", overrides: Sequence[str], checkpoint: Path | None = None) -> Path:
-    """The run's own folder, or one in it. What is no run must not replace a run's results, and has one of its own."""
+    """The run's own folder; of what is no run, one of its own. Results by other settings go into a folder in it."""
     from fastvit.trained import Kind
 
     if given := [override.partition("=")[2] for override in overrides if override.startswith("output=")]:
         return Path(given[-1]).expanduser()
     if trained.kind is not Kind.RUN:
-        return Path("runs/evaluated") / one_name(trained.source, checkpoint)
+        return Path("runs/evaluated") / as_folder(trained.source, checkpoint) / as_folder(*overrides)
     source = Path(trained.source)
     if not source.is_dir():  # a checkpoint: the run's folder has the results of its best one alone
         own = source.stem if source.suffix else f"{source.name}_evaluated"
         source = source.parent if source.name == "best.pt" else source.with_name(own)
-    return source / folder_name(overrides)
+    return source / as_folder(*overrides)
 
 
-def one_name(source: str, checkpoint: Path | None) -> str:
-    """What a user named, as the name of a folder: of a long path the end, which tells it from others."""
-    named = ",".join([source, *([str(checkpoint)] if checkpoint else [])])
-    return re.sub(r"[^\w.=-]+", "_", named.strip("/"))[-200:]
-
-
-def folder_name(overrides: Sequence[str]) -> str:
-    """Results by other settings than the run's own go into a folder of their own, within the run's."""
-    return re.sub(r"[^\w.=,-]+", "_", ",".join(overrides))[:100]
+def as_folder(*words: str | Path | None) -> str:
+    """What a user said, as the name of a folder. What is changed or cut for that ends in a digest of the whole."""
+    said = os.fsencode(",".join(str(word) for word in words if word))
+    name = re.sub(r"[^\w.=,-]+", "_", os.fsdecode(said).strip("/")).encode()[-LONGEST:].decode(errors="ignore")
+    return name if name.encode() == said else f"{name}-{blake2b(said, digest_size=4).hexdigest()}"
 
 
 def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "Processes") -> None:
@@ -146,4 +148,4 @@ def evaluate_robustness(path: Path, arguments: argparse.Namespace, processes: "P
 
 def folder_of_robustness(path: Path, model: "ModelSource") -> Path:
     """Where the user says none: one for each recipe and network, so that none replaces the results of another."""
-    return Path("runs/robustness") / path.stem / one_name(model.name, model.checkpoint)
+    return Path("runs/robustness") / path.stem / as_folder(model.name, model.checkpoint)

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=int, default=20, metavar="N", help="neighbours (20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of their vote (0.07)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write FILE.json, with versions")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -30,12 +31,12 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.features.files import read_embeddings
     from fastvit.features.probe import Linear, Neighbours, probe
     from fastvit.runtime.environment import environment
-    from fastvit.runtime.folders import require_writable
+    from fastvit.runtime.folders import require_new_file
 
     if arguments.k < 1 or arguments.temperature <= 0:
         raise RunError("--k has to be at least 1, and --temperature more than 0")
     if arguments.output:
-        require_writable(arguments.output.parent)
+        require_new_file(arguments.output, overwrite=arguments.overwrite)
     both = arguments.knn == arguments.linear
     neighbours = Neighbours(arguments.k, arguments.temperature) if arguments.knn or both else None
     linear = Linear() if arguments.linear or both else None

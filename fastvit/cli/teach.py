@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastvit.cli.source import tell_licence
 from fastvit.errors import RecipeError, RunStopped
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     with process_group() as processes:
         keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
         recipe = processes.on_main(lambda: find_recipe(arguments))
+        processes.on_main(lambda: tell_licence(licence_of_teacher(recipe)))
         output = recipe.output.absolute()  # "." has no name of its own
         path = arguments.output or output.with_name(f"{output.name}.answers")
         try:
@@ -54,3 +56,13 @@ def find_recipe(arguments: argparse.Namespace) -> "ClassificationRecipe":
     if recipe.task != "classification":
         raise RecipeError(f"{arguments.recipe}: teachers are for classification, not for {recipe.task}")
     return recipe.completed()
+
+
+def licence_of_teacher(recipe: "ClassificationRecipe") -> str:
+    """Of its published weights; "" where there are none. (A recipe without a teacher is refused by `teach`.)"""
+    from fastvit.tasks.network import in_words_of_recipes
+
+    if not recipe.distillation or not recipe.distillation.teacher:
+        return ""
+    with in_words_of_recipes("distillation.teacher"):
+        return recipe.distillation.teacher.find().licence

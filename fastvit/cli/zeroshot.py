@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", required=True, metavar="NAME", help="as they stand in a sentence")
     parser.add_argument("--template", nargs="+", default=["a photo of a {}"], help='sentences ("a photo of a {}")')
     parser.add_argument("--output", type=Path, metavar="FILE", help="write FILE.csv")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="weights: those of a file")
     parser.add_argument("--pretrained", action="store_true", help="weights: those of the hub")
     parser.add_argument("--random-weights", action="store_true", help="weights: none, to try things out")
@@ -32,8 +33,11 @@ def run(arguments: argparse.Namespace) -> None:
 
     from fastvit.features.files import read_embeddings
     from fastvit.features.zero_shot import zero_shot
+    from fastvit.runtime.folders import require_new_file
     from fastvit.trained.of_clip import of_clip
 
+    if arguments.output:
+        require_new_file(arguments.output, overwrite=arguments.overwrite)
     embeddings = read_embeddings(arguments.embeddings)
     tell_licence(of_clip(arguments.model, options(arguments)).licence)
     torch.manual_seed(0)  # as fastvit embed has it for random weights

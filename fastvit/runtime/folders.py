@@ -1,4 +1,4 @@
-"""Whether a folder can be written to and has room, known before the work."""
+"""Whether a folder or a file can be written and there is room, known before the work."""
 
 import shutil
 import tempfile
@@ -24,6 +24,19 @@ def require_writable(folder: Path, name: str = "output") -> None:
         raise RunError(
             f"{name} {folder} cannot be written: {existing} is not a writable folder ({error.strerror})"
         ) from error
+
+
+def require_new_file(path: Path, *, overwrite: bool) -> None:
+    """Raise RunError where a file, a command's --output, cannot be written, or is there and must not be replaced."""
+    if not path.exists():
+        require_writable(path.parent, "--output")
+    elif not overwrite and not path.is_dir():
+        raise RunError(f"{path} exists already: name another, or say --overwrite")
+    else:
+        try:
+            path.open("ab").close()  # changes nothing
+        except OSError as error:
+            raise RunError(f"--output {path} cannot be written ({error.strerror}): name another file") from error
 
 
 def require_room(folder: Path, size: int) -> None:

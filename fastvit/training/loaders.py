@@ -1,6 +1,6 @@
 """Batches as a function of (epoch, position): the same whenever and with however many workers they are asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -62,11 +62,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.epoch, self.start = 0, 0
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
-        order = torch.randperm(self.size, generator=generator)
-        order = (order if self.groups is None else grouped(order, self.groups, self.batch_size, generator)).tolist()
+        order = self.order()
         for first in self.firsts():
             yield from ((self.epoch, index) for index in order[first : first + self.batch_size])
+
+    def order(self) -> list[int]:
+        """The samples in the order of the epoch, those of all processes."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, Purpose.ORDER, self.epoch))
+        order = torch.randperm(self.size, generator=generator)
+        return (order if self.groups is None else grouped(order, self.groups, self.batch_size, generator)).tolist()
 
     def firsts(self) -> range:
         """The position in the epoch's order of the first sample of each batch."""
@@ -168,6 +172,12 @@ class SampleLoader:
         """As `batches`, each with the position of its first sample in the order of the epoch."""
         batches = self.batches(epoch, start)
         return zip(self.sampler.firsts(), batches, strict=False)  # a partial batch at the end is left out
+
+    def samples(self, epoch: int, positions: Iterable[int]) -> Iterator[Any]:
+        """Those at some positions in the order of an epoch, one by one and without workers."""
+        self.sampler.epoch = epoch
+        order = self.sampler.order()
+        return (self.loader.dataset[epoch, order[position]] for position in positions)
 
 
 class StreamLoader:

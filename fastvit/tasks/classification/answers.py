@@ -128,16 +128,24 @@ class AnswersFile:
         """Bytes of the file when it has this many epochs."""
         return self.start + epochs * self.header.record_bytes
 
-    def append(self, epoch: Epoch) -> None:
-        """Add the next epoch.
+    def append(self, number: int, epoch: Epoch) -> None:
+        """Add an epoch, the next one.
+
+        Args:
+            number: which one it is, counted from 0.
 
         Raises:
-            RunError: it cannot be written; the epochs before are whole.
+            RunError: it is not the next one, or cannot be written; the epochs before are whole.
         """
+        if self.epochs != number:
+            raise RunError(
+                f"{self.path} has {self.epochs} epochs, where it had {number}: another `fastvit teach` writes into it, "
+                "too; let one of them go on"
+            )
         content = epoch.answers.astype(self.header.dtype).tobytes() + b"".join(epoch.digests)
         content += zlib.crc32(content).to_bytes(CRC_BYTES, "little")
         assert len(content) == self.header.record_bytes
-        end = self.size_with(self.epochs)
+        end = self.size_with(number)
         try:
             with self.path.open("r+b") as file:
                 file.seek(end)  # over what an earlier kill left of an epoch

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fastvit.data.normalization import Normalization
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RecipeError
+from fastvit.pretrained import LOCAL
 from fastvit.tasks.classification.recipe import ClassificationRecipe, DistillationConfig
 from fastvit.tasks.network import NamedNetwork, in_words_of_recipes
 from fastvit.trained import Kind, kind_of
@@ -61,12 +62,21 @@ def build_teacher(recipe: ClassificationRecipe, normalization: Normalization) ->
 
 
 def describe_teacher(config: NamedNetwork) -> dict[str, Any]:
-    """Which network with which weights: two teachers with the same description give the same answers."""
+    """Which network with which weights: two teachers with the same description give the same answers.
+
+    Raises:
+        RecipeError: its files cannot be read.
+    """
     try:
         weights = f"sha256 {sha256(config.weights)}" if config.weights else "of the hub"
     except OSError as error:
         raise RecipeError(f"distillation.teacher: {config.weights} cannot be read ({error.strerror})") from error
-    return {"distillation.teacher.name": config.name, "distillation.teacher's weights": weights}
+    described: dict[str, Any] = {"distillation.teacher.name": config.name, "distillation.teacher's weights": weights}
+    if config.name.startswith(LOCAL):  # what its images go through stands in another file of the folder
+        with in_words_of_recipes("distillation.teacher"):
+            colors = config.find().preprocessing.normalization
+        described["distillation.teacher's mean and std"] = [list(each) for each in colors]
+    return described
 
 
 def answers_of(config: DistillationConfig, logits: Tensor) -> Tensor:

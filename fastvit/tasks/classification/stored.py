@@ -39,7 +39,8 @@ class StoredAnswers:
         recorded, own = dict(header.images), dict(images)
         if config.teacher:
             recorded |= header.teacher
-            own |= describe_teacher(config.teacher)
+            described = describe_teacher(config.teacher)
+            own |= {key: value for key, value in described.items() if key in header.teacher}  # early files say less
         if config.kind == "soft":
             recorded |= {"distillation.kind": header.kind, "distillation.temperature": header.temperature}
             own |= {"distillation.kind": config.kind, "distillation.temperature": config.temperature}
@@ -62,16 +63,18 @@ class StoredAnswers:
         for first, (images, labels) in loader.placed(epoch, start):
             for position, image in checked_images(self.file.header, first, images):
                 if digest(image) != stored.digests[self.file.header.checked.index(position)]:
-                    raise RunError(self._other_image(epoch))
+                    raise RunError(other_images(self.file, epoch))
             yield images, labels, _to_tensors(stored.answers[first : first + len(images)])
 
-    def _other_image(self, epoch: int) -> str:
-        versions = "; ".join(differences(self.file.header.made_with, made_with()))
-        cause = f"made with other versions ({versions})" if versions else "the files in data.root are others"
-        return (
-            f"the images of epoch {epoch + 1} are not those that {self.file.path} has answers to, although the recipe "
-            f"is the same: {cause}"
-        )
+
+def other_images(file: AnswersFile, epoch: int) -> str:
+    """A sentence: the images of an epoch are not those that were answered, and why."""
+    versions = "; ".join(differences(file.header.made_with, made_with()))
+    cause = f"made with other versions ({versions})" if versions else "the files in data.root are others"
+    return (
+        f"the images of epoch {epoch + 1} are not those that {file.path} has answers to, although the recipe is the "
+        f"same: {cause}"
+    )
 
 
 def checked_images(header: Header, first: int, images: Tensor) -> Iterator[tuple[int, Tensor]]:

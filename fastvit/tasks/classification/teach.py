@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from fastvit.runtime.signals import StopSignals
 from fastvit.tasks.classification.answers import AnswersFile, Epoch, Header
 from fastvit.tasks.classification.distillation import answers_of, describe_teacher
 from fastvit.tasks.classification.fingerprint import digest, fingerprint, made_with, require_repeatable
-from fastvit.tasks.classification.stored import checked_images
+from fastvit.tasks.classification.stored import checked_images, other_images
 from fastvit.tasks.classification.task import Classification
 from fastvit.training.loaders import SampleLoader, loader_of
 from fastvit.training.log import say
@@ -36,8 +37,8 @@ def teach(task: Classification, path: Path, *, processes: Processes = ALONE) -> 
         processes: this process among those that share the work.
 
     Raises:
-        UserError: the recipe has no teacher, the data cannot be repeated, the file is of something else, or the disk is
-            too small.
+        UserError: the recipe has no teacher, the data cannot be repeated, the file is of something else or of other
+            images, another process writes it, or the disk is too small.
         RunStopped: SIGTERM or SIGINT has come. Whole epochs are kept.
     """
     recipe = task.recipe
@@ -48,17 +49,18 @@ def teach(task: Classification, path: Path, *, processes: Processes = ALONE) -> 
     loader = loader_of(task, task.open_data("train"), processes)
     require_repeatable(recipe, loader)
     recording = Recording(task, loader, processes)
-    file = processes.on_main(lambda: open_file(path, recording.header, recipe.total_epochs))
+    file = processes.on_main(lambda: open_file(path, recording))
     recording.add_to(file)
     return file
 
 
-def open_file(path: Path, header: Header, epochs: int) -> AnswersFile:
+def open_file(path: Path, recording: "Recording") -> AnswersFile:
     """The file to add to, on a disk with room for all epochs; says how large it will be."""
+    header, epochs = recording.header, recording.recipe.total_epochs
     if path.exists():
         file = AnswersFile(path)
-        if different := differences(file.header.identity, header.identity):
-            raise RunError(f"{path} has answers for another recipe; these differ: {'; '.join(different)}")
+        require_same(file.header, header, path)
+        require_same_images(file, recording.loader)
         require_room(path.parent, file.size_with(epochs) - file.size_with(file.epochs))
     else:
         require_room(path.parent, len(header.encoded()) + epochs * header.record_bytes)
@@ -68,6 +70,25 @@ def open_file(path: Path, header: Header, epochs: int) -> AnswersFile:
         f"{file.epochs} are there"
     )
     return file
+
+
+def require_same(there: Header, own: Header, path: Path) -> None:
+    """Raise RunError where the answers of a file are to another recipe's images, or of another teacher."""
+    teacher = {key: value for key, value in own.teacher.items() if key in there.teacher}  # early files say less
+    if different := differences(there.identity, replace(own, teacher=teacher).identity):
+        raise RunError(f"{path} has answers for another recipe; these differ: {'; '.join(different)}")
+
+
+def require_same_images(file: AnswersFile, loader: SampleLoader) -> None:
+    """Raise RunError where the last epoch of a file is of other images than are made here by the same recipe.
+
+    Students would find out in the first epoch that was added, days later.
+    """
+    if not (last := file.epochs):
+        return
+    images = [image for image, _ in loader.samples(last - 1, file.header.checked)]
+    if list(map(digest, images)) != file.read(last - 1).digests:
+        raise RunError(f"{other_images(file, last - 1)}; go on with what was there, or write another file")
 
 
 class Recording:
@@ -99,7 +120,7 @@ class Recording:
         with StopSignals() as signals, cuda_kernels(tf32=loop.tf32, benchmark=loop.cudnn_benchmark), bar:
             for number in range(done, epochs):
                 epoch = self._epoch(number, signals, bar)
-                self.processes.on_main(lambda epoch=epoch: file.append(epoch))
+                self.processes.on_main(lambda number=number, epoch=epoch: file.append(number, epoch))
                 if self.processes.is_main:
                     say(f"epoch {number + 1}/{epochs} is in {file.path}")
 

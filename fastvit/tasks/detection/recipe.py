@@ -2,9 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
+from fastvit.models.detection import LEVELS
 from fastvit.tasks.backbone import BackboneConfig
 from fastvit.training.recipe import DataConfig, Recipe
 
@@ -16,11 +17,18 @@ class DetectorConfig(BackboneConfig):
 
     detector: Literal["mask_rcnn", "retinanet"]  # boxes and masks, or boxes
     # Pixels on a side of the anchors on each of the five levels of the pyramid.
-    anchor_sizes: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (32, 64, 128, 256, 512)
+    anchor_sizes: tuple[PositiveInt, ...] = (32, 64, 128, 256, 512)
     box_channels: PositiveInt = 1024  # width of the box head
     mask_channels: PositiveInt = 256  # width of the mask head
     proposals: PositiveInt = 1000  # regions to look at in validation; twice as many are proposed in training
     rois: PositiveInt = 512  # regions of each image that the heads learn from
+
+    @field_validator("anchor_sizes")
+    @classmethod
+    def _one_for_each_level(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if len(sizes) != LEVELS:
+            raise ValueError(f"there must be {LEVELS} sizes, one for each level of the pyramid, not {len(sizes)}")
+        return sizes
 
     @model_validator(mode="after")
     def _keys_of_its_kind(self) -> "DetectorConfig":
