@@ -181,6 +181,7 @@ def test_compiling_is_refused_unless_the_layer_is_kept(wide, images, monkeypatch
     ],
 )
 def test_a_layer_that_is_not_there(network, tmp_path, layers, message):
+    need("coreml")
     for act in (
         lambda: export(network, tmp_path / "a.mlpackage", EXAMPLE, card=CARD, float32=layers),
         lambda: compile_for_inference(network, EXAMPLE, torch.float16, "torch", float32=layers),
