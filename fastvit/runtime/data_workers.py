@@ -10,16 +10,19 @@ import torch
 
 from fastvit.runtime.signals import STOP
 
+CPU = torch.device("cpu")
+
 
 class DataWorker(multiprocessing.Process):
     """What tells our workers from the other children of a process."""
 
 
-def worker_options(workers: int) -> dict[str, Any]:
+def worker_options(workers: int, device: torch.device = CPU) -> dict[str, Any]:
     """The arguments of a `DataLoader` that are about its processes.
 
     Args:
         workers: how many processes read; 0: the main process does.
+        device: that the batches go to. For a GPU they are put where it can fetch them; for another nothing starts one.
     """
     context = None
     if workers:
@@ -29,7 +32,7 @@ def worker_options(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "multiprocessing_context": context,
         "worker_init_fn": ignore_stop_signals,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": device.type == "cuda",
     }
 
 
