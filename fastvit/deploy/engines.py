@@ -16,7 +16,7 @@ from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import keep_in_float32
 from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
-from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
+from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler, require_tritons_compiler
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
@@ -106,6 +106,8 @@ class Torch(Engine):
 
     def require(self, subject: Subject) -> None:
         super().require(subject)
+        if subject.example.device.type == "cuda":
+            require_tritons_compiler(self.name)
         if subject.example.device.type != "cpu":
             return
         require_compiler(self.name)

@@ -1,5 +1,6 @@
 """PyTorch's own compiler, without `torch.compile` around it."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 COMPILERS = ("g++", "clang++", "c++", "cl")
+TRITONS_COMPILERS = ("gcc", "clang")
 
 _compiling = RLock()  # inductor's settings and caches are those of the process
 
@@ -34,6 +36,13 @@ def require_compiler(what: str) -> None:
     """Raises EngineError if there is no compiler for the code that inductor writes for CPUs."""
     if not any(map(shutil.which, COMPILERS)):
         raise EngineError(f"{what} needs a C++ compiler such as g++: install one")
+
+
+def require_tritons_compiler(what: str) -> None:
+    """Raises EngineError if Triton, on Linux, finds no compiler for what starts its kernels on a GPU."""
+    compilers = (os.environ.get("CC", ""), *TRITONS_COMPILERS)
+    if sys.platform == "linux" and not any(map(shutil.which, compilers)):
+        raise EngineError(f"{what} needs a C compiler on a GPU, gcc or clang: install one")
 
 
 class Compiled:
