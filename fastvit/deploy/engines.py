@@ -16,11 +16,12 @@ from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import keep_in_float32
 from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
-from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler, require_tritons_compiler
+from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
+from fastvit.runtime.compiler import require_compiler
 
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 # tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.
@@ -106,11 +107,9 @@ class Torch(Engine):
 
     def require(self, subject: Subject) -> None:
         super().require(subject)
-        if subject.example.device.type == "cuda":
-            require_tritons_compiler(self.name)
+        require_compiler(self.name, subject.example.device.type)
         if subject.example.device.type != "cpu":
             return
-        require_compiler(self.name)
         if subject.settings.threads != torch.get_num_threads():
             raise EngineError("torch has its threads for the whole process: set them by torch.set_num_threads(...)")
         if subject.settings.streams not in (None, 1):

@@ -1,7 +1,5 @@
 """PyTorch's own compiler, without `torch.compile` around it."""
 
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from threading import Lock, RLock
@@ -18,7 +16,6 @@ from fastvit.deploy.network import flat
 from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
 from fastvit.deploy.runtimes.run import Run, plain_mode
 from fastvit.deploy.runtimes.turns import Turns
-from fastvit.errors import EngineError
 from fastvit.precision import exact_float32
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -26,23 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cuda": {"freezing": True, "max_autotune": True, "coordinate_descent_tuning": True},
 }
 
-COMPILERS = ("g++", "clang++", "c++", "cl")
-TRITONS_COMPILERS = ("gcc", "clang")
-
 _compiling = RLock()  # inductor's settings and caches are those of the process
-
-
-def require_compiler(what: str) -> None:
-    """Raises EngineError if there is no compiler for the code that inductor writes for CPUs."""
-    if not any(map(shutil.which, COMPILERS)):
-        raise EngineError(f"{what} needs a C++ compiler such as g++: install one")
-
-
-def require_tritons_compiler(what: str) -> None:
-    """Raises EngineError if Triton, on Linux, finds no compiler for what starts its kernels on a GPU."""
-    compilers = (os.environ.get("CC", ""), *TRITONS_COMPILERS)
-    if sys.platform == "linux" and not any(map(shutil.which, compilers)):
-        raise EngineError(f"{what} needs a C compiler on a GPU, gcc or clang: install one")
 
 
 class Compiled:
