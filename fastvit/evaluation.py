@@ -19,7 +19,7 @@ from fastvit.predictor import CLASSIFIERS, IMAGE_CLASSIFICATION, IMAGE_MULTI_LAB
 from fastvit.recipes import build_recipe, make_task
 from fastvit.reparam import reparameterize_model
 from fastvit.runtime.device import autocast, best_device, cuda_kernels
-from fastvit.runtime.environment import environment
+from fastvit.runtime.environment import environment, name_of
 from fastvit.runtime.folders import require_writable
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.timing import interleaved_latency
@@ -214,12 +214,11 @@ def measure(task: Task, models: Mapping[str, Network], val: Dataset, processes: 
     recipe, device = task.recipe, _device(models, processes.local_rank)
     batch_size = max(recipe.loop.batch_size // (recipe.loop.accumulation * processes.count), 1)
     workers = recipe.data.workers
-    batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes)
+    batches = eval_loader(val, task.collate, batch_size=batch_size, workers=workers, processes=processes, device=device)
     shown = tqdm(batches, desc="evaluating", unit="batch", leave=False, disable=None if processes.is_main else True)
     on_device = [_on(model, device) for model in models.values()]
     precision = recipe.loop.precision
-    with cuda_kernels(tf32=recipe.loop.tf32, benchmark=recipe.loop.cudnn_benchmark):
-        metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
+    metrics = evaluate(task, on_device, shown, device=device, precision=precision, processes=processes)
     return dict(zip(models, metrics, strict=True))
 
 
@@ -248,6 +247,7 @@ def compare(
     return result | {
         "precision": task.recipe.loop.precision,
         "input_size": input_size,
+        "device": name_of(_device(models)),
         "recipe": task.recipe.to_dict(),
         "environment": environment(),
     }
@@ -256,9 +256,9 @@ def compare(
 @torch.inference_mode()
 def latency_ms(models: Mapping[str, Network], task: Task, input_size: tuple[int, int, int]) -> dict[str, float]:
     """Median milliseconds of one image, in the recipe's precision."""
-    device = _device(models)
+    device, loop = _device(models), task.recipe.loop
     image = torch.randn(1, *input_size, device=device)
-    with autocast(device, task.recipe.loop.precision):
+    with autocast(device, loop.precision), cuda_kernels(tf32=loop.tf32, benchmark=loop.cudnn_benchmark):
         seconds = interleaved_latency({name: lambda model=model: model(image) for name, model in models.items()})
     return {name: 1000 * median(times) for name, times in seconds.items()}
 
@@ -282,10 +282,9 @@ def table(result: dict[str, Any]) -> str:
         rows.append(("fusion error", "", f"{result['fusion_error']:.1e}"))
         rows.append(("speed-up", "", f"{result['speed_up']:.2f}x"))
     lines = [f"{name:<18}" + "".join(f"{value:>16}" for value in values) for name, *values in rows]
-    machine = result["environment"]
-    hardware = machine["gpu"] if machine["gpu"] != "none" else f"{machine['cpu']}, threads: {machine['threads']}"
     weights = result["weights"].partition(", sha256")[0]
-    how = f"in {result['precision']}; latency: median for one image on {hardware}, torch {machine['torch']}"
+    where = f"{result['device']}, torch {result['environment']['torch']}"
+    how = f"in {result['precision']}; latency: median for one image on {where}"
     return "\n".join([f"{weights}:", *lines, f"({how})"])
 
 

@@ -8,16 +8,14 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, is_left_out, read_image
 from fastvit.errors import DataError, ExportError, RunError
@@ -103,28 +101,26 @@ def predict_files(
     threads = threads or cores
     size = max(1, min(batch, -(-len(paths) // threads)))
     batches = [paths[start : start + size] for start in range(0, len(paths), size)]
-    on_one_core = isinstance(predictor.network, nn.Module) and predictor.device.type == "cpu"
-    alone: Any = nullcontext() if on_one_core else Lock()  # a GPU or a runtime with threads of its own: one at a time
 
     def work(some: Sequence[Path]) -> list[Predicted]:
-        predicted = _predict(predictor, some, alone)
+        predicted = _predict(predictor, some)
         for each in predicted:
             then(each)
         return predicted
 
-    with _one_core_each(threads, apply=on_one_core) as pool:
+    with _one_core_each(threads, apply=predictor.side_by_side) as pool:
         for predicted in _in_order(pool, work, batches, ahead=threads * BATCHES_AHEAD):
             yield from predicted
 
 
-def _predict(predictor: Predictor, paths: Sequence[Path], alone: Any) -> list[Predicted]:
+def _predict(predictor: Predictor, paths: Sequence[Path]) -> list[Predicted]:
     prepared, reasons = [], {}
     for path in paths:
         try:
             prepared.append(predictor.prepare(read_image(path)))
         except UnreadableImage as error:
             reasons[path] = error.reason
-    with alone:
+    with predictor.alone:
         answers = iter(_answers(predictor, prepared))
     predicted = []
     for path in paths:
@@ -269,7 +265,9 @@ def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
 def draw_explained(predictor: Predictor, predicted: Predicted, target: Path, shown: Shown) -> None:
     """As `draw`, of the part of the image that a classifier sees, colored where it has looked. Raises RunError."""
     if predicted.prediction is not None:
-        explained = predictor.explain(read_image(predicted.path))
+        image = read_image(predicted.path)
+        with predictor.alone:
+            explained = predictor.explain(image)
         _save(predicted.prediction.draw(explained, shown), target, quality=90)
 
 

@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
@@ -77,6 +80,10 @@ class Predictor(ABC):
         preprocessing: what images go through; None if it is not known.
         labels: names of the classes, where there are any.
         settings: what the task says besides, as `Task.prediction_settings`.
+
+    Attributes:
+        side_by_side: whether several threads compute at a time, on a core each: by PyTorch on a CPU.
+        alone: within, no other thread computes, where that is not so: on a GPU, or by a runtime with its own threads.
     """
 
     def __init__(
@@ -90,6 +97,8 @@ class Predictor(ABC):
     ):
         self.network, self.device = network, device
         self.preprocessing, self.labels, self.settings = preprocessing, labels, settings or {}
+        self.side_by_side = isinstance(network, nn.Module) and device.type == "cpu"
+        self.alone: Any = nullcontext() if self.side_by_side else Lock()
 
     @abstractmethod
     def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ TRAINING = {
             ("    model.set_grad_checkpointing()", "    pass"),
         ],
         "test_training_learner.py::test_compiling_for_a_cpu_without_a_compiler_is_refused_at_once": [
-            ("recipe.loop.compile and device.type", "device.type"),
-            ('and device.type == "cpu"', "and False"),
+            ("if recipe.loop.compile:", "if True:"),
+            ("if recipe.loop.compile:", "if False:"),
         ],
         "test_training_learner.py::test_synchronized_batch_norm_is_refused_where_torch_has_none": [
             ('if device.type != "cuda":', "if False:"),
@@ -164,6 +164,9 @@ TRAINING = {
         "test_training_distributed.py::test_every_validation_sample_counts_once": [
             ("own.merge(theirs)", "pass"),
         ],
+        "test_evaluation.py::test_cudnn_tries_nothing_where_each_validation_image_has_another_size": [
+            ("loop.cudnn_benchmark and not task.val_sizes_differ", "loop.cudnn_benchmark"),
+        ],
     },
     "runtime/data_workers.py": {
         "test_data_workers.py::test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers[exception]": [
@@ -180,6 +183,12 @@ TRAINING = {
         "test_training_device.py::test_a_gpu_s_copies_are_asked_of_a_stream_of_their_own": [
             ("current.wait_stream(self.stream)", "pass"),
             ("tensor.record_stream(current)", "pass"),
+        ],
+        "test_training_device.py::test_all_copies_to_a_gpu_share_a_stream": [
+            ("@cache\n", ""),
+        ],
+        "test_training_device.py::test_the_program_goes_on_during_a_copy_to_cuda_alone[mps-False]": [
+            ("non_blocking=non_blocking", "non_blocking=True"),
         ],
     },
     "runtime/folders.py": {

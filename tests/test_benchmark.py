@@ -243,6 +243,20 @@ def test_everything_goes_on_within_its_time(played: SimpleNamespace, tmp_path: P
         next(everything(**common | {"overrides": ["rounds=7", "batch_sizes=[1]"]}))
 
 
+def test_all_that_a_group_builds_fits_into_a_call(played: SimpleNamespace, tmp_path: Path):
+    """Else one that is ended soon after its time would build the same again in each call, and never measure it."""
+    part = Part("one", "variants", ("rounds=5", "batch_sizes=[1]"), ("T8",), ("timm", "fused"))
+    played.calls_left = 3
+    limits = []
+    for minutes, overrides in ((9, ()), (60, ()), (None, ()), (9, ("build_minutes=7",))):
+        common = {"parts": (part,), "folder": tmp_path, "device": "cpu", "overrides": overrides, "minutes": minutes}
+        with pytest.raises(KeyboardInterrupt):  # in each call a round, and the limit may be another in the next
+            next(everything(**common))
+        limits.append(load(tmp_path / "one").suite.build_minutes)
+        played.calls_left = 2
+    assert limits == [3, 15, 15, 7]
+
+
 @pytest.mark.slow
 def test_what_kills_its_process_is_reported_and_all_else_is_measured(tmp_path: Path):
     (tmp_path / "deadly.py").write_text(

@@ -5,6 +5,7 @@ import json
 import shutil
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -96,6 +97,22 @@ def test_the_timed_steps_learn_what_their_names_say():
     losses = {name: step().losses for name, step in distillation._steps(recipe, teacher).items()}
     assert set(losses["none"]) == {"cross_entropy"}
     assert set(losses["stored"]) == set(losses["live"]) == {"cross_entropy", "distillation"}
+
+
+def test_the_steps_are_timed_with_the_kernels_that_the_recipe_trains_with(monkeypatch: pytest.MonkeyPatch):
+    seen, backends = [], torch.backends
+    off = ("loop.tf32=false", "loop.cudnn_benchmark=false", "data.image_size=32", *SMALL)
+    recipe = load_recipe("classification/fastvit_t8_distill", off)
+    monkeypatch.setattr(backends.cudnn, "benchmark", True)
+    monkeypatch.setattr(distillation, "keep_freed_memory", lambda device: None)
+    monkeypatch.setattr(distillation, "load_recipe", lambda name, overrides: recipe)
+    monkeypatch.setattr(distillation, "timm", SimpleNamespace(create_model=lambda *_, **__: None))
+    monkeypatch.setattr(distillation, "macs", lambda model, size: 1)
+    look = lambda: seen.append((backends.cudnn.allow_tf32, backends.cudnn.benchmark))  # noqa: E731
+    monkeypatch.setattr(distillation, "_steps", lambda recipe, teacher: {"none": look})
+    suite = SimpleNamespace(recipes=("one",), batch_size=4, image_size=32, rounds=1, warmup=1)
+    list(distillation.measure(suite))
+    assert seen == [(False, False)] * 2
 
 
 @pytest.mark.slow  # each way has a process of its own

@@ -1,17 +1,21 @@
 """Suites are read strictly, and those of the package are sound."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
-from fastvit.benchmark.everything import PARTS
+from fastvit.benchmark.everything import PARTS, Part
 from fastvit.benchmark.measure import groups
-from fastvit.benchmark.networks import input_size
+from fastvit.benchmark.networks import _made, input_size
 from fastvit.benchmark.special import special_suite
 from fastvit.benchmark.suite import MIN_SAMPLES, Suite, load_suite
+from fastvit.benchmark.work import parameters
 from fastvit.errors import RecipeError
 from launch import ROOT, complaint, script
 
+BY_RECIPES = ("dense", "hand_mesh", "repmixer")  # or files; the names of the others are tested elsewhere, too
 SUITES = sorted(path for path in (ROOT / "configs" / "benchmark").glob("*.yaml") if special_suite(path) is None)
 DEPLOY = next(path for path in SUITES if path.stem == "deploy")
 benchmark = script("benchmark")
@@ -105,3 +109,18 @@ def test_the_parts_of_everything_are_there(device: str):
         measured = [m for group in groups(kept, device) for m in group]
         assert {m.form_name for m in measured} >= set(part.forms)
         assert {kept.baseline} <= {None, *(name for m in measured for name in (m.network_name, m.form_name))}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [pytest.param(part, marks=() if part.suite in BY_RECIPES else pytest.mark.slow) for part in PARTS["cuda"]],
+    ids=lambda part: part.name,
+)
+def test_what_is_measured_of_a_gpu_can_be_built(part: Part):
+    """Without weights. What is wrong would be found out on the GPU, in the middle of its time."""
+    suite = load_suite(next(path for path in SUITES if path.stem == part.suite), part.overrides)
+    measured = [m for group in groups(suite.only(part.networks, part.forms), "cuda") for m in group]
+    for each in {(m.network, m.form.builtin): m for m in measured}.values():
+        of_numbers = "hand_mesh" in str(each.network.recipe)  # its hand is made of them
+        with nullcontext() if of_numbers else torch.device("meta"):
+            assert parameters(_made(each.network, each.form)) > 1e6

@@ -101,6 +101,31 @@ def test_the_memory_of_a_call_is_what_it_takes_at_its_peak():
     assert taken is None or 30 * 2**20 < taken < 40 * 2**20
 
 
+@pytest.mark.parametrize(
+    ("network", "train", "expected"),
+    [
+        ({"recipe": Path("quickstart/detection_digits.yaml")}, True, (True, False)),
+        ({"recipe": Path("quickstart/detection_digits.yaml")}, False, (True, False)),
+        ({"name": "fastvit_t8"}, True, (True, True)),
+        ({"name": "fastvit_t8"}, False, (False, True)),
+    ],
+)
+def test_a_gpu_computes_what_is_measured_as_the_recipe_says(network, train, expected, monkeypatch):
+    """(TF32, cuDNN tries its algorithms), as in training; without a recipe the defaults of recipes, and of torch."""
+    seen, backends = [], torch.backends
+    monkeypatch.setattr(backends.cudnn, "benchmark", False)  # the process of a bench has its own
+    monkeypatch.setattr(bench, "build", lambda network, form: None)
+    monkeypatch.setattr(bench, "input_size", lambda network: (3, 8, 8))
+    monkeypatch.setattr(bench, "_taken_by", lambda call, device: None)
+    monkeypatch.setattr(Bench, "_facts", lambda self, measurement, model, size: {})
+    look = lambda: seen.append((backends.cuda.matmul.allow_tf32, backends.cudnn.benchmark))  # noqa: E731
+    monkeypatch.setattr(Bench, "_prepared", lambda self, measurement, model, images: look)
+    process = Bench(torch.device("cpu"))
+    process.call(Measurement("network", "form", Network(**network), Form(train=train, fuse=not train), 1), 2)
+    assert len(seen) == bench.WARM_UP_CALLS + 3
+    assert set(seen) == {expected}
+
+
 # ---- the machine -----------------------------------------------------------------------------------------------------
 
 
@@ -112,6 +137,13 @@ def test_a_gpu_is_described_with_what_makes_it_slow(monkeypatch):
     assert "cuDNN 9.23.1 can be five times as slow" in machine.known_problems(found)[0]
     assert not machine.known_problems({"cudnn": "9.24.0"})
     assert not machine.known_problems(machine.environment_of("cpu", 2))
+
+
+def test_the_first_call_counts_for_no_limit(monkeypatch):
+    """On a GPU kernels are chosen in it, and it may take longer than all others together."""
+    seconds = iter([0.5, 0.1, 0.2])
+    monkeypatch.setattr(limits, "seconds_of", lambda call: call())
+    assert limits._fastest(lambda: next(seconds)) == 0.1
 
 
 def test_limits_are_those_of_the_fastest_shape(monkeypatch):

@@ -1,13 +1,15 @@
 """Engines that read ONNX: any number of images, and images of other sizes than those that they were made ready for."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from fastvit.deploy import compile_for_inference
-from fastvit.deploy.engines import _Sizes
+from fastvit.deploy.engines import ENGINES, _Sizes
 from fastvit.deploy.runtimes.openvino import Requests
 from fastvit.deploy.runtimes.run import Settings
 from fastvit.deploy.runtimes.streams import Streams
@@ -110,3 +112,21 @@ def test_a_batch_is_divided_among_the_threads_and_comes_back_in_order(number, op
     assert (made, sorted(sizes)) == ([together], pieces)
     assert torch.equal(more, images + 1)
     torch.testing.assert_close(sums, images.sum((1, 2, 3)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Triton brings a compiler, or is not used")
+def test_torch_needs_a_c_compiler_on_a_gpu_as_triton_looks_for_it(monkeypatch):
+    """With it Triton builds what starts a kernel. It is said before the network is compiled."""
+    found = set()
+    monkeypatch.setattr("shutil.which", lambda name: name if name in found else None)
+    monkeypatch.delenv("CC", raising=False)
+    on_gpu = SimpleNamespace(example=SimpleNamespace(device=torch.device("cuda")))
+    with pytest.raises(EngineError, match=r"^torch needs a C compiler such as gcc: install one$"):
+        ENGINES["torch"].require(on_gpu)
+    found.add("clang")
+    ENGINES["torch"].require(on_gpu)
+    found.clear()
+    found.add("/opt/compiler")
+    monkeypatch.setenv("CC", "/opt/compiler")
+    ENGINES["torch"].require(on_gpu)
+    ENGINES["torch"].require(SimpleNamespace(example=SimpleNamespace(device=torch.device("mps"))))

@@ -165,7 +165,7 @@ def test_core_ml_is_refused_unless_the_layer_is_kept(loud, images, tmp_path):
 def test_compiling_is_refused_unless_the_layer_is_kept(wide, images, monkeypatch):
     """With torch itself for its compiler."""
     monkeypatch.setattr(inductor, "compile_program", lambda network, *_: network)
-    monkeypatch.setattr("fastvit.deploy.engines.require_compiler", lambda name: None)
+    monkeypatch.setattr("fastvit.deploy.engines.require_compiler", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"too large in float16: keep .*overflowing_layers\(model, images\)"):
         compile_for_inference(wide, images, torch.float16, "torch")
     infer = compile_for_inference(wide, images, torch.float16, "torch", float32=("stem", FFN))

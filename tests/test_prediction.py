@@ -5,18 +5,21 @@ import json
 import ntpath
 import os
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import nn
 
 from deployment import need
 from fastvit.data.digits import Digits
 from fastvit.deploy import FORMATS
 from fastvit.errors import DataError
-from fastvit.prediction import find_images, picture_names, predict_files
-from fastvit.predictor import Shown
+from fastvit.prediction import draw_explained, find_images, picture_names, predict_files
+from fastvit.predictor import Predictor, Shown
 from fastvit.tasks.classification.prediction import Classes
 from fastvit.trained import load_trained
 from launch import complaint, script
@@ -141,6 +144,42 @@ def test_who_stops_listening_stops_the_work(predictor, images):
     results.close()
     assert len(done) <= 2 * 2 * 2 + 2
     assert threading.active_count() == threads
+
+
+class OneAtATime(Predictor):
+    """On a GPU: notes whether several threads have computed at a time."""
+
+    def __init__(self):
+        super().__init__(nn.Identity(), device=torch.device("cuda"), preprocessing=None, labels=None)
+        self.computing, self.most = 0, 0
+
+    def compute(self):
+        self.computing += 1
+        self.most = max(self.most, self.computing)
+        time.sleep(0.002)
+        self.computing -= 1
+
+    def columns(self, shown):
+        return ()
+
+    def prepare(self, image):
+        return image
+
+    def predict(self, prepared):
+        self.compute()
+        return [SimpleNamespace(draw=lambda image, shown: image) for _ in prepared]
+
+    def explain(self, image):
+        self.compute()
+        return image
+
+
+def test_a_gpu_predicts_and_explains_for_one_thread_at_a_time(images, tmp_path):
+    predictor = OneAtATime()
+    explain = lambda predicted: draw_explained(predictor, predicted, tmp_path / predicted.path.name, Shown())  # noqa: E731
+    paths = sorted(images.rglob("*.*"))
+    assert len(list(predict_files(predictor, paths, batch=1, threads=4, then=explain))) == len(paths) == 9
+    assert predictor.most == 1
 
 
 def test_each_picture_has_a_name_of_its_own():

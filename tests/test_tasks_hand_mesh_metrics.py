@@ -7,6 +7,7 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
+from fastvit.runtime.device import cuda_kernels
 from fastvit.tasks.hand_mesh.metrics import HandMeshMetrics, align, area_under_pck, f_score
 from hands import posed_hands
 
@@ -118,6 +119,19 @@ def test_the_baseline_is_the_error_of_one_hand_for_all():
     assert report["baseline_mpjpe_mm"] == pytest.approx(report["pa_mpjpe_mm"])
     assert report["baseline_mpvpe_mm"] == pytest.approx(report["pa_mpvpe_mm"])
     assert report["pa_mpjpe_mm"] > 10
+
+
+def test_on_a_gpu_it_is_measured_in_exact_float32(monkeypatch):
+    """In TF32, which recipes allow, the points would move by hundredths of a millimetre."""
+    seen, true = [], posed_hands(1)
+    matmul = torch.backends.cuda.matmul
+    monkeypatch.setattr(
+        HandMeshMetrics, "_measure", lambda *_: seen.append((matmul.allow_tf32, torch.is_autocast_enabled("cpu")))
+    )
+    with cuda_kernels(tf32=True, benchmark=False), torch.autocast("cpu", torch.bfloat16):
+        measure(true, true)
+        assert (matmul.allow_tf32, torch.is_autocast_enabled("cpu")) == (True, True)
+    assert seen == [(False, False)]
 
 
 def test_uneven_batches_and_several_processes_change_nothing():

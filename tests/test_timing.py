@@ -22,10 +22,19 @@ def test_what_computes_on_the_cpu_starts_no_gpu(monkeypatch):
     """That takes seconds and hundreds of megabytes of the GPU."""
     started = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: started.append(1))
+    monkeypatch.setattr(torch.cuda, "synchronize", started.append)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     seconds_of(lambda: None)
     assert started == []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     seconds_of(lambda: None)
-    assert started == [1, 1]
+    assert started == [None, None]  # the current one
+
+
+def test_of_several_gpus_the_one_that_computes_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    for name in ("cuda:1", "cpu"):
+        seconds_of(lambda: None, torch.device(name))
+    assert waited == [torch.device("cuda:1")] * 2 + [None] * 2

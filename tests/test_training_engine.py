@@ -5,6 +5,7 @@ import csv
 import itertools
 import json
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from fastvit.training.checkpoint import read_checkpoint
 from fastvit.training.engine import Trainer, train
 from fastvit.training.evaluation import evaluate
 from fastvit.training.learner import Learner
+from fastvit.training.loaders import loader_of
 from fastvit.training.run_folder import RunFolder
 from small_task import (
     LOOP,
@@ -196,6 +198,21 @@ def test_kernels_are_chosen_by_the_recipe_while_it_trains(tmp_path: Path, monkey
             small_run(tmp_path / "run", loop=LOOP | loop)
     assert seen == [(True, True, True), (True, False, False), (False, True, True)]
     assert (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32) == before
+
+
+def test_the_batches_are_made_for_the_device_that_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked, engine = [], "fastvit.training.engine"
+    for name in ("loader_of", "eval_loader"):
+        make = getattr(sys.modules[engine], name)
+        monkeypatch.setattr(
+            f"{engine}.{name}", lambda *some, make=make, **more: asked.append((some, more)) or make(*some, **more)
+        )
+    recipe = small_recipe(tmp_path / "run")
+    trainer = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output))
+    assert any(each is trainer.device for each in asked[0][0])
+    assert asked[1][1]["device"] is trainer.device
+    on_gpu = loader_of(trainer.task, trainer.train_data, Processes(), torch.device("cuda"))
+    assert on_gpu.loader.pin_memory
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_left_alone(finished: Trainer):

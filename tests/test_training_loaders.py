@@ -183,3 +183,14 @@ def test_groups_change_neither_the_number_of_steps_nor_resuming():
     whole, rest = ([indices.tolist() for indices, _ in loaders[1].batches(2, start)] for start in (0, 2))
     assert rest == whole[2:]
     assert sum(len({int(groups[index]) for index in batch}) > 1 for batch in whole) <= 1
+
+
+@pytest.mark.parametrize("name", ["cpu", "mps", "cuda"])
+@pytest.mark.parametrize("dataset", [Noise(), NoiseStream()], ids=["samples", "stream"])
+def test_memory_is_pinned_for_the_gpu_that_the_batches_go_to(dataset: Dataset, name: str, monkeypatch):
+    """For what computes elsewhere it would start the GPU, which takes seconds and hundreds of megabytes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    device = torch.device(name)
+    train = train_loader(dataset, default_collate, Plan(batch_size=4, workers=1, seed=0, device=device)).loader
+    for loader in (train, eval_loader(dataset, default_collate, batch_size=4, workers=1, device=device)):
+        assert loader.pin_memory == (name == "cuda")

@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +15,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastvit.benchmark import limits
 from fastvit.benchmark.engines import Call, prepare
 from fastvit.benchmark.measurement import Measurement
-from fastvit.benchmark.networks import build, counted_part, input_size
+from fastvit.benchmark.networks import build, counted_part, input_size, task_of
 from fastvit.benchmark.steps import training_step
 from fastvit.benchmark.suite import Form
 from fastvit.benchmark.work import macs, parameters, traffic
+from fastvit.runtime.device import cuda_kernels
 from fastvit.runtime.timing import seconds_of
 from fastvit.training.memory import activation_bytes_per_image
 
 WARM_UP_CALLS = 3
 LONG_CALL = 0.25  # seconds; to bring the weights back into the caches takes no such time
+
+Kernels = Callable[[], AbstractContextManager[None]]  # within: how a GPU computes
 
 
 class Bench:
@@ -29,13 +34,15 @@ class Bench:
 
     def __init__(self, device: torch.device):
         self.device = device
-        torch.backends.cudnn.benchmark = True  # on a GPU, the fastest algorithm for each shape, as in training
-        self.built: dict[Measurement, tuple[Call, dict[str, Any]]] = {}
+        torch.backends.cudnn.benchmark = True  # on a GPU, the fastest algorithm for each shape, where no recipe says
+        self.built: dict[Measurement, tuple[Call, dict[str, Any], Kernels]] = {}
 
     def build(self, measurement: Measurement) -> dict[str, Any]:
         """Get ready to call it, unless it is already. Returns what is known of it: parameters, MACs, memory, ..."""
         if measurement not in self.built:
-            self.built[measurement] = self._build(measurement)
+            kernels = _kernels(measurement)
+            with kernels():
+                self.built[measurement] = (*self._build(measurement), kernels)
         return self.built[measurement][1]
 
     def call(self, measurement: Measurement, calls: int) -> list[float]:
@@ -44,10 +51,11 @@ class Bench:
         Builds it first, if it is not.
         """
         self.build(measurement)  # again, where the process that had it is gone
-        call, _ = self.built[measurement]
-        first = seconds_of(call)
-        counted = [first] if first > LONG_CALL else []
-        return counted + [seconds_of(call) for _ in range(calls - len(counted))]
+        call, _, kernels = self.built[measurement]
+        with kernels():
+            first = seconds_of(call)
+            counted = [first] if first > LONG_CALL else []
+            return counted + [seconds_of(call) for _ in range(calls - len(counted))]
 
     def keep(self, measurements: Collection[Measurement]) -> None:
         """Free everything that was built, except for these."""
@@ -96,6 +104,14 @@ class Bench:
                 cache = limits.cache_size(self.device)
                 facts["traffic"] = traffic(part, size, measurement.batch_size, getattr(torch, form.dtype), cache)
         return facts
+
+
+def _kernels(measurement: Measurement) -> Kernels:
+    """As the recipe says; training steps without one as recipes say by default, and other calls as torch has it."""
+    if measurement.network.recipe:
+        loop = task_of(measurement.network).recipe.loop
+        return partial(cuda_kernels, tf32=loop.tf32, benchmark=loop.cudnn_benchmark)
+    return partial(cuda_kernels, tf32=True, benchmark=True) if measurement.form.train else nullcontext
 
 
 def _item_size(dtype: str) -> int:

@@ -13,7 +13,7 @@ from fastvit.benchmark.special import cells
 from fastvit.benchmark.work import macs
 from fastvit.config import Section, UserPath
 from fastvit.runtime.allocator import keep_freed_memory
-from fastvit.runtime.device import best_device
+from fastvit.runtime.device import best_device, cuda_kernels
 from fastvit.runtime.timing import interleaved_latency
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification.distillation import Teacher
@@ -53,11 +53,13 @@ def measure(suite: DistillationSuite) -> Iterator[dict[str, Any]]:
         teacher = timm.create_model(recipe.distillation.teacher.name, num_classes=recipe.data.num_classes)
         size = make_task(recipe).input_size
         student = make_task(recipe).build_model(initial_weights=False)
+        with cuda_kernels(tf32=recipe.loop.tf32, benchmark=recipe.loop.cudnn_benchmark):
+            seconds = interleaved_latency(_steps(recipe, teacher), rounds=suite.rounds, warmup=suite.warmup)
         results[name] = {
             "student": recipe.model.name,
             "teacher": recipe.distillation.teacher.name,
             "macs": {"student": macs(student, size), "teacher": macs(teacher, size)},
-            "seconds": interleaved_latency(_steps(recipe, teacher), rounds=suite.rounds, warmup=suite.warmup),
+            "seconds": seconds,
         }
         yield {"recipes": results}
 

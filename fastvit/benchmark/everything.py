@@ -8,7 +8,7 @@ from typing import NamedTuple
 from fastvit import shipped
 from fastvit.benchmark.measure import measure, require_same
 from fastvit.benchmark.result import FILE, Result, load
-from fastvit.benchmark.suite import Suite, load_suite
+from fastvit.benchmark.suite import BUILD_MINUTES, Suite, load_suite
 from fastvit.runtime.environment import environment
 
 
@@ -24,6 +24,7 @@ class Part(NamedTuple):
 
 AS_TIMMS = ("batch_sizes=[1,8,256]", "baseline=timm fp16")
 GRAPHS = ("CUDA graph fp16",)
+BUILDS = 3  # of a compiled group at most: two, and one of them again where the process ended with the other
 SMALL_MIDDLE_LARGE = ("T8", "SA12", "MA36")
 STEPS = ("ours bf16", "timm compiled bf16", "ours compiled bf16")
 PARTS = {
@@ -62,10 +63,12 @@ def everything(
         folder: of one machine and one choice of overrides: a part of another one in it is an error.
         device: of all parts.
         overrides: of every suite.
-        minutes: stop then; the same call goes on.
+        minutes: stop then; the same call goes on. All `BUILDS` of a group fit, or are given up: else a call that is
+            ended from outside soon after would never get beyond them.
     """
     end = time.monotonic() + 60 * minutes if minutes else float("inf")
-    suites = [_suite(part, folder, device, overrides) for part in parts]  # a mistake comes before the work
+    limit = [f"build_minutes={min(BUILD_MINUTES, minutes / BUILDS)}"] if minutes else []
+    suites = [_suite(part, folder, device, [*limit, *overrides]) for part in parts]  # a mistake comes before the work
     complete = {suite.output: found for suite in suites if (found := _complete(suite, device))}
     for suite in suites:
         if time.monotonic() >= end:

@@ -109,7 +109,8 @@ def _convolution(channels: int, side: int, dtype: torch.dtype) -> Callable[[], A
 
 @torch.inference_mode()
 def _fastest(call: Callable[[], Any]) -> float:
-    """Seconds of the fastest of several calls."""
+    """Seconds of the fastest of several calls, after one in which a GPU gets ready."""
+    call()
     seconds = [seconds_of(call)]
     while len(seconds) < REPEATS and sum(seconds) < ENOUGH_SECONDS:
         seconds.append(seconds_of(call))

@@ -11,6 +11,7 @@ from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.network import KnownModel, ModelsFile
 
 MIN_SAMPLES = 10
+BUILD_MINUTES = 15.0
 Device = Literal["cpu", "cuda", "mps"]
 Names = tuple[str, ...]
 
@@ -127,7 +128,8 @@ class Suite(Section):
     rounds: PositiveInt = 20
     calls: PositiveInt = 2  # measured in a turn
     seconds: PositiveFloat | None = None  # of samples: what takes turns is done then, if there are MIN_SAMPLES of each
-    build_minutes: PositiveFloat = 15.0  # what is not ready by then is given up
+    # What is not ready by then is given up.
+    build_minutes: PositiveFloat = Field(BUILD_MINUTES, json_schema_extra=FREE_ON_RESUME)
     picture: Literal["bars", "accuracy", "sizes"] = "bars"
     sources: dict[str, str] = Field(default_factory=dict)  # of published accuracies
     claims: tuple[Claim, ...] = ()

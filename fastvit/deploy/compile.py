@@ -94,10 +94,10 @@ def compile_for_inference(
         example_input: (B, C, H, W): the batch to be fast for, and to compare and to time engines on. For float16, real
             images: noise makes activations of another size.
         dtype: to compute in, and of the outputs; by default that of the model. Folding is done before casting.
-        engine: `torch`, which needs a C++ compiler on a CPU, `openvino` or `onnxruntime`, each with its extra, or
-            `tensorrt` on a GPU, which nobody has run so far. `auto` makes all that are installed and able to do it
-            ready, which takes a minute where torch has to compile, times them in turn on the example, and keeps the
-            fastest.
+        engine: `torch`, which needs a C++ compiler on a CPU, and on an NVIDIA GPU gcc or clang; `openvino` or
+            `onnxruntime`, each with its extra; or `tensorrt` on a GPU, which nobody has run so far. `auto` makes all
+            that are installed and able to do it ready, which takes a minute where torch has to compile, times them in
+            turn on the example, and keeps the fastest.
         threads: of the CPU; by default as many as torch has.
         streams: of openvino and onnxruntime: how many images or calls are computed at a time, with threads / streams
             threads each. By default one image gets all threads, and a batch is divided among them.
@@ -195,5 +195,5 @@ def _seconds(inferences: Mapping[str, Inference], images: Tensor) -> dict[str, f
         for name, inference in inferences.items():
             time.sleep(SETTLE_SECONDS)
             inference(images)
-            samples[name].append(seconds_of(lambda inference=inference: inference(images)))
+            samples[name].append(seconds_of(lambda inference=inference: inference(images), images.device))
     return {name: median(each) for name, each in samples.items()}

@@ -107,9 +107,9 @@ class Torch(Engine):
 
     def require(self, subject: Subject) -> None:
         super().require(subject)
+        require_compiler(self.name, subject.example.device.type)
         if subject.example.device.type != "cpu":
             return
-        require_compiler(self.name)
         if subject.settings.threads != torch.get_num_threads():
             raise EngineError("torch has its threads for the whole process: set them by torch.set_num_threads(...)")
         if subject.settings.streams not in (None, 1):

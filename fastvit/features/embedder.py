@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RunError
 from fastvit.predictor import CLASSIFIERS
+from fastvit.runtime.device import to_device
 from fastvit.trained import Kind, Trained
 
 
@@ -51,7 +52,7 @@ class Embedder:
     @torch.inference_mode()
     def __call__(self, crops: Tensor) -> np.ndarray:
         """Embeddings (B, width) in float32, of crops (B, 3, height, width)."""
-        crops = crops.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        crops = to_device(crops, self.device, channels_last=True)
         images = self.preprocessing.normalize(crops)
         if self.is_classifier:
             outputs = self.network.forward_head(self.network.forward_features(images), pre_logits=True)

@@ -90,7 +90,8 @@ def embed_parts(
     """
     batches = Batches(parts, embedder.prepare)
     indices: Any = batches.indices(batch_size)
-    loader = DataLoader(batches, batch_size=None, sampler=indices, collate_fn=_as_it_is, **worker_options(workers))
+    options = worker_options(workers, embedder.device)
+    loader = DataLoader(batches, batch_size=None, sampler=indices, collate_fn=_as_it_is, **options)
     rows: list[tuple[Batch, np.ndarray]] = []
     for batch in loader:
         nothing = np.empty((0, embedder.width), np.float32)

@@ -80,7 +80,7 @@ class Meter:
             ReadSamples(readers),
             batch_sampler=self.batches,
             persistent_workers=recipe.workers > 0,
-            **worker_options(recipe.workers),
+            **worker_options(recipe.workers, model.device),
         )
 
     @torch.inference_mode()

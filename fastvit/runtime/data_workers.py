@@ -11,6 +11,8 @@ import torch
 
 from fastvit.runtime.signals import STOP
 
+CPU = torch.device("cpu")
+
 # From Python 3.14 on, Linux would start them from a server, which the signals to a run end; and all that forked workers
 # share with this process would be pickled for each of them.
 START: Any = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing
@@ -20,11 +22,12 @@ class DataWorker(START.Process):
     """What tells our workers from the other children of a process."""
 
 
-def worker_options(workers: int) -> dict[str, Any]:
+def worker_options(workers: int, device: torch.device = CPU) -> dict[str, Any]:
     """The arguments of a `DataLoader` that are about its processes.
 
     Args:
         workers: how many processes read; 0: the main process does.
+        device: that the batches go to. For a GPU they are put where it can fetch them; for another nothing starts one.
     """
     context = None
     if workers:
@@ -34,7 +37,7 @@ def worker_options(workers: int) -> dict[str, Any]:
         "num_workers": workers,
         "multiprocessing_context": context,
         "worker_init_fn": ignore_stop_signals,
-        "pin_memory": torch.cuda.is_available(),
+        "pin_memory": device.type == "cuda",
     }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class BatchMover:
 
     def __init__(self, device: torch.device, *, channels_last: bool = False):
         self.device, self.channels_last = device, channels_last
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = copy_stream(device) if device.type == "cuda" else None
 
     def __call__(self, batch: Any) -> Any:
         """The batch on the device, ready for the current stream."""
@@ -43,6 +44,12 @@ class BatchMover:
         return batch
 
 
+@cache
+def copy_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream of the copies to a device, one for all who ask: freed memory is taken again by its stream alone."""
+    return torch.cuda.Stream(device)
+
+
 def tensors_of(batch: Any) -> list[Tensor]:
     """The tensors in any nesting of tuples, lists and dicts."""
     return [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
@@ -51,10 +58,11 @@ def tensors_of(batch: Any) -> list[Tensor]:
 def to_device(batch: Any, device: torch.device, *, channels_last: bool = False) -> Any:
     """Any nesting of tuples, lists and dicts with its tensors on the device, images in one memory layout."""
     of_images = torch.channels_last if channels_last else torch.contiguous_format
+    non_blocking = device.type == "cuda"  # to Apple's GPU it may read what has taken the batch's memory meanwhile
 
     def move(tensor: Tensor) -> Tensor:
         memory_format = of_images if tensor.ndim == 4 else torch.preserve_format
-        return tensor.to(device, non_blocking=True, memory_format=memory_format)
+        return tensor.to(device, non_blocking=non_blocking, memory_format=memory_format)
 
     return tree_map_only(Tensor, move, batch)
 
@@ -95,7 +103,7 @@ def read_later(number: Tensor) -> Callable[[], float]:
     copy = torch.empty((), dtype=number.dtype, pin_memory=True)
     copy.copy_(number, non_blocking=True)
     copied = torch.cuda.Event()
-    copied.record()
+    copied.record(torch.cuda.current_stream(number.device))  # which may not be the current device
 
     def read() -> float:
         copied.synchronize()

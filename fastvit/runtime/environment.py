@@ -30,6 +30,13 @@ def environment() -> dict[str, str | int]:
     }
 
 
+def name_of(device: torch.device) -> str:
+    """What computes, for people: of several GPUs the one that is meant."""
+    if device.type == "cpu":
+        return f"{_cpu_name()}, threads: {torch.get_num_threads()}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "Apple's GPU"
+
+
 def installed(distribution: str) -> str:
     """The version of a distribution, empty if it is not there."""
     try:

@@ -29,17 +29,22 @@ def interleaved_latency(
     return samples
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    """How long one call takes, from start to finished result: the CUDA or MPS queue is drained before and after."""
-    _synchronize()
+def seconds_of(function: Callable[[], Any], device: torch.device | None = None) -> float:
+    """How long one call takes, from start to finished result: the CUDA or MPS queue is drained before and after.
+
+    Args:
+        device: of several GPUs the one that computes; by default the current one.
+    """
+    of_cuda = device if device is not None and device.type == "cuda" else None
+    _synchronize(of_cuda)
     start = time.perf_counter()
     function()
-    _synchronize()
+    _synchronize(of_cuda)
     return time.perf_counter() - start
 
 
-def _synchronize() -> None:
+def _synchronize(cuda_device: torch.device | None) -> None:
     if torch.cuda.is_initialized():  # a network on the CPU must not start a GPU
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(cuda_device)
     elif torch.backends.mps.is_available():
         torch.mps.synchronize()

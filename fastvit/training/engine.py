@@ -103,13 +103,14 @@ class Trainer:
 
     def _build_loaders(self) -> None:
         self.train_data, self.val_data = open_train_and_val(self.task)
-        self.batches = loader_of(self.task, self.train_data, self.processes)
+        self.batches = loader_of(self.task, self.train_data, self.processes, self.device)
         self.val_batches = eval_loader(
             self.val_data.samples,
             self.task.collate,
             batch_size=self.batches.batch_size,
             workers=self.recipe.data.workers,
             processes=self.processes,
+            device=self.device,
         )
 
     def fit(self) -> None:

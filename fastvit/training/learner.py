@@ -54,8 +54,8 @@ class Learner:
         steps_per_epoch: int,
     ):
         self.task, self.recipe, self.device, self.processes = task, recipe, device, processes
-        if recipe.loop.compile and device.type == "cpu":
-            require_compiler("loop.compile=true")
+        if recipe.loop.compile:
+            require_compiler("loop.compile=true", device.type)
         if recipe.loop.sync_batch_norm and processes.count > 1:
             if device.type != "cuda":
                 raise RecipeError("loop.sync_batch_norm: torch has it for GPUs only; set it to false")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, Subset, get_worker_info
 
 from fastvit.errors import RecipeError
-from fastvit.runtime.data_workers import worker_options
+from fastvit.runtime.data_workers import CPU, worker_options
 from fastvit.runtime.processes import ALONE, Processes
 from fastvit.runtime.randomness import Purpose, derive_seed, seed_cpu, seeded
 
@@ -30,6 +30,7 @@ class Plan:
         workers: that read data; 0: this process.
         seed: of the order and of the augmentation.
         processes: this process among all.
+        device: that the batches go to.
     """
 
     batch_size: int
@@ -37,6 +38,7 @@ class Plan:
     workers: int
     seed: int
     processes: Processes = ALONE
+    device: torch.device = CPU
 
     @property
     def at_a_time(self) -> int:
@@ -160,7 +162,7 @@ class SampleLoader:
             drop_last=True,
             collate_fn=collate,
             persistent_workers=plan.workers > 0,
-            **worker_options(plan.workers),
+            **worker_options(plan.workers, plan.device),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -203,7 +205,7 @@ class StreamLoader:
             drop_last=True,
             collate_fn=collate,
             generator=torch.Generator(),
-            **worker_options(plan.workers),
+            **worker_options(plan.workers, plan.device),
         )
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[Any]:
@@ -242,8 +244,8 @@ def train_loader(dataset: Dataset, collate: Collate, plan: Plan, groups: Tensor 
     return batches
 
 
-def loader_of(task: "Task", data: "Part", processes: Processes = ALONE) -> TrainLoader:
-    """The training batches of a task, of data that it has opened. Raises RecipeError as `train_loader`."""
+def loader_of(task: "Task", data: "Part", processes: Processes = ALONE, device: torch.device = CPU) -> TrainLoader:
+    """The training batches of a task for a device, of data that is open. Raises RecipeError as `train_loader`."""
     recipe, loop = task.recipe, task.recipe.loop
     plan = Plan(
         batch_size=loop.batch_size,
@@ -251,12 +253,19 @@ def loader_of(task: "Task", data: "Part", processes: Processes = ALONE) -> Train
         workers=recipe.data.workers,
         seed=recipe.seed,
         processes=processes,
+        device=device,
     )
     return train_loader(data.samples, task.collate, plan, data.groups)
 
 
 def eval_loader(
-    dataset: Dataset, collate: Collate, *, batch_size: int, workers: int, processes: Processes = ALONE
+    dataset: Dataset,
+    collate: Collate,
+    *,
+    batch_size: int,
+    workers: int,
+    processes: Processes = ALONE,
+    device: torch.device = CPU,
 ) -> DataLoader:
     """Every sample exactly once, in order, the last batch as large as it comes.
 
@@ -267,4 +276,4 @@ def eval_loader(
         part = PartOfStream(dataset, processes)
     elif processes.count > 1:
         part = Subset(dataset, processes.share(len(dataset)))
-    return DataLoader(part, batch_size, collate_fn=collate, **worker_options(workers))
+    return DataLoader(part, batch_size, collate_fn=collate, **worker_options(workers, device))

@@ -105,8 +105,9 @@ class Progress:
         self.seconds_waited += time.monotonic() - start
 
     def figures(self, device: torch.device) -> dict[str, float]:
-        """Of the epoch so far: images per second in all processes, part of the time spent waiting for data, and on a
-        GPU the most memory that was allocated, in GiB.
+        """Of the epoch so far: images per second in all processes, and the part of the time spent waiting for data.
+
+        On a GPU also the most memory, in GiB, that this process has had allocated since it began, in evaluations too.
         """
         elapsed = max(time.monotonic() - self.epoch_start, 1e-9)  # nothing, if only the evaluation was missing
         memory = {"memory_gib": torch.cuda.max_memory_allocated(device) / 2**30} if device.type == "cuda" else {}

@@ -81,6 +81,7 @@ class Task(ABC):
     higher_is_better: bool = True
     headline: tuple[str, ...] = ()  # the metrics that the line about an epoch tells; all if it is empty
     exportable: bool = True  # whether `fastvit export` takes the network
+    val_sizes_differ: bool = False  # of its images, so that cuDNN would try its algorithms again and again
     pictured: int = 50  # how many samples a picture of predictions shows, at most
 
     def __init__(self, recipe: "Recipe"):

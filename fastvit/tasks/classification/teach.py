@@ -46,7 +46,7 @@ def teach(task: Classification, path: Path, *, processes: Processes = ALONE) -> 
         raise RecipeError(
             "distillation.teacher is missing: take a recipe with one, as classification/fastvit_t8_distill"
         )
-    loader = loader_of(task, task.open_data("train"), processes)
+    loader = loader_of(task, task.open_data("train"), processes, best_device(processes.local_rank))
     require_repeatable(recipe, loader)
     recording = Recording(task, loader, processes)
     file = processes.on_main(lambda: open_file(path, recording))

@@ -29,6 +29,7 @@ class Detection(Task):
 
     recipe: DetectionRecipe
     best_metric = "box_ap"
+    val_sizes_differ = True
     headline = ("box_ap", "mask_ap")
     exportable = False  # the number of boxes differs from image to image
     pictured = 12

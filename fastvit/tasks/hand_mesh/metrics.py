@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fastvit.errors import MissingPackage
+from fastvit.precision import exact_float32
 from fastvit.training.task import Metrics
 
 try:
@@ -90,7 +91,7 @@ class HandMeshMetrics(Metrics):
         self.predictions: list[tuple[Tensor, Tensor]] = []  # joints and vertices of each batch, in the camera's frame
 
     def update(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> None:
-        with torch.autocast(batch["image"].device.type, enabled=False):
+        with exact_float32():  # TF32 would move the points by hundredths of a millimetre
             joints, vertices = outputs["joints"].float(), outputs["vertices"].float()
             root = root_position(outputs["camera"], batch["intrinsics"], batch["image"].shape[-1])[:, None]
             self.predictions.append((joints + root, vertices + root))

@@ -35,6 +35,7 @@ class Segmentation(Task):
 
     recipe: SegmentationRecipe
     best_metric = "miou"
+    val_sizes_differ = True
     pictured = 8
 
     def __init__(self, recipe: SegmentationRecipe):
