@@ -4,7 +4,7 @@ Importing this package registers the networks with timm: `timm.create_model("fas
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastvit.builtin import from_timm
 from fastvit.compare import fusion_error
@@ -21,8 +21,19 @@ from fastvit.layers import (
     RepMixer,
     RepMixerBlock,
 )
-from fastvit.reparam import Affine, CannotFuse, Foldable, Reparameterizable, reparameterize_model
+from fastvit.reparam import (
+    Affine,
+    CannotFuse,
+    Foldable,
+    Reparameterizable,
+    collapse,
+    fold_norm,
+    reparameterize_model,
+)
 from fastvit.weights import CheckpointError, load_checkpoint
+
+if TYPE_CHECKING:
+    from fastvit.trained import load_trained as load_trained
 
 __version__ = "0.1.0"
 
@@ -43,6 +54,8 @@ __all__ = [
     "RepMixer",
     "RepMixerBlock",
     "Reparameterizable",
+    "collapse",
+    "fold_norm",
     "from_timm",
     "fusion_error",
     "load_checkpoint",
@@ -51,8 +64,13 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`load_trained`, which knows what stands on these layers; it is imported when it is asked for."""
-    if name == "load_trained":
-        return import_module("fastvit.trained").load_trained
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # which would take any name for one that is here
+
+    def __getattr__(name: str) -> Any:
+        """`load_trained`, which knows what stands on these layers; it is imported when it is asked for."""
+        if name == "load_trained":
+            return import_module("fastvit.trained").load_trained
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return [*globals(), "load_trained"]

@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from fastvit import layers
 from fastvit.fastvit import FastViT, Stage
 from fastvit.published import FusedConv
-from fastvit.reparam import ADOPTERS, CannotFuse, Problems, called
+from fastvit.reparam import ADOPTERS, CannotFuse, Problems, called, does_nothing
 
 # timm's class: ours, and the parts of both
 _SAME = {
@@ -82,14 +82,14 @@ def _adopt(module: nn.Module) -> None:
         module.se, module.act = children.get("se", nn.Identity()), children.get("act", nn.Identity())
         ours = FusedConv
     elif ours is layers.RepConv and module.conv_kxk is None:
-        if [name for name, child in children.items() if not isinstance(child, nn.Identity)] != ["identity"]:
+        if [name for name, child in children.items() if not does_nothing(child)] != ["identity"]:
             raise CannotFuse("it has no convolution of its kernel size")
         ours = nn.Sequential  # the norm of RepMixer
     module.__class__ = ours
 
 
 def _adopt_conv_bn(module: ConvNormAct) -> None:
-    if len(list(module.children())) > 2 or any(not isinstance(part, nn.Identity) for part in module.bn.children()):
+    if len(list(module.children())) > 2 or any(not does_nothing(part) for part in module.bn.children()):
         return  # it has an activation, for example
     module.bn.__class__ = _BATCH_NORMS.get(type(module.bn), type(module.bn))
     if type(module.conv) is nn.Conv2d and module.conv.kernel_size == (1, 1) and module.conv.stride != (1, 1):

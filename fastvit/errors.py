@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+__all__ = ["DataError", "EngineError", "ExportError", "MissingPackage", "RecipeError", "RunError", "UserError"]
+
 # The extra of fastvit that brings a module; several bring some of them, and this is the one to ask for.
 EXTRAS = {
     **dict.fromkeys(("pydantic", "tensorboard", "matplotlib", "sklearn"), "train"),
@@ -95,13 +97,17 @@ def reason_of(error: BaseException) -> str:
 def exit_on_user_error() -> Iterator[None]:
     """For commands: print a `UserError` without a traceback and exit with status 2. A bug keeps its traceback.
 
-    The import of a module that an extra brings is such an error, wherever it fails.
+    The import of a module that an extra brings is such an error, wherever it fails, and so is a file of somebody else.
     """
     try:
         yield
         return
     except UserError as error:
         sentence = error.sentence()
+    except PermissionError as error:  # up to Python 3.13, also of asking whether a file is there
+        if error.filename is None:
+            raise
+        sentence = f"{error.filename} cannot be used ({error.strerror}): change its permissions, or name another place"
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import timm.models.fastvit as builtin
@@ -45,8 +46,15 @@ class FastViT(nn.Module):
     """FastViT classifier with timm's model interface. Takes images of any size from 32x32 up.
 
     Args:
-        depths, dims, expansion, attention, layer_scale, patch_embeds, stem_kernel_sizes, norm: see
-            `fastvit.variants.Variant`. Each of `dims` must be a multiple of the one before.
+        depths: blocks in each stage.
+        dims: channels of each stage, a multiple of those of the stage before.
+        expansion: hidden width of the feed-forward networks over their input width.
+        attention: whether a stage mixes tokens by self-attention, after a conditional positional encoding.
+        layer_scale: initial value of every layer scale.
+        patch_embeds: what makes the patch embedding of each stage but the first from its input and output channels;
+            None for `PatchEmbed` everywhere.
+        stem_kernel_sizes: of the branches of the strided convolutions in the stem.
+        norm: what makes the norm before each self-attention from its channels.
         in_chans: channels of the image.
         num_classes: 0 for no classifier: `forward` then returns the pooled features.
         global_pool: timm's name of the pooling; "" for none.
@@ -110,7 +118,7 @@ class FastViT(nn.Module):
         return self.final_conv(x)  # (B, num_features, H / 32, W / 32)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        return self.head(x, pre_logits=pre_logits)
+        return self.head(x, pre_logits=True) if pre_logits else self.head(x)  # one of your own has no pre_logits
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
@@ -201,8 +209,13 @@ def _create(
         fused: as `reparameterize_model` makes it.
         inference_mode: timm's: fused the published way, under timm's names, for files of that form.
         out_indices: which stages `features_only` gives; all by default.
-        **kwargs: of `FastViT`, in place of the variant's.
+        **kwargs: of `FastViT`, in place of the variant's. Another is a TypeError.
     """
+    if theirs := kwargs.keys() & signature(builtin.FastVit).parameters.keys() - signature(FastViT).parameters.keys():
+        raise TypeError(
+            f"only timm's own class takes {', '.join(sorted(theirs))}: create the network before `import fastvit`, or "
+            "by its function in timm.models.fastvit; reparameterize_model fuses it, too"
+        )
     arguments = {**VARIANTS[name].arguments(), **kwargs}
 
     def in_form(model: nn.Module) -> nn.Module:

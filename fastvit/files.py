@@ -19,8 +19,11 @@ def as_whole(path: Path) -> Iterator[Path]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a CSV file with the names of its columns in the first line. Raises OSError."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """Write a CSV file with the names of its columns in the first line. Raises OSError.
+
+    It is UTF-8, but for the names of files that are no text: they stay as they are.
+    """
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

@@ -2,10 +2,11 @@
 
 import csv
 import glob
+import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_left_out, read_image
+from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, is_image, is_left_out, read_image
 from fastvit.errors import DataError, ExportError, RunError
 from fastvit.predictor import Prediction, Predictor, Shown
 
+PICTURES, MASKS = (".jpg", ".png"), (".png",)  # the suffixes of what is drawn
 BATCHES_AHEAD = 2  # of each thread: done before they are asked for
+LONGEST_NAME = 240  # bytes of the name of a picture; file systems take 255
+LONGEST_SIDE = 65_500  # pixels of a picture; JPEG takes no more
 
 
 @dataclass(frozen=True)
@@ -34,20 +38,21 @@ class Predicted:
     reason: str = ""
 
 
-def find_images(names: Sequence[str], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+def find_images(names: Sequence[str | Path] | str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The files that a user names, each once: images, folders with all that is in them, patterns as `photos/**/*.jpg`.
 
     Args:
+        names: several, or one.
         suffixes: of the files in a folder that are taken.
 
     Raises:
         DataError: a name stands for nothing.
     """
     found: dict[Path, None] = {}
-    for name in names:
+    for name in [names] if isinstance(names, str | Path) else names:
         path = Path(name).expanduser()
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes)
+            files = sorted(file for file in path.rglob("*") if is_image(file, suffixes))
             if not files:
                 raise DataError(f"there are no images in {path}: none of its files ends in {', '.join(suffixes)}")
         else:
@@ -64,6 +69,16 @@ def left_out(names: Sequence[str]) -> list[str]:
     """What lies in the folders among these names, and is no image by its name."""
     folders = [folder for name in names if (folder := Path(name).expanduser()).is_dir()]
     return sorted(str(path) for folder in folders for path in folder.rglob("*") if is_left_out(path))
+
+
+def common_folder(paths: Sequence[Path]) -> str:
+    """The folder that all files are in. Raises DataError where there is none: on two drives of Windows."""
+    try:
+        return os.path.commonpath([path.absolute().parent for path in paths])
+    except ValueError as error:
+        raise DataError(
+            "the files are on several drives, with no folder in common: name those of one at a time"
+        ) from error
 
 
 def predict_files(
@@ -164,7 +179,9 @@ class Table:
         self.is_csv = path.suffix == ".csv"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("w", newline="", encoding="utf-8")
+            # A file name may be no text: in CSV it stays as it is, in JSON it is escaped.
+            errors = "surrogateescape" if self.is_csv else "backslashreplace"
+            self.file = path.open("w", newline="", encoding="utf-8", errors=errors)
         except OSError as error:
             raise RunError(f"{path} cannot be written ({error.strerror})") from error
         self.rows = csv.writer(self.file, lineterminator="\n")
@@ -191,15 +208,19 @@ class Table:
             raise RunError(f"{self.path} cannot be written ({error.strerror}); what came before is there") from error
 
 
-def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
-    """A name for the picture of each image: its path below the folder that all are in."""
+def picture_names(paths: Sequence[Path], suffixes: Sequence[str] = PICTURES) -> dict[Path, str]:
+    """A name for the picture of each image: its path below the folder that all are in.
+
+    Args:
+        suffixes: that a picture may have; one of another kind gets the first.
+    """
     absolute = {path: path.absolute() for path in paths}
-    top = os.path.commonpath([path.parent for path in absolute.values()])
+    top = common_folder(paths)
     names: dict[Path, str] = {}
     taken: set[str] = set()
     for path, each in absolute.items():
         name = "-".join(each.relative_to(top).parts)
-        name = name if name.lower().endswith((".jpg", ".png")) else f"{name}.jpg"
+        name = _short(name if name.lower().endswith(tuple(suffixes)) else f"{name}{suffixes[0]}")
         while name in taken:  # a/b.jpg and a-b.jpg
             name = f"_{name}"
         taken.add(name)
@@ -207,11 +228,41 @@ def picture_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
+def _short(name: str) -> str:
+    """The name, or its end after a digest of the whole where it is too long for a file."""
+    whole = os.fsencode(name)
+    if len(whole) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(whole).hexdigest()[:16]
+    return f"{digest}-{whole[len(digest) + 1 - LONGEST_NAME :].decode(errors='ignore')}"
+
+
+def places(folder: Path | None, paths: Sequence[Path], suffixes: Sequence[str] = PICTURES) -> dict[Path, Path]:
+    """Where the picture of each image goes; none has a place without a folder."""
+    return {path: folder / name for path, name in picture_names(paths, suffixes).items()} if folder else {}
+
+
+def require_apart(paths: Sequence[Path], targets: Iterable[Path]) -> None:
+    """Raise RunError if a file that is to be written is one of the images, by whatever name."""
+    there = [target for target in targets if target.exists()]
+    images = {_identity(path): path for path in paths if path.exists()} if there else {}
+    for target in there:
+        if image := images.get(_identity(target)):
+            raise RunError(f"what goes to {target} would replace the image {image}: name another place")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file: links, and other letters where the file system does not tell them apart."""
+    said = path.stat()
+    return said.st_dev, said.st_ino
+
+
 def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
     """Write the picture of a prediction. Raises RunError."""
     if predicted.prediction is None:
         return
     picture = predicted.prediction.draw(read_image(predicted.path), shown)  # read again: many at once are too large
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     _save(picture, target, quality=90)
 
 
@@ -231,13 +282,13 @@ def require_explainable(predictor: Predictor, source: str) -> None:
 
 
 def save_mask(predicted: Predicted, target: Path) -> None:
-    """Write the classes of the pixels as .png. Raises RunError, also if it is not pixels that are predicted."""
+    """Write the classes of the pixels into a .png. Raises RunError, also if it is not pixels that are predicted."""
     if predicted.prediction is None:
         return
     mask = predicted.prediction.mask()
     if mask is None:
         raise RunError("--masks is for segmentation: these predictions have no classes of pixels")
-    _save(mask, target if target.suffix.lower() == ".png" else target.with_name(f"{target.name}.png"))
+    _save(mask, target)
 
 
 def _save(picture: Image.Image, target: Path, **options: Any) -> None:

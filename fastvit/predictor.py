@@ -12,6 +12,8 @@ from PIL import Image
 from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 
+__all__ = ["Prediction", "Predictor", "Shown"]
+
 # Of exported files with their preprocessing inside.
 IMAGE_CLASSIFICATION = "classification of images as they are"
 IMAGE_MULTI_LABEL = "multi_label of images as they are"
@@ -46,15 +48,15 @@ class Prediction(ABC):
     """What a network says about one image, in that image's own pixels."""
 
     @abstractmethod
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         """Lines of a table with `Predictor.columns`: one for the image, or one for each object in it."""
 
     @abstractmethod
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         """The same, ready for JSON."""
 
     @abstractmethod
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         """The same for people, in one line."""
 
     def mask(self) -> Image.Image | None:
@@ -62,7 +64,7 @@ class Prediction(ABC):
         return None
 
     @abstractmethod
-    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+    def draw(self, image: Image.Image, shown: Shown = Shown()) -> Image.Image:
         """A picture of it: the image with what was predicted."""
 
 
@@ -90,7 +92,7 @@ class Predictor(ABC):
         self.preprocessing, self.labels, self.settings = preprocessing, labels, settings or {}
 
     @abstractmethod
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         """Of a table of predictions, after the one for the image."""
 
     @abstractmethod

@@ -33,12 +33,17 @@ def create_pretrained(name: str, *, advice: str, **options: Any) -> nn.Module:
         advice: what to do where nothing can be downloaded; the end of the sentence.
 
     Raises:
-        WeightsError: the weights cannot be downloaded, or do not exist.
+        WeightsError: the weights cannot be downloaded, or do not exist; or what is written beside them asks for a
+            network that cannot be made.
     """
     found, overlay = _where(name, advice)
     try:
         return timm.create_model(found, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    except (CheckpointError, TypeError):  # which speak for themselves, the second of the options
+    except CheckpointError:  # which speaks for itself
+        raise
+    except TypeError as error:  # of the options
+        if name.startswith(SCHEMES):  # which are those of the configuration there
+            raise WeightsError(f"the network of {name} cannot be made: {reason_of(error)}") from error
         raise
     except Exception as error:  # of the hub's client, which has many
         raise WeightsError(f"the weights of {name} cannot be loaded ({reason_of(error)}); {advice}") from error

@@ -52,10 +52,10 @@ class Affine:
         """What a module computes in eval mode: a convolution, linear layer or batch norm, a sequence that begins with
         one, or whatever has an `equivalent`. Raises `NotAffine` for another, `CannotFuse` for an unusual one of these.
         """
-        if hasattr(module, "equivalent"):
+        if hasattr(type(module), "equivalent"):  # of the class: a wrapper may pass on what its module has
             require_plain(module, _definer(module, "equivalent"))
             return module.equivalent()
-        if isinstance(module, nn.Sequential) and (parts := [p for p in module if not isinstance(p, nn.Identity)]):
+        if isinstance(module, nn.Sequential) and (parts := [p for p in module if not does_nothing(p)]):
             require_plain(module, nn.Sequential)
             return reduce(cls.then, parts[1:], cls.of(parts[0]))
         if isinstance(module, nn.Linear):
@@ -104,7 +104,7 @@ class Affine:
 
         Raises `CannotFuse` for a convolution after a convolution.
         """
-        if isinstance(module, nn.Identity):
+        if does_nothing(module):
             return self
         if self.tail:
             return replace(self, tail=(*self.tail, module))
@@ -171,7 +171,8 @@ class Foldable(nn.Module):
     """A module whose parts fold into each other in eval mode, such as a norm into the projection after it."""
 
     def folded(self) -> dict[str, nn.Module]:
-        """What takes the place of which part, by name. Raises `CannotFuse` where there is nothing exact."""
+        """What takes the place of which part, by name: what `collapse` or `fold_norm` makes, and `nn.Identity` for what
+        is gone. Raises `CannotFuse` where there is nothing exact."""
         raise NotImplementedError
 
     def reparameterize(self) -> None:
@@ -280,6 +281,15 @@ def require_plain(module: nn.Module, kind: type[nn.Module]) -> None:
     _require_forward(module, kind)
 
 
+def does_nothing(module: nn.Module) -> bool:
+    """Whether it is a plain `nn.Identity`, with nothing hooked to it."""
+    try:
+        require_plain(module, nn.Identity)
+    except CannotFuse:
+        return False
+    return True
+
+
 def _require_forward(module: nn.Module, kind: type[nn.Module]) -> None:
     if "forward" in vars(module) or type(module).forward is not kind.forward:
         raise CannotFuse(f"{type(module).__name__} has a forward of its own, unlike a plain {kind.__name__}")
@@ -304,6 +314,8 @@ def _scale_and_shift(norm: nn.Module) -> tuple[Tensor, Tensor]:
     require_plain(norm, next(kind for kind in kinds if isinstance(norm, kind)))
     if norm.running_mean is None:
         raise CannotFuse("its batch norm keeps no running statistics")
+    if not hasattr(norm, "eps"):  # DETR's has it in its forward alone, others have none
+        raise CannotFuse("its frozen batch norm does not state its eps")
     scale = (_exact(norm.running_var) + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * _exact(norm.weight)

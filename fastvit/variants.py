@@ -19,16 +19,8 @@ class Variant:
     """What distinguishes one network from another.
 
     Attributes:
-        depths: blocks in each stage.
-        dims: channels of each stage.
-        expansion: hidden width of the feed-forward networks over their input width.
-        attention: whether a stage mixes tokens by self-attention, after a conditional positional encoding.
+        depths, dims, expansion, attention, layer_scale, patch_embeds, stem_kernel_sizes, norm: see `fastvit.FastViT`.
         size: its parameters in train form, and its work.
-        layer_scale: initial value of every layer scale.
-        patch_embeds: what makes the patch embedding of each stage but the first from its input and output channels;
-            None for `PatchEmbed` everywhere.
-        stem_kernel_sizes: of the branches of the strided convolutions in the stem.
-        norm: what makes the norm before each self-attention from its channels.
         encoder: whether it ends in CLIP's projection, whose outputs are no classes.
         cfg: in which timm's configuration of that name is changed or, if there is none, added to.
     """

@@ -67,6 +67,10 @@ CORE = {
             ("if module._forward_hooks or module._forward_pre_hooks:", "if module._forward_hooks:"),
             ('if "forward" in vars(module) or type', "if type"),
             ("if norm.running_mean is None:", "if False:"),
+            ('if not hasattr(norm, "eps"):', "if False:"),
+            ('hasattr(type(module), "equivalent")', 'hasattr(module, "equivalent")'),
+            ("if does_nothing(module):", "if isinstance(module, nn.Identity):"),
+            ("if not does_nothing(p)", "if not isinstance(p, nn.Identity)"),
             ("stacklevel=3", "stacklevel=2"),
         ],
         "test_reparam_refusals.py::test_no_sum_goes_past_an_activation": [
@@ -187,6 +191,9 @@ CORE = {
             ("[block(dim, expansion, layer_scale, rate)", "[block(dim, expansion, 1e-5, rate)"),
         ],
         "test_fastvit.py::test_five_stages_are_described_as_such": [("4 * 2**i", "4 * (i + 1)")],
+        "test_timm.py::test_a_head_of_one_s_own": [
+            ("self.head(x, pre_logits=True) if pre_logits else self.head(x)", "self.head(x, pre_logits=pre_logits)"),
+        ],
         "test_timm.py::test_every_stage_is_a_feature": [
             ('out_indices or tuple(range(len(arguments["depths"])))', "out_indices or (0, 1, 2, 3)"),
         ],
@@ -345,7 +352,7 @@ CORE = {
             ('!= ["identity"]:', "== []:"),
         ],
         "test_builtin.py::test_hooks_and_replaced_parts_are_seen": [
-            ("not isinstance(part, nn.Identity) for part in module.bn.children()", "False for part in ()"),
+            ("not does_nothing(part) for part in module.bn.children()", "False for part in ()"),
         ],
         "test_builtin.py::test_the_network_becomes_ours_weight_for_weight": [
             ("module.conv.__class__ = layers.SubsampledConv2d", "pass"),

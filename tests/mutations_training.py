@@ -102,6 +102,10 @@ TRAINING = {
         "test_training_engine.py::test_gradient_checkpointing_changes_nothing_but_memory": [
             ("    model.set_grad_checkpointing()", "    pass"),
         ],
+        "test_training_learner.py::test_compiling_for_a_cpu_without_a_compiler_is_refused_at_once": [
+            ("recipe.loop.compile and device.type", "device.type"),
+            ('and device.type == "cpu"', "and False"),
+        ],
         "test_training_learner.py::test_synchronized_batch_norm_is_refused_where_torch_has_none": [
             ('if device.type != "cuda":', "if False:"),
         ],
@@ -181,6 +185,9 @@ TRAINING = {
     "runtime/data_workers.py": {
         "test_data_workers.py::test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers[exception]": [
             ("worker.kill()", "worker.terminate()"),
+        ],
+        "test_data_workers.py::test_workers_are_forked_also_where_python_has_a_server_for_that": [
+            ('multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing', "multiprocessing"),
         ],
         "test_training_interruption.py::test_sigterm_to_all_with_data_workers": [
             ('"worker_init_fn": ignore_stop_signals,', ""),

@@ -1,8 +1,11 @@
 """Real photographs in odd sizes: scikit-learn's two, cut and scaled."""
 
+import os
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -24,3 +27,13 @@ def photographs() -> dict[str, Image.Image]:
 def array(image: Image.Image) -> np.ndarray:
     """uint8 (H, W, 3)."""
     return np.asarray(image.convert("RGB"))
+
+
+def of_no_text(folder: Path) -> Path:
+    """A photograph whose name is no UTF-8, as in old archives; where a file system takes none, the test is skipped."""
+    path = folder / os.fsdecode(b"caf\xe9.png")
+    try:
+        photographs()["smaller than the crop"].save(path)
+    except OSError:
+        pytest.skip("here all names are UTF-8")
+    return path

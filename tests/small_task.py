@@ -62,7 +62,8 @@ class SmallTask(Task):
     def open_data(self, part: str) -> Part:
         return Part(NoisyDigits(train=part == "train", image_size=8))
 
-    def collate(self, samples: list[Any]) -> dict[str, Tensor]:
+    @staticmethod
+    def collate(samples: list[Any]) -> dict[str, Tensor]:
         images, labels = zip(*samples, strict=True)
         return {"images": torch.stack(images), "labels": torch.tensor(labels)}
 

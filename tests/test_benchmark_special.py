@@ -164,7 +164,7 @@ def test_what_is_interrupted_is_no_result(tmp_path: Path, monkeypatch: pytest.Mo
     assert [path.name for path in tmp_path.iterdir()] == ["result.json.part"]
 
 
-@pytest.mark.parametrize("name", ["layers", "predict", "serving_quick"])
+@pytest.mark.parametrize("name", ["layers", "predict", "serving"])
 def test_published_results_are_reported_again(name: str, tmp_path: Path):
     published = Path(__file__).parents[1] / "docs" / "measurements"
     shutil.copy(published / f"{name}.json", tmp_path)

@@ -71,6 +71,11 @@ def test_what_is_ours_or_another_s_stays():
     assert again[1] is not ours, "a copy"
 
 
+def _with_a_head_of_one_s_own(model):
+    model.head = nn.Identity()
+    return model
+
+
 PLACES = {
     "alone": lambda: theirs(),
     "unpickled": lambda: pickle.loads(pickle.dumps(theirs())),
@@ -82,6 +87,7 @@ PLACES = {
     "frozen batch norms": lambda: freeze_batch_norm_2d(theirs()),
     "synchronized batch norms": lambda: convert_sync_batchnorm(theirs()),
     "other activations": lambda: theirs(act_layer=nn.ReLU),
+    "a head of one's own": lambda: _with_a_head_of_one_s_own(theirs()),
     "no layer scale": lambda: theirs(layer_scale_init_value=None),
     "a stage": lambda: nn.Sequential(nn.Conv2d(3, 256, 1), theirs().stages[3]),
     "a block": lambda: nn.Sequential(nn.Conv2d(3, 64, 1), theirs().stages[0].blocks[0]),
@@ -164,8 +170,9 @@ def test_hooks_and_replaced_parts_are_seen():
     model = theirs()
     model.stages[0].blocks[0].token_mixer.register_forward_hook(lambda module, args, output: 2 * output)
     model.stages[1].blocks[0].token_mixer.mixer.conv_scale.bn.act = nn.ReLU()
+    model.stages[2].blocks[0].mlp.conv.bn.drop.register_forward_hook(lambda module, args, output: 2 * output)
     with pytest.warns(UserWarning, match="is left unfused") as caught:
         fused = reparameterize_model(model)
     assert len(caught) == 2
     assert fusion_error(model, fused, (3, 64, 64)) < 1e-5
-    assert sum(isinstance(module, _BatchNorm) for module in fused.modules()) == 8, "those of two RepMixers"
+    assert sum(isinstance(module, _BatchNorm) for module in fused.modules()) == 9, "of two RepMixers, and an FFN"

@@ -67,7 +67,7 @@ def test_both_forms_side_by_side(evaluated, short_run):
     assert report["same_predictions"] >= 535  # in bfloat16 the two forms round otherwise
     assert report["fusion_error"] < 1e-5
     assert report["fused"]["parameters"] < report["unfused"]["parameters"]
-    assert report["weights"].startswith(f"{short_run / 'best.pt'}, epoch 1 of 1, sha256 ")
+    assert report["weights"].startswith("short/best.pt, epoch 1 of 1, sha256 ")
     assert (evaluated / "predictions.png").stat().st_size > 10_000
 
 
@@ -265,7 +265,8 @@ def test_mistakes_about_a_run(short_run, photos, tmp_path, capsys):
     """Before the evaluation, not after it."""
     run = str(short_run)
     assert "do not fit the model" in complaint(evaluate, [run, "model.name=fastvit_t12"], capsys)
-    assert "/proc is not a writable folder" in complaint(evaluate, [run, "--output", "/proc/x"], capsys)
+    said = complaint(evaluate, [run, "--output", f"{__file__}/x"], capsys)
+    assert f"{__file__} is not a writable folder" in said
     swapped = tmp_path / "val"
     shutil.copytree(photos / "val", swapped)
     (swapped / "9").rename(swapped / "nine")

@@ -41,6 +41,14 @@ def test_a_recipe_without_a_teacher(capsys, tmp_path):
     assert said == "distillation.teacher is missing: take a recipe with one, as classification/fastvit_t8_distill"
 
 
+def test_the_answers_for_a_run_in_this_folder_are_beside_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    monkeypatch.setattr("fastvit.tasks.classification.teach.teach", lambda *_, **__: None)
+    script("teach")(["quickstart/digits", "output=."])
+    assert capsys.readouterr().out == f"train with distillation.answers={tmp_path / 'mine.answers'}\n"
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A trained SA12 as an override, and the file of its answers, which were recorded with a kill in the middle."""

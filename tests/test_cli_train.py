@@ -1,7 +1,10 @@
 """fastvit train from end to end, and what it says to a user who made a mistake."""
 
+import errno
 import itertools
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -77,7 +80,7 @@ def test_train_wants_something_to_train(capsys):
         ("data.val_split=test", "the digits have no split test, but train and validation"),
         ("loop.batch_size=2000", "loop.batch_size (2000) is more than the 1257 training samples"),
         ("model.checkpoint=nowhere.pt", "there is no checkpoint file nowhere.pt"),
-        ("output=/proc/x", "output /proc/x cannot be written: /proc is not a writable folder"),
+        (f"output={__file__}/x", f"output {__file__}/x cannot be written: {__file__} is not a writable folder"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_writes_nothing(override, message, tmp_path, capsys):
@@ -142,4 +145,28 @@ def test_a_dry_run_that_cannot_write_its_pictures_says_so_at_once(tmp_path, caps
     (tmp_path / "file").write_text("")
     said = complaint(train, [QUICKSTART, f"output={tmp_path / 'file' / 'run'}", "--dry-run"], capsys)
     assert said.startswith(f"output {tmp_path / 'file' / 'run-dry-run'} cannot be written")
+    assert "\n" not in said
+
+
+def test_a_dry_run_of_a_run_in_this_folder_goes_beside_it(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine-dry-run").write_text("no folder, so that the command ends here")
+    monkeypatch.chdir(tmp_path / "mine")
+    said = complaint(train, [QUICKSTART, "output=.", "--dry-run"], capsys)
+    assert said.startswith(f"output {tmp_path / 'mine-dry-run'} cannot be written")
+
+
+def test_a_folder_of_somebody_else_is_one_sentence(tmp_path, monkeypatch, capsys):
+    """Up to Python 3.13, asking what is in it raises an error; root, who runs tests, may ask."""
+    hers, exists = tmp_path / "hers", Path.exists
+
+    def denied(path, **options):
+        if hers in path.parents:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", denied)
+    said = complaint(train, [QUICKSTART, f"output={hers / 'run'}"], capsys)
+    assert str(hers / "run") in said
+    assert "(Permission denied)" in said
     assert "\n" not in said

@@ -1,6 +1,7 @@
 """Folders of images: what is wrong with them is said; what cannot be read is handled as the recipe says."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from fastvit.data.images import NO_LABEL, TransformedImages
 from fastvit.data.packed import Packed
 from fastvit.data.sources import ReaderImages, open_source
 from fastvit.errors import DataError
+from fastvit.prediction import find_images
 from fastvit.tasks import load_recipe, make_task
 from fastvit.tasks.classification.recipe import ClassificationRecipe
 from fastvit.trained.of_timm import _labels
@@ -79,6 +81,19 @@ def test_an_empty_class_folder_is_named(root: Path):
     (root / "train" / "cat").mkdir()
     with pytest.raises(DataError, match="class folders without images: cat; fill or remove"):
         open_root(root)
+
+
+def test_what_macos_puts_beside_images_is_none(root: Path):
+    """On disks of other systems, and, in a folder apart, into zip archives."""
+    for folder in ("train/ant", "train/__MACOSX/ant", "val/bee"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder / "._1.jpg").write_bytes(b"\0\5\x16\7")
+    with pytest.raises(DataError, match="has class folders without images: __MACOSX; fill or remove them"):
+        open_root(root)
+    shutil.rmtree(root / "train" / "__MACOSX")
+    train, val = open_root(root)
+    assert (len(train), len(val), train.ignored) == (6, 2, [])
+    assert len(find_images([str(root)])) == 8
 
 
 def test_a_folder_without_classes(root: Path):

@@ -12,6 +12,7 @@ from fastvit.data.division import Division, divided
 from fastvit.data.listing import Listing, Row, is_undivided, list_folder, open_listing, read_table
 from fastvit.errors import DataError
 from fastvit.recipes import load_recipe
+from photographs import of_no_text
 
 
 def photos(root: Path, *paths: str) -> Path:
@@ -180,3 +181,14 @@ def test_other_images_than_those_that_the_run_divides_are_all_validated_on(tmp_p
 def test_a_list_that_says_its_splits_is_not_divided(tmp_path: Path):
     listing = Listing(tmp_path, tmp_path, (Row("a", ("x",), "train"), Row("b", ("x",), "validation")), "label")
     assert Division(0.5, 0.0, 0, tmp_path / "split.csv").of(listing) is listing
+
+
+def test_a_division_of_files_whose_names_are_no_text_is_kept(tmp_path: Path):
+    root = photos(tmp_path / "root", "cat/a.png", "cat/b.png", "dog/a.png", "dog/b.png")
+    odd = of_no_text(root / "cat")
+    division = Division(0.5, 0.0, 0, tmp_path / "split.csv")
+    listing = division.of(list_folder(root))
+    assert f"cat/{odd.name}" in {row.path for row in listing.rows}
+    listing.write(division.kept)
+    again = division.of(list_folder(root))
+    assert (again.rows, again.notices) == (listing.rows, ())

@@ -1,13 +1,20 @@
 """The processes that read data end with the process they read for, however that ends."""
 
+import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
-from launch import start_python, two_ranks
+from fastvit.runtime.data_workers import worker_options
+from fastvit.tasks import load_recipe, make_task
+from launch import QUICKSTART, start_python, two_ranks
 
 SECONDS = 30  # of a busy machine; without the work of `end_workers` it is for ever
 
@@ -23,10 +30,12 @@ class Slow(Dataset):
         time.sleep(0.01)
         return index
 
-loader = DataLoader(Slow(), 4, persistent_workers=True, **worker_options(2))
-batches = iter(loader)
-next(batches)
-print(*(worker.pid for worker in batches._workers), flush=True)
+if __name__ == "__main__":  # where workers are not forked, each of them imports this file
+    loader = DataLoader(Slow(), 4, persistent_workers=True, **worker_options(2))
+    batches = iter(loader)
+    next(batches)
+    print(*(worker.pid for worker in batches._workers), flush=True)
+    {end}
 """
 
 FAILING_RUN = """
@@ -79,8 +88,10 @@ def end_within_seconds(process, words):
     ],
     ids=["exception", "end of the script", "kill"],
 )
-def test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers(end, status):
-    process = start_python("-c", f"{HALF_READ}{end}\n")
+def test_a_script_that_keeps_a_half_read_loader_ends_and_so_do_its_workers(end, status, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(HALF_READ.format(end=end))
+    process = start_python(str(script))
     workers = [int(pid) for pid in process.stdout.readline().split()]
     assert len(workers) == 2
     assert end_within_seconds(process, "the end") == status
@@ -98,3 +109,31 @@ def test_a_run_that_fails_within_an_epoch_ends(count, tmp_path):
     assert end_within_seconds(processes[0], "RuntimeError: out of memory, say") == 1
     for other in processes[1:]:
         assert end_within_seconds(other, "has lost another one") == 2
+
+
+class Parent(Dataset):
+    """Of whoever reads the only sample, the process that has started it."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return os.getppid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere workers are started as Python does it")
+def test_workers_are_forked_also_where_python_has_a_server_for_that():
+    """As Linux from Python 3.14 on: a signal to all processes of a run would end the server."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        (parent,) = DataLoader(Parent(), None, **worker_options(1))
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    assert parent == os.getpid()
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in sorted(Path(QUICKSTART).parent.glob("*.yaml"))])
+def test_a_task_sends_its_workers_nothing_but_a_function(recipe):
+    """Where they are not forked, what makes a batch is pickled for each of them."""
+    assert len(pickle.dumps(make_task(load_recipe(f"quickstart/{recipe}", [])).collate)) < 200

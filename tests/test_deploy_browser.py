@@ -154,15 +154,15 @@ def test_the_gpu_of_the_browser_says_the_same(page, model, pictures):
     same(answer(page), expected(model, pictures["portrait"]))
 
 
-def test_examples_are_reached_by_keyboard(page, model, pictures):
+def test_examples_are_reached_by_keyboard(page, model, folder):
     page.get_by_role("button", name="Example 2").focus()
     page.evaluate("document.getElementById('status').textContent = ''")
     page.keyboard.press("Enter")
-    same(answer(page), expected(model, pictures["portrait"]))
+    same(answer(page), expected(model, folder / "example-2.jpg"))
 
 
 @pytest.mark.parametrize(("event", "field"), [("drop", "dataTransfer"), ("paste", "clipboardData")])
-def test_pictures_are_dropped_and_pasted(page, model, pictures, event, field):
+def test_pictures_are_dropped_and_pasted(page, model, folder, event, field):
     page.evaluate(
         """async ([url, event, field]) => {
             const data = new DataTransfer(), picture = await (await fetch(url)).blob();
@@ -172,7 +172,7 @@ def test_pictures_are_dropped_and_pasted(page, model, pictures, event, field):
         }""",
         ["example-2.jpg", event, field],
     )
-    same(answer(page), expected(model, pictures["portrait"]))
+    same(answer(page), expected(model, folder / "example-2.jpg"))
     assert page.get_by_role("img", name="Your picture: photo.jpg").is_visible()
 
 

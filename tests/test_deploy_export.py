@@ -129,6 +129,41 @@ def test_nothing_is_overwritten_unless_it_is_said(model, tmp_path):
     assert everything(tmp_path) == {"a.safetensors", "a.safetensors.json"}
 
 
+def test_what_cannot_be_replaced_is_whole_as_before(tmp_path, monkeypatch):
+    """The folder and the file beside it are moved aside and into place, one after the other: whichever move fails."""
+    path = tmp_path / "a.mlpackage"
+
+    def write(text):
+        with placed_when_done(path, FORMATS["coreml"]) as draft:
+            draft.mkdir()
+            (draft / "weights").write_text(text)
+            write_sidecar({"of": text}, draft)
+
+    def contents():
+        return {str(each.relative_to(tmp_path)): each.read_text() for each in tmp_path.rglob("*") if each.is_file()}
+
+    write("old")
+    before, move = contents(), Path.replace
+    assert set(before) == {"a.mlpackage/weights", "a.mlpackage.json"}
+    for failing in range(4):
+        calls = []
+
+        def fail(self, target, failing=failing, calls=calls):
+            calls.append(target)
+            if len(calls) == failing + 1:
+                raise OSError(5, "Input/output error")
+            return move(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", fail)
+            with pytest.raises(ExportError, match=r"^cannot write .*a\.mlpackage \(Input/output error\)$"):
+                write("new")
+        assert contents() == before
+    write("new")
+    assert (path / "weights").read_text() == "new"
+    assert everything(tmp_path) == {"a.mlpackage", "a.mlpackage/weights", "a.mlpackage.json"}
+
+
 def test_targets_are_looked_at_before_the_network(tmp_path):
     """Fusing and converting take time; what is there already is known at once."""
     (tmp_path / "a.onnx.json").write_text("mine")

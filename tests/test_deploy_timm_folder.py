@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import fastvit
 from deployment import LABELS, PREPROCESSING, small_network
 from fastvit.deploy import Card, export, load
 from fastvit.deploy.formats.timm_folder import TimmFolder, require_in_timm
+from fastvit.deploy.sidecar import sidecar_path
 from fastvit.errors import ExportError
 from fastvit.model_card import model_card
 from fastvit.recipes import load_recipe
@@ -99,6 +101,24 @@ def test_a_folder_of_a_fused_network_is_exported_as_that(tmp_path):
     script("export")([trained.source, "--format", "safetensors", "--output", str(tmp_path)])
     with torch.no_grad():
         torch.testing.assert_close(load(tmp_path / "fused.safetensors")(image), fused(image))
+
+
+def test_nothing_that_is_passed_on_names_a_folder_of_this_machine(random_run, tmp_path):
+    """Of weights in a file, in a folder for timm, and in a run."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict(), secret / "weights.pt")
+    trained = load_trained("test_resnet", checkpoint=secret / "weights.pt", num_classes=3, image_size=(64, 64))
+    for name, origin in (("first", "weights.pt"), ("second", "local-dir:first.timm")):
+        path, images = secret / f"{name}.timm", torch.zeros(1, 3, 64, 64)
+        export(trained.module, path, images, format=TimmFolder(model_card(trained, title="Mine")), card=trained.card)
+        said = [(path / "README.md").read_text(), sidecar_path(path).read_text()]
+        assert all(re.search(rf"[ \"]{origin}, sha256 [0-9a-f]{{64}}", each) for each in said)
+        assert "secret" not in "".join(said)
+        trained = load_trained(f"local-dir:{path}")
+    run = find_trained(str(random_run))
+    assert re.fullmatch("digits/best.pt, sha256 [0-9a-f]{64}", run.weights)
+    assert str(random_run.parent) not in json.dumps(run.card.to_dict()) + model_card(run, title="Digits")
 
 
 def test_the_card_of_a_run_says_what_was_measured_on_what(short_run):

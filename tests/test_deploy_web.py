@@ -6,8 +6,10 @@ import subprocess
 from dataclasses import replace
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torch import nn
 
 from browser import served
@@ -21,7 +23,7 @@ from fastvit.deploy.sidecar import sidecar_path
 from fastvit.deploy.web_server import make_server
 from fastvit.errors import DataError, ExportError
 from launch import complaint, script
-from photographs import photographs
+from photographs import array, photographs
 
 CARD = Card(PREPROCESSING, LABELS)
 EXAMPLE = torch.zeros(1, 3, 64, 64)
@@ -31,9 +33,14 @@ EXAMPLE = torch.zeros(1, 3, 64, 64)
 def page(tmp_path_factory):
     need("web")
     folder = tmp_path_factory.mktemp("web")
-    photographs()["portrait"].save(folder / "photo.JPG")
-    path = folder / "flowers & more.web"
-    export(discerning_network(), path, EXAMPLE, format=Web(examples=[folder / "photo.JPG"]), card=CARD)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # to be turned clockwise, as phones write it
+    exif.get_ifd(ExifTags.IFD.GPSInfo)[ExifTags.GPS.GPSLatitudeRef] = "N"
+    turned = photographs()["portrait"].transpose(Image.Transpose.ROTATE_90)
+    turned.save(folder / "photo.JPG", exif=exif, quality=95)
+    photographs()["portrait"].save(folder / "upright.jpeg", comment="at home", quality=95)
+    path, examples = folder / "flowers & more.web", [folder / "photo.JPG", folder / "upright.jpeg"]
+    export(discerning_network(), path, EXAMPLE, format=Web(examples=examples), card=CARD)
     return path
 
 
@@ -52,7 +59,19 @@ def test_the_folder_is_complete(page):
         "style.css",
     }
     assert {path.name for path in page.iterdir()} == files
-    assert says["examples"] == ["example-1.jpg"]
+    assert says["examples"] == ["example-1.jpg", "example-2.jpeg"]
+
+
+def test_an_example_is_upright_and_does_not_tell_where_it_was_taken(page):
+    with Image.open(page.parent / "photo.JPG") as source:
+        assert source.getexif().get_ifd(ExifTags.IFD.GPSInfo)
+    for name in ("example-1.jpg", "example-2.jpeg"):
+        with Image.open(page / name) as picture:
+            assert picture.format == "JPEG"
+            assert not picture.getexif()
+            assert not {"exif", "comment"} & set(picture.info)
+            shown, right = array(picture), array(photographs()["portrait"])
+        assert np.abs(shown.astype(float) - right).mean() < 6  # of 255: JPEG twice
 
 
 def test_the_network_in_it_is_the_one_that_was_exported(page):

@@ -25,7 +25,8 @@ def test_what_the_pages_call_is_in_the_reference():
     reference = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
     known = {name for name in re.findall(r"^\.\. auto(?:function|class):: (\S+)", reference, re.M) if locate(name)}
     for module in re.findall(r"^\.\. automodule:: (\S+)", reference, re.M):
-        known |= {f"{module}.{name}" for name in vars(import_module(module))}
+        inside = import_module(module)
+        known |= {f"{module}.{name}" for name in getattr(inside, "__all__", vars(inside))}
     called = set(re.findall(r"`(fastvit(?:\.\w+)+)", PAGE))
     for code in re.findall(r"```python\n(.*?)```", PAGE + (DOCS / "features.md").read_text(), re.S):
         for node in ast.walk(ast.parse(code)):

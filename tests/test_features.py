@@ -23,6 +23,7 @@ from fastvit.features.embedder import Embedder
 from fastvit.features.files import read_embeddings
 from fastvit.trained import Options, find_trained, load_trained
 from launch import complaint, finish, script, start_script, two_ranks, wait_for
+from photographs import of_no_text
 
 SLOW = pytest.mark.slow
 embed = script("embed")
@@ -93,6 +94,17 @@ def test_one_row_for_an_image_with_its_name_and_class(folder, tmp_path, capsys):
         expected = torch.cat([network(prepared(name)) for name in found.names])
     torch.testing.assert_close(torch.from_numpy(found.vectors), expected, rtol=0, atol=3e-4)
     assert expected.std(0).max() > 30 * 3e-4  # images differ by more than that
+
+
+def test_neither_a_name_that_is_no_text_nor_an_odd_shape_stops_the_others(tmp_path, capsys):
+    """Parquet has UTF-8 alone: there the name is escaped."""
+    (tmp_path / "odd").mkdir()
+    odd, thread = of_no_text(tmp_path / "odd"), tmp_path / "odd" / "thread.png"
+    Image.new("RGB", (1, 100_000)).save(thread)
+    for form, name in (("npz", str(odd)), ("parquet", str(odd).replace("\udce9", "\\udce9"))):
+        embed([TINY, str(tmp_path / "odd"), "--output", str(tmp_path / form), "--format", form, *WEIGHTS])
+        assert f"1 skipped, which cannot be read: {thread} (it is too far from square" in capsys.readouterr().err
+        assert read_embeddings(tmp_path / form).names.tolist() == [name]
 
 
 def test_shards_are_read_as_files_are(folder, shards, tmp_path):

@@ -30,3 +30,8 @@ def test_a_table_is_what_csv_reads(tmp_path: Path):
     write_table(tmp_path / "table.csv", ("name", "value"), iter(rows))
     with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as file:
         assert list(csv.reader(file)) == [["name", "value"], *rows]
+
+
+def test_a_file_name_that_is_no_text_stays_as_it_is_in_a_table(tmp_path: Path):
+    write_table(tmp_path / "table.csv", ("name",), [[b"caf\xe9.png".decode(errors="surrogateescape")]])
+    assert (tmp_path / "table.csv").read_bytes() == b"name\ncaf\xe9.png\n"

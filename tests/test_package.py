@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import fastvit
 from fastvit.cli.main import ends_quietly
 from fastvit.errors import EXTRAS
 
@@ -39,7 +40,8 @@ FLOORS = (
 FLOOR = {part: number for number, floor in enumerate(FLOORS) for part in floor}
 
 
-# A registry names its entries, which are on a floor above it, and imports one by its name when it is asked for that.
+# A registry names its entries, which are on a floor above it, and imports one by its name when it is asked for that. It
+# may tell a type checker where they are.
 REGISTRIES = {("recipes", "tasks"), ("predictor", "tasks"), ("the package itself", "trained")}
 
 
@@ -50,6 +52,15 @@ def parts_in(names):
         if package == "fastvit":
             part = inside.split(".")[0]
             yield part if part in FLOOR else "the package itself"
+
+
+def divided(tree):
+    """What runs, and what only a type checker reads, which is taken out of it."""
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    read = ast.Module([statement for check in checks for statement in check.body], [])
+    for check in checks:
+        check.body = []
+    return tree, read
 
 
 def imports_of(tree):
@@ -75,11 +86,12 @@ def named_in(tree):
 def test_dependencies_point_down():
     wrong, named = [], set()
     for path in PACKAGE.rglob("*.py"):
-        tree, name = ast.parse(path.read_text()), path.relative_to(PACKAGE).with_suffix("").parts[0]
+        tree, for_types = divided(ast.parse(path.read_text()))
+        name = path.relative_to(PACKAGE).with_suffix("").parts[0]
         part = "the package itself" if name == "__init__" else name
         not_below = {other for other in FLOOR if FLOOR[other] >= FLOOR[part] and other != part}
         wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in imports_of(tree) if other in not_below]
-        named |= {(part, other) for other in named_in(tree) if other in not_below}
+        named |= {(part, other) for other in (*named_in(tree), *imports_of(for_types)) if other in not_below}
     assert not wrong
     assert named == REGISTRIES
 
@@ -137,6 +149,24 @@ for command in ("train quickstart/digits", "evaluate runs/x", "evaluate quicksta
     extras = ("train", "train", "train", "train", "export", "openvino", "benchmark", "train", "features")
     for line, extra in zip(lines, extras, strict=True):
         assert line.endswith(f'pip install "fastvit[{extra}]"'), lines
+
+
+def test_every_public_name_is_listed_and_there():
+    """Also the one that is imported when it is asked for."""
+    assert set(fastvit.__all__) <= set(dir(fastvit))
+    assert all(hasattr(fastvit, name) for name in fastvit.__all__)
+    assert not hasattr(fastvit, "load_traned")
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_the_names_of_the_package(tmp_path):
+    """What is misspelled is an error, also of what is imported when it is asked for."""
+    program = tmp_path / "program.py"
+    program.write_text("import fastvit\n\nfastvit.reparametrize_model\nfastvit.load_trained('a').lables\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert 'has no attribute "reparametrize_model"' in done.stdout
+    assert '"Trained" has no attribute "lables"' in done.stdout
 
 
 def test_every_module_of_an_extra_is_known_with_it():

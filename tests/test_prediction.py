@@ -2,6 +2,7 @@
 
 import csv
 import json
+import ntpath
 import os
 import threading
 from pathlib import Path
@@ -145,6 +146,15 @@ def test_who_stops_listening_stops_the_work(predictor, images):
 def test_each_picture_has_a_name_of_its_own():
     names = picture_names([Path("x/a/b.jpg"), Path("x/a-b.jpg"), Path("x/c.jpg"), Path("x/c.png"), Path("x/c.webp")])
     assert list(names.values()) == ["a-b.jpg", "_a-b.jpg", "c.jpg", "c.png", "c.webp.jpg"]
+    masks = picture_names([Path("c.jpg"), Path("c.jpg.png")], (".png",))
+    assert list(masks.values()) == ["c.jpg.png", "_c.jpg.png"]
+
+
+def test_pictures_of_two_drives_have_no_folder_in_common(monkeypatch):
+    """By what `os.path` is on Windows."""
+    monkeypatch.setattr("os.path.commonpath", lambda _: ntpath.commonpath(["C:/a", "D:/b"]))
+    with pytest.raises(DataError, match="the files are on several drives"):
+        picture_names([Path("a.jpg"), Path("b.jpg")])
 
 
 def test_names_of_images(images, tmp_path, monkeypatch):
@@ -153,6 +163,7 @@ def test_names_of_images(images, tmp_path, monkeypatch):
     assert [path.name for path in find_images(["[0-2].png", "1.png"])] == ["0.png", "1.png", "2.png"]
     assert len(find_images(["**/*.jpg", "inside/*"])) == 2
     assert len(find_images(["."])) == 9
+    assert find_images("inside") == find_images(Path("inside")) == find_images(["inside"])
     for name in ("missing.png", "*.webp"):
         with pytest.raises(DataError, match="there is no image or folder"):
             find_images([name])
@@ -264,6 +275,8 @@ def test_a_name_that_no_font_has_is_the_number_of_its_class(images, monkeypatch)
         (".", ["--output", "there.csv"], "there.csv exists already: name another, or say --overwrite"),
         (".", ["--output", "/proc/x.csv"], "/proc/x.csv cannot be written"),
         (".", ["--pictures", "there.csv"], "there.csv exists already"),
+        (".", ["--pictures", "a", "--masks", "empty/../a"], "--pictures and --masks are both a, and would replace"),
+        (".", ["--masks", "a", "--explain", "a"], "--masks and --explain are both a, and would replace each other"),
     ],
 )
 def test_bad_input_gets_a_sentence(random_run, images, tmp_path, monkeypatch, capsys, image, arguments, message):

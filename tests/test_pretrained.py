@@ -138,6 +138,15 @@ def test_a_configuration_that_timm_does_not_understand(tmp_path):
         read_config(f"local-dir:{tmp_path}", advice=ADVICE)
 
 
+def test_a_configuration_with_arguments_that_our_network_does_not_take(tmp_path):
+    """As timm writes it beside a network of its own class that was made with them."""
+    stated = {"architecture": "fastvit_t8", "num_classes": 3, "pretrained_cfg": {}}
+    for argument, sentence in (("layer_scale_init_value", "only timm's own class takes"), ("another", "argument 'ano")):
+        (tmp_path / "config.json").write_text(json.dumps(stated | {"model_args": {argument: 1e-6}}))
+        with pytest.raises(UserError, match=rf"^the network of local-dir:{tmp_path} cannot be made: .*{sentence}"):
+            fastvit.load_trained(f"local-dir:{tmp_path}")
+
+
 def test_a_file_is_loaded_completely_or_not_at_all(tmp_path):
     model = timm.create_model("test_resnet", num_classes=3)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -75,9 +75,58 @@ def _strided_branch(mixer):
     mixer.mixer.identity = nn.MaxPool2d(3, stride=1, padding=1)
 
 
+def _hook_on_an_identity(mixer):
+    mixer.mixer.act.register_forward_hook(lambda module, args, output: 2 * output)
+
+
+class _Halved(nn.Identity):
+    def forward(self, x):
+        return x / 2
+
+
+def _an_identity_that_is_none(mixer):
+    mixer.norm = nn.Sequential(_Halved(), mixer.norm.identity)
+
+
+class _Forwarding(nn.Module):
+    """As torch's checkpoint wrapper and PEFT's: what it has not, its module has."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.inside = module
+
+    def forward(self, x):
+        return self.inside(x)
+
+    def __getattr__(self, name):
+        return self._modules[name] if name == "inside" else getattr(self.inside, name)
+
+
+def _forwarding(mixer):
+    mixer.mixer = _Forwarding(mixer.mixer)
+
+
+def _frozen_without_eps(mixer):
+    """As in DETR: its eps is in its forward alone."""
+
+    class FrozenBatchNorm2d(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias, self.running_mean, self.running_var = torch.rand(4, 8)
+
+        def forward(self, x):
+            return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)
+
+    mixer.norm.identity = FrozenBatchNorm2d()
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
+        (_hook_on_an_identity, "Identity stands between"),
+        (_an_identity_that_is_none, "_Halved is no convolution"),
+        (_forwarding, "_Forwarding is no convolution"),
+        (_frozen_without_eps, "its frozen batch norm does not state its eps"),
         (_forward_of_a_subclass, "_Twice has a forward of its own"),
         (_forward_of_the_instance, "RepConv has a forward of its own"),
         (_gelu_in_between, "GELU stands between"),

@@ -12,10 +12,13 @@ from fastvit import (
     AttentionBlock,
     ConvBN,
     ConvFFN,
+    Foldable,
     LayerScale,
     RepConv,
     RepMixer,
     RepMixerBlock,
+    collapse,
+    fold_norm,
     fusion_error,
     reparameterize_model,
 )
@@ -39,6 +42,28 @@ def test_fuses_inside_any_model():
     assert type(fused.heads["mixer"]) is nn.Conv2d
     assert type(fused.heads["norm"][0]) is nn.BatchNorm2d, "not one of our modules: stays"
     assert fused.backbone.feature_info.channels() == [64, 128, 256, 512]
+
+
+def test_a_block_of_one_s_own_folds_its_parts_by_public_functions():
+    class Block(Foldable):
+        def __init__(self, norm):
+            super().__init__()
+            self.norm, self.project = norm, nn.Conv2d(8, 8, 1)
+            self.mix, self.mixed = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+        def forward(self, x):
+            return x + self.mixed(self.mix(self.project(self.norm(x)).tanh()))
+
+        def folded(self):
+            norm, project = fold_norm(self.norm, self.project)
+            return {"norm": norm, "project": project, "mix": collapse(self.mix, self.mixed), "mixed": nn.Identity()}
+
+    for norm, rest in ((nn.BatchNorm2d(8), nn.Identity), (timm.layers.LayerNorm2d(8), timm.layers.LayerNorm2d)):
+        block = randomize(Block(norm)).eval()
+        fused = reparameterize_model(block)
+        assert [type(part) for part in fused.children()] == [rest, nn.Conv2d, nn.Conv2d, nn.Identity]
+        assert not list(fused.norm.parameters())
+        assert fusion_error(block, fused, (8, 8, 8)) < 1e-5
 
 
 def test_a_module_used_twice_stays_shared():

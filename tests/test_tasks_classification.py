@@ -1,5 +1,6 @@
 """The classification task says what timm would, and counts as it should."""
 
+import pickle
 import re
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from fastvit.tasks.classification.metrics import ClassificationMetrics
 from fastvit.tasks.classification.task import Classification
 from fastvit.tasks.network import NamedNetwork, in_words_of_recipes
 from fastvit.trained.of_run import ADVICE
+from fastvit.training.loaders import loader_of
 from fastvit.training.task import open_train_and_val
 from reference import randomize
 
@@ -264,6 +266,14 @@ def test_the_teacher_stays_as_it_is(teacher_checkpoint: Path):
     sum(student.losses(linear(), (pixels(4), torch.randint(10, (4,)))).values()).backward()
     assert all(parameter.grad is None for parameter in student.teacher.parameters())
     torch.testing.assert_close(dict(student.teacher.state_dict()), before, rtol=0, atol=0)
+
+
+def test_workers_are_not_sent_the_teacher(teacher_checkpoint: Path):
+    """Where they are not forked, all that a loader holds is pickled for each: tensors on an Apple GPU cannot be."""
+    student = distilling(teacher_checkpoint)
+    loader = loader_of(student, student.open_data("train")).loader
+    assert len(pickle.dumps(student)) > 1_000_000
+    assert len(pickle.dumps(loader.collate_fn)) < 1000
 
 
 def test_without_distillation_no_teacher_is_loaded(monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from fastvit.data.reading import UnreadableImage
 from fastvit.models import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.predictor import Shown
 from fastvit.recipes import load_recipe, make_task
@@ -141,3 +142,10 @@ def test_the_picture_has_a_frame_and_a_mask_for_each_object():
 
 def test_without_sure_objects_the_picture_is_the_image(photo: Image.Image):
     assert two_objects(427, 640).draw(photo, Shown(score=0.95)).tobytes() == photo.tobytes()
+
+
+def test_an_image_of_which_resizing_leaves_nothing_is_unreadable(retinanet: PyramidRetinaNet):
+    """The longer side becomes 128 pixels; one that is one pixel high then is looked at."""
+    with pytest.raises(UnreadableImage, match="resized, nothing is left of 500 x 1 px"):
+        detector(retinanet).prepare(Image.new("RGB", (500, 1)))
+    assert found(detector(retinanet), Image.new("RGB", (128, 1))).size == (1, 128)

@@ -13,6 +13,8 @@ def test_small_pictures_are_enlarged_and_others_stay():
     assert (picture.size, factor) == ((256, 400), 4)
     assert picture.getpixel((43, 83)) == (255, 0, 0)
     assert enlarged(Image.new("RGB", (300, 256)))[1] == 1
+    assert enlarged(Image.new("RGB", (500, 1)))[0].size == (4000, 8)  # and not 128,000 wide
+    assert enlarged(Image.new("RGB", (5000, 1)))[1] == 1
 
 
 def test_a_frame_is_where_its_box_is_with_its_text_within_the_picture():

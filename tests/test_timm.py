@@ -94,6 +94,13 @@ def test_unknown_arguments_are_errors_that_name_them(name):
         timm.create_model("fastvit_t8", device="meta", **{name: 1})
 
 
+def test_arguments_of_timm_s_own_class_alone_are_errors_that_say_where_they_work():
+    with pytest.raises(TypeError, match=r"timm's own class takes act_layer, layer_scale_init_value: create .* before"):
+        timm.create_model("fastvit_t8", layer_scale_init_value=1e-6, act_layer=nn.ReLU)
+    model = builtin.fastvit_t8(layer_scale_init_value=1e-6, act_layer=nn.ReLU, layers=(1, 1, 1, 1))
+    assert type(model) is builtin.FastVit
+
+
 @pytest.mark.parametrize("variant", VARIANTS + ENCODERS)
 def test_config_names_real_tensors(variant):
     model = timm.create_model(variant, device="meta", depths=small(variant)["depths"])
@@ -137,6 +144,15 @@ def test_reset_classifier():
     model.reset_classifier(3)  # the removed classifier cannot tell the dtype any more
     assert model(torch.randn(1, 3, 32, 32).double()).shape == (1, 3)
     assert not any(module.training for module in model.modules())
+
+
+def test_a_head_of_one_s_own():
+    """It is called with the features alone, as by timm's own network."""
+    model = timm.create_model("fastvit_t8", **small("fastvit_t8")).eval()
+    model.head = nn.Identity()
+    x = torch.randn(1, 3, 64, 64)
+    for network in (model, reparameterize_model(model)):
+        assert torch.equal(network(x), network.forward_features(x))
 
 
 def test_features_only():

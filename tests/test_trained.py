@@ -208,6 +208,8 @@ def test_classes_of_imagenet_have_names_of_their_own():
         ("fastvit_t8.aple_in1k", {}, "has no weights aple_in1k, but .*; did you mean apple_in1k"),
         ("fastvit_t8.apple_in1k", {"num_classes": 7}, "has 1000 classes: --num-classes is for --checkpoint and"),
         ("fastvit_t8", {"random_weights": True, "num_classes": 0}, "--num-classes is 0; it must be at least 1"),
+        ("fastvit_t8", {"random_weights": True, "image_size": 16}, "--image-size is one side .* at least 32 pixels"),
+        ("fastvit_t8", {"random_weights": True, "image_size": (3, 64, 64)}, "--image-size is one side or height and"),
         ("resnet50t", {"pretrained": True}, "there are no published weights of resnet50t: give --checkpoint FILE"),
         ("resnet50t.in1k", {}, "resnet50t has no weights in1k, nor any other published ones"),
         ("fastvit_t8", {"checkpoint": "nowhere.pt"}, "there is no checkpoint file nowhere.pt"),

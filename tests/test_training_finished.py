@@ -5,7 +5,7 @@ import shlex
 import shutil
 import weakref
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from fastvit.training.checkpoint import read_checkpoint, read_resumable, save_ch
 from fastvit.training.engine import Trainer, train
 from fastvit.training.finished import changes, closing_lines, require_same_epoch
 from fastvit.training.recipe import Recipe
+from fastvit.training.run_folder import RunFolder
 from fastvit.training.schedule import lr_schedule
 from fastvit.training.task import Part
 from small_task import (
@@ -176,3 +177,9 @@ def test_the_last_lines_tell_what_came_out_and_what_to_type_next(finished: Train
         assert str(finished.folder.path) in (str(value) for value in vars(arguments).values())
     assert sum(" export " in line for line in commands) == 1
     assert not any(" export " in line for line in said(exportable=False))
+
+
+def test_a_path_of_windows_is_typed_as_every_shell_takes_it(finished: Trainer):
+    folder = RunFolder(PureWindowsPath(r"C:\runs\mine"))
+    said = closing_lines(folder, finished.recipe, [{"val_accuracy": 0.5}], "accuracy", 1, exportable=True)
+    assert any(line.startswith("  fastvit evaluate C:/runs/mine  ") for line in said)

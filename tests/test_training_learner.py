@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastvit.errors import RecipeError
+from fastvit.errors import EngineError, RecipeError
 from fastvit.runtime.processes import Processes
 from fastvit.training.learner import Learner
 from fastvit.training.recipe import Recipe
@@ -138,3 +138,15 @@ def test_synchronized_batch_norm_is_refused_where_torch_has_none():
             processes=Processes(0, 2),
             steps_per_epoch=STEPS_PER_EPOCH,
         )
+
+
+def test_compiling_for_a_cpu_without_a_compiler_is_refused_at_once(monkeypatch: pytest.MonkeyPatch):
+    """Not at the first step. torch asks CXX which one to take."""
+    loop = {"batch_size": 16, "compile": True}
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr("shutil.which", {"own-g++": "/usr/bin/own-g++"}.get)
+    learner(network())
+    with pytest.raises(EngineError, match=r"^loop\.compile=true needs a C\+\+ compiler such as g\+\+: install one$"):
+        learner(network(), loop=loop)
+    monkeypatch.setenv("CXX", "own-g++")
+    learner(network(), loop=loop)

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import RunError, require_packages, some
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     require_sound(arguments)
     with process_group() as processes:
-        trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+        trained = find_trained(arguments.model, options(arguments))
         require_features(trained)
         columns = arguments.image_column, arguments.label_column
         chosen = {"split": arguments.split, "root": arguments.root, "columns": columns}

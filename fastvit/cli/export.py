@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import DataError, ExportError
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.batch < 1:
         raise ExportError(f"--batch is {arguments.batch}; it must be at least 1")
-    size = image_size(arguments.image_size)
-    trained = find_trained(arguments.source, options(arguments, image_size=size, features_only=arguments.features))
+    trained = find_trained(arguments.source, options(arguments, features_only=arguments.features))
     trained.require_module()
     tell_licence(trained.licence)
     trained = replace(trained, labels=labels_of(trained, arguments.labels))

@@ -6,6 +6,7 @@ the default `light`.
 """
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -39,8 +40,16 @@ EXAMPLE = "fastvit train quickstart/digits    # a first run, on handwritten digi
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line, `sys.argv` by default."""
+    print_any_name()
     with ends_quietly():
         run(parse(sys.argv[1:] if argv is None else argv))
+
+
+def print_any_name() -> None:
+    """Names of files may be no text, or have letters that the terminal lacks: these are escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in a notebook it is none
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvit.cli.source import SOURCE, add_weights, image_size, options, tell_licence
+from fastvit.cli.source import SOURCE, add_weights, options, tell_licence
 from fastvit.errors import DataError, RunError, UserError, reason_of, some
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from fastvit.trained import Trained
 
 TABLES = (".csv", ".jsonl")
+FOLDERS = ("pictures", "masks", "explain")
 EAGER = "eager"  # PyTorch, without being made ready
 MANY = 2000  # images from which on OpenVINO pays: it takes 3 s to be ready, and saves 3 ms an image (T8, 2 cores)
 
@@ -61,12 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from fastvit.prediction import (
+        MASKS,
         draw,
         draw_explained,
         find_images,
         left_out,
-        picture_names,
+        places,
         predict_files,
+        require_apart,
         require_explainable,
         save_mask,
     )
@@ -76,25 +80,28 @@ def run(arguments: argparse.Namespace) -> None:
 
     require_sound(arguments)
     paths, shown = find_images(arguments.images), Shown(top=arguments.top, score=arguments.score)
-    trained = find_trained(arguments.model, options(arguments, image_size=image_size(arguments.image_size)))
+    drawn, explained = places(arguments.pictures, paths), places(arguments.explain, paths)
+    masks = places(arguments.masks, paths, MASKS)
+    tables = [arguments.output] if arguments.output else []
+    require_apart(paths, [*tables, *drawn.values(), *masks.values(), *explained.values()])
+    trained = find_trained(arguments.model, options(arguments))
     require_fitting(trained, arguments)
     tell_licence(trained.licence)
     predictor = make_predictor(trained, len(paths), arguments)
     keep_freed_memory(predictor.device)
     if arguments.explain:
         require_explainable(predictor, arguments.model)
-    names = picture_names(paths)
     if others := left_out(arguments.images):
         what = "files that are not taken for images, by their names"
         print(f"{what}: {len(others)}, such as {some(others, 3)}", file=sys.stderr)
 
     def pictures(predicted: "Predicted") -> None:
-        if arguments.pictures:
-            draw(predicted, arguments.pictures / names[predicted.path], shown)
-        if arguments.masks:
-            save_mask(predicted, arguments.masks / names[predicted.path])
-        if arguments.explain:
-            draw_explained(predictor, predicted, arguments.explain / names[predicted.path], shown)
+        if target := drawn.get(predicted.path):
+            draw(predicted, target, shown)
+        if target := masks.get(predicted.path):
+            save_mask(predicted, target)
+        if target := explained.get(predicted.path):
+            draw_explained(predictor, predicted, target, shown)
 
     tell(predict_files(predictor, paths, batch=arguments.batch, then=pictures), len(paths), predictor, arguments, shown)
 
@@ -160,6 +167,10 @@ def require_sound(arguments: argparse.Namespace) -> None:
             raise RunError(f"--{name} is {getattr(arguments, name)}, and has to be at least 1")
     if arguments.output and arguments.output.suffix not in TABLES:
         raise RunError(f"--output {arguments.output} has to end in {' or '.join(TABLES)}")
+    folders = {name: folder for name in FOLDERS if (folder := getattr(arguments, name))}
+    for (one, folder), (other, same) in combinations(folders.items(), 2):
+        if folder.resolve() == same.resolve():
+            raise RunError(f"--{one} and --{other} are both {folder}, and would replace each other: name two folders")
     for path in targets(arguments):
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
         if taken and not arguments.overwrite:
@@ -168,7 +179,7 @@ def require_sound(arguments: argparse.Namespace) -> None:
 
 def targets(arguments: argparse.Namespace) -> list[Path]:
     """The file and the folders to write."""
-    return [path for path in (arguments.output, arguments.pictures, arguments.masks, arguments.explain) if path]
+    return [path for name in ("output", *FOLDERS) if (path := getattr(arguments, name))]
 
 
 def tell(

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastvit.errors import RunError
-
 if TYPE_CHECKING:
     from fastvit.trained import Options
 
@@ -22,9 +20,7 @@ def add_weights(parser: argparse.ArgumentParser) -> None:
     weights.add_argument("--num-classes", type=int, metavar="N", help="of a file or random weights (as pretrained)")
 
 
-def options(
-    arguments: argparse.Namespace, *, image_size: tuple[int, int] | None = None, features_only: bool = False
-) -> "Options":
+def options(arguments: argparse.Namespace, *, features_only: bool = False) -> "Options":
     """What these arguments say."""
     from fastvit.trained import Options
 
@@ -33,7 +29,7 @@ def options(
         pretrained=arguments.pretrained,
         random_weights=arguments.random_weights,
         num_classes=arguments.num_classes,
-        image_size=image_size,
+        image_size=getattr(arguments, "image_size", None),
         features_only=features_only,
         overrides=tuple(getattr(arguments, "overrides", ())),
     )
@@ -45,10 +41,3 @@ def tell_licence(licence: str) -> None:
 
     if licence in CONDITIONS:
         print(f"licence of Apple's published weights: {licence}, {CONDITIONS[licence]}", file=sys.stderr)
-
-
-def image_size(numbers: list[int] | None) -> tuple[int, int] | None:
-    """(height, width) of `--image-size`, one side or both. Raises RunError."""
-    if numbers and (len(numbers) > 2 or min(numbers) < 32):
-        raise RunError("--image-size is one side or height and width, of at least 32 pixels")
-    return (numbers[0], numbers[-1]) if numbers else None

@@ -34,7 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
     with process_group() as processes:
         keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
         recipe = recipe_of_all(processes, lambda: find_recipe(arguments))
-        path = arguments.output or recipe.output.with_name(f"{recipe.output.name}.answers")
+        output = recipe.output.absolute()  # "." has no name of its own
+        path = arguments.output or output.with_name(f"{output.name}.answers")
         try:
             teach(make_task(recipe), path, processes=processes)
         except RunStopped as stopped:

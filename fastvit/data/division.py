@@ -41,7 +41,7 @@ class Division:
         return replace(listing, rows=rows, notices=(f"{listing.source} {said}: divided by seed {self.seed}, {sizes}",))
 
     def _as_kept(self, listing: Listing) -> Listing:
-        with self.kept.open(newline="", encoding="utf-8") as file:
+        with self.kept.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             kept = {row["path"]: row["split"] for row in csv.DictReader(file)}
         rows = tuple(replace(row, split=kept.get(row.path)) for row in listing.rows)
         new = sum(row.split is None for row in rows)

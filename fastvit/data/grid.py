@@ -48,5 +48,5 @@ def captioned_grid(
             frame_on=False,
         )
         axes.imshow(image)
-        axes.set_title(caption, fontproperties=letters, color=color, pad=2)
+        axes.set_title(caption, fontproperties=letters, color=color, pad=2, parse_math=False)
     return figure

@@ -1,5 +1,6 @@
 """From an image file to a network's input: what an exported file has to state to give the same answers elsewhere."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastvit.data.normalization import Normalization
+from fastvit.data.reading import ADVICE, UnreadableImage
 
-CENTER = "center"
-CROP_MODES = (CENTER, "border", "squash")  # of timm
+CENTER, SQUASH = "center", "squash"
+CROP_MODES = (CENTER, "border", SQUASH)  # of timm
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,12 @@ class Preprocessing:
         torch resizes 8-bit images in the arithmetic of Pillow. A color differs from `transform`'s by two of 255 levels
         at most, and by 0.02 levels on average. Where torch has other rules (nearest), or timm (crops that are not
         square, or not of the center), `transform`'s own steps are taken.
+
+        Raises UnreadableImage where the image is so far from square that, resized, it has more pixels than Pillow's
+        limit, or none.
         """
         resize, crop, *_ = self.transform().transforms
+        self._require_shape(image)
         is_plain = self.height == self.width and self.crop_mode == CENTER
         if not is_plain or self.interpolation not in ("bilinear", "bicubic"):
             return pil_to_tensor(crop(resize(image)))
@@ -102,6 +108,17 @@ class Preprocessing:
         mode = InterpolationMode(self.interpolation)
         resized = F.resize(pixels, [resize.size], mode, antialias=True)
         return F.center_crop(resized, [self.height, self.width])
+
+    def _require_shape(self, image: Image.Image) -> None:
+        if self.crop_mode == SQUASH:
+            return
+        height, width = (math.floor(side / self.crop_pct) for side in (self.height, self.width))
+        scales = height / image.height, width / image.width
+        scale = max(scales) if self.crop_mode == CENTER else min(scales)
+        width, height = round(scale * image.width), round(scale * image.height)
+        if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf):
+            reason = f"it is too far from square: {image.width} x {image.height} px become {width} x {height}"
+            raise UnreadableImage(f"an image cannot be resized ({reason}); {ADVICE}", reason)
 
     def normalize(self, crops: Tensor) -> Tensor:
         """What the network takes, (B, 3, height, width) float32, from such crops."""

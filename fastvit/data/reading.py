@@ -1,6 +1,6 @@
 """Image files: everything that reads them reads them here, so that the same file is the same picture everywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -35,9 +35,13 @@ class UnreadableImage(DataError):
         self.reason = reason
 
 
-def is_image(path: str | Path) -> bool:
-    """Whether a file in a folder is taken for an image, by its name."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+def is_image(path: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
+    """Whether a file in a folder is taken for an image, by its name.
+
+    Where a file system has no room for it, macOS keeps what it knows about x.jpg in a file ._x.jpg: that is none.
+    """
+    path = Path(path)
+    return path.suffix.lower() in suffixes and not path.name.startswith("._")
 
 
 def is_left_out(path: Path) -> bool:

@@ -16,11 +16,12 @@ from fastvit.deploy.depthwise import split_depthwise
 from fastvit.deploy.float16 import keep_in_float32
 from fastvit.deploy.formats.onnx import PACKAGES, to_onnx
 from fastvit.deploy.network import Network, outputs_of
-from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32, require_compiler
+from fastvit.deploy.runtimes.inductor import Compiled, computes_in_tf32
 from fastvit.deploy.runtimes.onnxruntime import TensorRtSession, has_tensorrt, onnxruntime_run
 from fastvit.deploy.runtimes.openvino import openvino_run, precisions, read_onnx
 from fastvit.deploy.runtimes.run import Run, Settings
 from fastvit.errors import EngineError, ExportError, require_packages
+from fastvit.runtime.compiler import require_compiler
 
 # Largest relative L2 difference of an engine's outputs from those of the network in its own precision.
 # tf32: float32 whose products have factors of 10 bits, as GPUs compute them by default; up to 5e-4 was simulated.

@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from fastvit.deploy.formats.format import Format
@@ -77,10 +77,18 @@ def placed_when_done(path: Path, kind: Format) -> Iterator[Path]:
 
 def _move(draft: Path, path: Path, kind: Format) -> None:
     mode = sidecar_path(draft).stat().st_mode  # as the umask gives it; some converters write for the owner only
-    for file in (*kind.files(draft), sidecar_path(draft)):
+    files = (*kind.files(draft), sidecar_path(draft))
+    for file in files:
         for each in [file, *file.rglob("*")]:
             each.chmod(mode | (mode & 0o444) >> 2 if each.is_dir() else mode)  # who may read a folder may enter it
-        target = path.with_name(file.name)
-        if target.is_dir():
-            shutil.rmtree(target)
-        file.replace(target)
+    old = draft.with_name(".old")
+    old.mkdir()
+    with ExitStack() as undo:
+        for file in files:
+            target, before = path.with_name(file.name), old / file.name
+            if target.exists():
+                target.replace(before)
+                undo.callback(before.replace, target)
+            file.replace(target)
+            undo.callback(target.replace, file)
+        undo.pop_all()

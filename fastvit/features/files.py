@@ -151,9 +151,14 @@ def _write_parquet(embeddings: Embeddings, file: Any) -> None:
     width = embeddings.vectors.shape[1]
     vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(embeddings.vectors.ravel()), width)
     columns = {"name": embeddings.names.tolist(), "label": embeddings.labels.tolist()}
-    types = {name: pyarrow.array(values, pyarrow.string()) for name, values in columns.items()}
+    types = {name: pyarrow.array(map(_as_text, values), pyarrow.string()) for name, values in columns.items()}
     table = pyarrow.table({**types, "embedding": vectors}).replace_schema_metadata({KEY: json.dumps(embeddings.about)})
     pyarrow.parquet.write_table(table, file)
+
+
+def _as_text(name: str) -> str:
+    """A file name that is no text with its odd bytes escaped: Parquet's strings are UTF-8."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _short(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from torch.utils.data import IterableDataset
 from fastvit.data.reading import IMAGE_SUFFIXES, UnreadableImage, as_rgb, is_image, read_image
 from fastvit.data.sources import READ_BY_TIMM, has_columns, open_source
 from fastvit.errors import DataError, some
-from fastvit.prediction import find_images
+from fastvit.prediction import common_folder, find_images
 
 SHARD = ".tar"
 TRIED = 1000  # images at most, before it is said that none can be read
@@ -61,7 +60,8 @@ class Files(Part):
     files: tuple[tuple[str, str], ...]  # paths and classes
 
     def fingerprint(self) -> str:
-        return hashlib.sha256("\n".join(f"{path}\t{label}" for path, label in self.files).encode()).hexdigest()
+        said = "\n".join(f"{path}\t{label}" for path, label in self.files)
+        return hashlib.sha256(said.encode(errors="surrogateescape")).hexdigest()  # a file name may be no text
 
     def entries(self) -> Iterator[Entry]:
         return (Entry(path, label, path) for path, label in self.files)
@@ -191,7 +191,7 @@ def _of_shards(paths: Sequence[Path]) -> list[Part]:
     """Named by their paths below the folder that all are in."""
     if not paths:
         return []
-    top = os.path.commonpath([path.absolute().parent for path in paths])
+    top = common_folder(paths)
     names = ["-".join(path.absolute().relative_to(top).with_suffix("").parts) for path in paths]
     if len(set(names)) < len(names):
         raise DataError("two of the shards would become files of one name: embed them one after the other")

@@ -48,12 +48,13 @@ class Batches(Dataset):
         for entry in entries:
             try:
                 image, label = self.parts[number].read(entry)
+                crop = self.prepare(image)
             except UnreadableImage as error:
                 unreadable.append(f"{entry.name} ({error.reason})")
                 continue
             names.append(entry.name)
             labels.append(label)
-            crops.append(self.prepare(image))
+            crops.append(crop)
         return Batch(number, is_last, names, labels, torch.stack(crops) if crops else None, unreadable)
 
     def indices(self, size: int) -> Iterator[tuple[int, bool, list[Entry]]]:

@@ -4,14 +4,19 @@ import atexit
 import copy
 import multiprocessing
 import signal
+import sys
 from typing import Any
 
 import torch
 
 from fastvit.runtime.signals import STOP
 
+# From Python 3.14 on, Linux would start them from a server, which the signals to a run end; and all that forked workers
+# share with this process would be pickled for each of them.
+START: Any = multiprocessing.get_context("fork") if sys.platform == "linux" else multiprocessing
 
-class DataWorker(multiprocessing.Process):
+
+class DataWorker(START.Process):
     """What tells our workers from the other children of a process."""
 
 
@@ -23,7 +28,7 @@ def worker_options(workers: int) -> dict[str, Any]:
     """
     context = None
     if workers:
-        context = copy.copy(multiprocessing.get_context())
+        context = copy.copy(START.get_context())
         context.Process = DataWorker
     return {
         "num_workers": workers,

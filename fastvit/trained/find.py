@@ -38,7 +38,7 @@ def load_trained(
     pretrained: bool = False,
     random_weights: bool = False,
     num_classes: int | None = None,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | int | None = None,
     overrides: tuple[str, ...] = (),
 ) -> Trained:
     """A trained network with its preprocessing and its labels, ready to be called with an image.

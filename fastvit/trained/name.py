@@ -14,6 +14,7 @@ from fastvit.pretrained import SCHEMES
 from fastvit.variants import VARIANTS
 
 CLIP_SCHEME = "open_clip:"
+SMALLEST = 32  # pixels of a side of an image
 
 
 class Kind(Enum):
@@ -63,7 +64,7 @@ class Options:
         pretrained: weights: those of the hub. A tag in the name says the same.
         random_weights: weights: none, to try things out.
         num_classes: of a network of timm's, with a checkpoint or random weights; by default those of its pretraining.
-        image_size: (height, width) in pixels; by default as it was validated.
+        image_size: (height, width) in pixels, or one side of a square; by default as it was validated.
         features_only: the outputs of the stages in place of the classifier's.
         overrides: `key=value` in place of what a recipe says.
     """
@@ -72,13 +73,18 @@ class Options:
     pretrained: bool = False
     random_weights: bool = False
     num_classes: int | None = None
-    image_size: tuple[int, int] | None = None
+    image_size: Sequence[int] | int | None = None
     features_only: bool = False
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_classes is not None and self.num_classes < 1:
             raise RunError(f"--num-classes is {self.num_classes}; it must be at least 1")
+        if self.image_size is not None:
+            sides = (self.image_size,) if isinstance(self.image_size, int) else tuple(self.image_size)
+            if len(sides) not in (1, 2) or min(sides) < SMALLEST:
+                raise RunError(f"--image-size is one side or height and width, of at least {SMALLEST} pixels")
+            object.__setattr__(self, "image_size", (sides[0], sides[-1]))  # frozen
 
     def require_only(self, kind: Kind, source: str) -> None:
         """Raise RunError if something is said that means nothing beside this kind of name."""

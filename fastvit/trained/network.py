@@ -36,7 +36,7 @@ class Trained:
         does: its task, such as "classification"; None for what gives features.
         preprocessing: as it was validated with; None if an exported file does not say.
         labels: names of its classes; None where there are none.
-        weights: where they come from, in words.
+        weights: where they come from, in words, without folders of this machine.
         architecture: {"name", "options"} of `timm.create_model`; None if it is not plainly one of timm's.
         task: of a run or a recipe, with its settings; else None.
         load: reads the weights.
@@ -163,8 +163,11 @@ class Trained:
         return compile_for_inference(network, example, dtype, engine)
 
     def __call__(self, image: Image.Image) -> Prediction:
-        """What it says about an image, which is turned as its EXIF orientation says, as photographs in files are."""
-        (prediction,) = self.predictor.predict([self.predictor.prepare(as_rgb(image, upright=True, name=HANDED))])
+        """What it says about an image, which is turned as its EXIF orientation says, as photographs in files are.
+
+        Raises TypeError for what is no image of PIL's.
+        """
+        (prediction,) = self.predictor.predict([self.predictor.prepare(_as_read(image))])
         return prediction
 
     def explain(self, image: Image.Image) -> Image.Image:
@@ -172,7 +175,17 @@ class Trained:
 
         Raises RunError where there is no such picture: see `fastvit.explain`.
         """
-        return self.predictor.explain(as_rgb(image, upright=True, name=HANDED))
+        return self.predictor.explain(_as_read(image))
+
+
+def _as_read(image: Image.Image) -> Image.Image:
+    """An image as if it were read from its file. Raises TypeError for what is none."""
+    if not isinstance(image, Image.Image):
+        raise TypeError(
+            f"it takes a PIL image, not a {type(image).__name__}: fastvit.data.reading.read_image(path) makes one of a "
+            "file, PIL.Image.fromarray one of an array; prepared tensors are for its .network"
+        )
+    return as_rgb(image, upright=True, name=HANDED)
 
 
 def _device_of(engine: str, device: torch.device) -> torch.device:

@@ -41,7 +41,7 @@ def of_file(source: str, options: Options) -> Trained:
         does=does,
         preprocessing=card.preprocessing,
         labels=card.labels or None,
-        weights=source,
+        weights=path.name,
         architecture=card.architecture,
         task=None,
         load=read,

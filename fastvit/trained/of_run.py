@@ -47,8 +47,8 @@ def of_run(source: str, options: Options) -> Trained:
 
     epoch = checkpoint.get("metrics", {}).get("epoch")
     epochs = f"epoch {epoch:.0f} of {task.recipe.total_epochs}, " if epoch else ""
-    weights = f"{path}, {epochs}sha256 {sha256(path)}"
     name, labels = path.resolve().parent.name, checkpoint.get("class_names")
+    weights = f"{name}/{path.name}, {epochs}sha256 {sha256(path)}"
     own = {"name": name, "labels": labels, "weights": weights, "licence": licence_of_recipe(task.recipe)}
     return _of_task(source, task, options, Kind.RUN, **own, load=load)
 
@@ -121,9 +121,9 @@ def _require_pretrained(source: str, recipe: Any) -> None:
 
 
 def words_for_weights(start: str, name: str, checkpoint: Path | None, hub: str = "timm's hub") -> str:
-    """Where weights come from, by what `Options.which_weights` says."""
+    """Where weights come from, by what `Options.which_weights` says; without folders, since the words travel."""
     if checkpoint:
-        return f"{checkpoint}, sha256 {sha256(checkpoint)}"
+        return f"{checkpoint.name}, sha256 {sha256(checkpoint)}"
     return f"{hub}, {name}" if start == "pretrained" else "random"
 
 

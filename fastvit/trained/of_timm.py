@@ -11,8 +11,9 @@ from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from fastvit.data.preprocessing import Preprocessing
+from fastvit.deploy.sidecar import sha256
 from fastvit.errors import RunError
-from fastvit.pretrained import create_pretrained, read_config
+from fastvit.pretrained import LOCAL, WEIGHTS_FILES, create_pretrained, read_config
 from fastvit.trained.licence import licence_of
 from fastvit.trained.name import Kind, Options
 from fastvit.trained.network import Trained
@@ -71,12 +72,21 @@ def of_hub(source: str, options: Options) -> Trained:
         does=None if features else "classification",
         preprocessing=_preprocessing(config, options),
         labels=None if features else _labels(config, config["num_classes"]),
-        weights=source,
+        weights=_words_for_place(source),
         architecture={"name": architecture, "options": unfused},
         task=None,
         load=lambda: create_pretrained(source, advice=ADVICE, **_options(config["num_classes"], options)).eval(),
         licence=config.get("license", licence_of(architecture, "checkpoint")) or "",
     )
+
+
+def _words_for_place(source: str) -> str:
+    """The same; of a folder here its name alone, and a digest of the weights in it."""
+    if not source.startswith(LOCAL):
+        return source
+    folder = Path(source.removeprefix(LOCAL)).resolve()
+    digests = [sha256(folder / name) for name in WEIGHTS_FILES if (folder / name).is_file()]
+    return ", sha256 ".join([f"{LOCAL}{folder.name}", *digests[:1]])
 
 
 def _run_of_this_network(architecture: str, options: Options) -> Trained | None:

@@ -29,7 +29,8 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    folder = recipe.output.with_name(f"{recipe.output.name}-dry-run")
+    output = recipe.output.absolute()  # "." has no name of its own
+    folder = output.with_name(f"{output.name}-dry-run")
     require_writable(folder)
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()

@@ -26,7 +26,7 @@ def closing_lines(
         exportable: whether `fastvit export` takes the network.
     """
     value, last = (row[f"val_{metric}"] for row in (history[best - 1], history[-1]))
-    epochs, run = recipe.schedule.epochs, shlex.quote(str(folder.path))
+    epochs, run = recipe.schedule.epochs, shlex.quote(folder.path.as_posix())
     next_commands = {
         f"fastvit evaluate {run}": "all measures, as trained and fused",
         f"fastvit predict photo.jpg --model {run}": "on your own pictures",

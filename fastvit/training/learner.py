@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastvit.errors import RecipeError
+from fastvit.runtime.compiler import require_compiler
 from fastvit.runtime.device import BatchMover, autocast, read_later
 from fastvit.runtime.processes import ALONE, Processes, batch_norm_statistics
 from fastvit.runtime.randomness import Purpose, seed_everything
@@ -53,6 +54,8 @@ class Learner:
         steps_per_epoch: int,
     ):
         self.task, self.recipe, self.device, self.processes = task, recipe, device, processes
+        if recipe.loop.compile and device.type == "cpu":
+            require_compiler("loop.compile=true")
         if recipe.loop.sync_batch_norm and processes.count > 1:
             if device.type != "cuda":
                 raise RecipeError("loop.sync_batch_norm: torch has it for GPUs only; set it to false")

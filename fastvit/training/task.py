@@ -131,7 +131,8 @@ class Task(ABC):
     def write_split(self, train: Part, path: Path) -> None:  # noqa: B027 - most data are divided already
         """Write down which samples are for what, where the task itself has divided them; into a new run's folder."""
 
-    def collate(self, samples: list[Any]) -> Any:
+    @staticmethod  # where workers are not forked it is pickled for each of them, a method with the whole task
+    def collate(samples: list[Any]) -> Any:
         """A batch from samples: any nesting of tuples, lists and dicts of tensors."""
         return default_collate(samples)
 

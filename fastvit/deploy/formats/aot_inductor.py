@@ -7,8 +7,8 @@ import torch._inductor as inductor
 
 from fastvit.deploy.formats.format import Format, export_program, run_of
 from fastvit.deploy.request import Request
-from fastvit.deploy.runtimes.inductor import require_compiler
 from fastvit.deploy.runtimes.run import Run, Settings
+from fastvit.runtime.compiler import require_compiler
 
 
 class AotInductor(Format):

@@ -104,7 +104,7 @@ class Web(Onnx):
             (path / source.name).write_bytes(source.read_bytes())
         (path / NETWORK).write_bytes(onnx_of(request))
         save(preprocessing, path / PREPROCESSING)
-        page = self._describe(request, path.stem, self._copy_examples(path))
+        page = self._describe(request, path.stem, self._write_examples(path))
         if self.offline:
             copy_runtime(path)
         (path / "page.json").write_text(json.dumps(page, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -125,10 +125,13 @@ class Web(Onnx):
             "runtime": runtime_files("." if self.offline else CONTENT_NETWORK),
         }
 
-    def _copy_examples(self, path: Path) -> list[str]:
+    def _write_examples(self, path: Path) -> list[str]:
+        """Upright and without metadata: a phone writes into a photograph where it was taken."""
         names = [f"example-{i + 1}{example.suffix.lower()}" for i, example in enumerate(self.examples)]
         for example, name in zip(self.examples, names, strict=True):
-            shutil.copyfile(example, path / name)
+            picture = read_image(example)
+            picture.info = {}  # of which some formats would write a part
+            picture.save(path / name, quality=90)
         return names
 
     def fixed(self, path: Path) -> list[Path]:

@@ -1,6 +1,5 @@
 """PyTorch's own compiler, without `torch.compile` around it."""
 
-import shutil
 import sys
 from collections.abc import Callable, Mapping
 from threading import Lock, RLock
@@ -17,7 +16,6 @@ from fastvit.deploy.network import flat
 from fastvit.deploy.runtimes.cuda_graphs import CudaGraphs
 from fastvit.deploy.runtimes.run import Run, plain_mode
 from fastvit.deploy.runtimes.turns import Turns
-from fastvit.errors import EngineError
 from fastvit.precision import exact_float32
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -25,15 +23,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "cuda": {"freezing": True, "max_autotune": True, "coordinate_descent_tuning": True},
 }
 
-COMPILERS = ("g++", "clang++", "c++", "cl")
-
 _compiling = RLock()  # inductor's settings and caches are those of the process
-
-
-def require_compiler(what: str) -> None:
-    """Raises EngineError if there is no compiler for the code that inductor writes for CPUs."""
-    if not any(map(shutil.which, COMPILERS)):
-        raise EngineError(f"{what} needs a C++ compiler such as g++: install one")
 
 
 class Compiled:

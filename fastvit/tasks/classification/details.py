@@ -95,8 +95,8 @@ def draw_confusion(confusion: Tensor, class_names: Sequence[str]) -> "Figure":
     if count <= NAMED_CLASSES:
         names, font = legible([shortened(name, LONGEST_NAME) for name in class_names])
         letters = FontProperties(fname=font)
-        axes.set_xticks(range(count), names, rotation=90, fontproperties=letters)
-        axes.set_yticks(range(count), names, fontproperties=letters)
+        axes.set_xticks(range(count), names, rotation=90, fontproperties=letters, parse_math=False)
+        axes.set_yticks(range(count), names, fontproperties=letters, parse_math=False)
     if count <= COUNTED_CLASSES:
         for row, column in confusion.nonzero().tolist():
             color = "white" if shares[row, column] > 0.5 else "black"

@@ -15,6 +15,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.explain import grad_cam, heated
 from fastvit.predictor import Prediction, Predictor, Shown
+from fastvit.tasks.drawing import LONGEST_SIDE
 
 PICTURE_HEIGHT, BARS_WIDTH, LINE = 256, 320, 36  # pixels of the picture of a prediction
 LONGEST_NAME = 36  # letters of a class beside a bar
@@ -42,21 +43,25 @@ class Classes(Prediction):
         """The most probable class."""
         return self.best(1)[0][0]
 
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         return [tuple(value for name, probability in self.best(shown.top) for value in (name, f"{probability:.6f}"))]
 
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         best = self.best(shown.top)
         return {"labels": [name for name, _ in best], "probabilities": [round(each, 6) for _, each in best]}
 
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         return ", ".join(f"{name} {probability:.2%}" for name, probability in self.best(shown.top))
 
-    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+    def draw(self, image: Image.Image, shown: Shown = Shown()) -> Image.Image:
         """The image, and beside it its most probable classes as bars."""
         best = self.best(shown.top)
         height = max(PICTURE_HEIGHT, LINE * len(best) + 8)
-        image = image.resize((max(1, image.width * height // image.height), height))
+        width = max(1, image.width * height // image.height)
+        if width > LONGEST_SIDE:  # it is no higher than it can be then
+            image = image.resize((LONGEST_SIDE, max(1, image.height * LONGEST_SIDE // image.width)))
+        else:
+            image = image.resize((width, height))
         picture = Image.new("RGB", (image.width + BARS_WIDTH, height), "white")
         picture.paste(image)
         pen = ImageDraw.Draw(picture)
@@ -77,7 +82,7 @@ class Classifier(Predictor):
     labels: tuple[str, ...]
     prediction = Classes
 
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         more = range(2, min(shown.top, len(self.labels)) + 1)
         return ("label", "probability", *(f"{name}_{i}" for i in more for name in ("label", "probability")))
 

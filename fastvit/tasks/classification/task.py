@@ -115,7 +115,8 @@ class Classification(Task):
         if listing := getattr(getattr(train.samples, "source", None), "listing", None):
             listing.write(path)
 
-    def collate(self, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
         images, labels = zip(*samples, strict=True)
         return stack_images(images), default_collate(labels)
 

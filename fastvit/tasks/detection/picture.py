@@ -59,4 +59,4 @@ def _draw(axes: "Axes", image: Tensor, objects: dict[str, Tensor], names: Sequen
         left, top, right, bottom = box.tolist()
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=1.5))
         text = names[int(label) - 1] + (f" {score:.2f}" if "scores" in objects else "")
-        axes.text(left, top, text, fontsize=7, color="white", backgroundcolor=color, verticalalignment="bottom")
+        axes.text(left, top, text, fontsize=7, color="white", backgroundcolor=color, va="bottom", parse_math=False)

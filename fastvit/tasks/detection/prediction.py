@@ -13,6 +13,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
 
+from fastvit.data.reading import ADVICE, UnreadableImage
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.reparam import reparameterize_model
@@ -57,14 +58,14 @@ class Objects(Prediction):
         masks = [paste_masks_in_image(mask, box, self.size)[:, 0] > 0.5 for mask, box in parts]
         return torch.cat([torch.zeros(0, *self.size, dtype=torch.bool), *masks])
 
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         sure = self.sure(shown.score)
         return [
             (name, f"{score:.4f}", *(f"{side:.2f}" for side in box))
             for name, score, box in zip(sure.classes(), sure.scores.tolist(), sure.boxes.tolist(), strict=True)
         ]
 
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         """Masks are in COCO's compressed run-length encoding."""
         sure = self.sure(shown.score)
         objects: list[dict[str, Any]] = [
@@ -76,10 +77,10 @@ class Objects(Prediction):
                 each["mask"] = {"size": code["size"], "counts": code["counts"].decode()}
         return {"objects": objects}
 
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         return ", ".join(self.sure(shown.score)._texts()) or "no objects"
 
-    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+    def draw(self, image: Image.Image, shown: Shown = Shown()) -> Image.Image:
         """The image with a frame around each object, its class and score, and under the color of its mask."""
         sure = self.sure(shown.score)
         picture, colors = image.convert("RGB"), distinct_colors(len(sure.boxes))
@@ -126,11 +127,17 @@ class Detector(Predictor):
         fused.transform = SmallMasks(own.min_size, own.max_size, own.image_mean, own.image_std).eval()
         return fused
 
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         return ("label", "score", *SIDES)
 
     def prepare(self, image: Image.Image) -> Tensor:
-        return F.pil_to_tensor(image)  # (3, H, W) uint8: the network resizes and normalises
+        """(3, H, W) uint8, which the network resizes and normalises. Raises UnreadableImage if that leaves nothing."""
+        box = self.network.transform
+        scale = min(box.min_size[-1] / min(image.size), box.max_size / max(image.size))
+        if scale * min(image.size) < 1:
+            reason = f"it is too far from square: resized, nothing is left of {image.width} x {image.height} px"
+            raise UnreadableImage(f"an image cannot be resized ({reason}); {ADVICE}", reason)
+        return F.pil_to_tensor(image)
 
     @torch.inference_mode()
     def predict(self, prepared: Sequence[Tensor]) -> list[Objects]:

@@ -93,7 +93,8 @@ class Detection(Task):
             images.check()
         return images
 
-    def collate(self, samples: list[tuple[Tensor, dict[str, Any]]]) -> Batch:
+    @staticmethod
+    def collate(samples: list[tuple[Tensor, dict[str, Any]]]) -> Batch:
         images, targets = zip(*samples, strict=True)
         return list(images), list(targets)
 

@@ -42,20 +42,20 @@ class Hand(Prediction):
     camera: np.ndarray
     faces: np.ndarray
 
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         return [
             (joint, *(f"{value:.2f}" for value in point), *(f"{value:.5f}" for value in position))
             for joint, (point, position) in enumerate(zip(self.points, self.joints, strict=True))
         ]
 
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         return {name: getattr(self, name).tolist() for name in ("points", "joints", "vertices", "camera")}
 
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         (left, top), (right, bottom) = self.points.min(0), self.points.max(0)
         return f"a hand from ({left:.0f}, {top:.0f}) to ({right:.0f}, {bottom:.0f})"
 
-    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+    def draw(self, image: Image.Image, shown: Shown = Shown()) -> Image.Image:
         """The photograph, at most `PICTURE_SIZE` pixels on a side, with the mesh over it."""
         picture = image.copy()
         picture.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
@@ -71,7 +71,7 @@ class HandPredictor(Predictor):
     def faces(self) -> np.ndarray:
         return np.array(self.settings["faces"])
 
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         return ("joint", "left", "top", "x", "y", "z")
 
     def prepare(self, image: Image.Image) -> Prepared:

@@ -18,14 +18,14 @@ class Labels(Classes):
         """The labels that have at least this probability, the most probable first."""
         return [name for name, probability in self.best(len(self.names)) if probability >= score]
 
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         return [(SEPARATOR.join(self.above(shown.score)), *row) for row in super().rows(shown)]
 
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         best = super().to_dict(shown)
         return {"labels": self.above(shown.score), "best": best["labels"], "probabilities": best["probabilities"]}
 
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         there = self.above(shown.score)
         best = super().summary(shown)
         return f"{', '.join(there) if there else 'no label'} ({best})"
@@ -36,7 +36,7 @@ class SeveralLabels(Classifier):
 
     prediction = Labels
 
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         return ("labels", *super().columns(shown))
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -55,5 +55,7 @@ def overlay_grid(
     frequent = torch.bincount(seen[seen != UNLABELLED], minlength=len(names)).argsort(descending=True)
     shown = sorted(label for label in frequent[:LEGEND_ENTRIES].tolist() if (seen == label).any())
     patches = [Patch(color=[part / 255 for part in colors[label]], label=names[label]) for label in shown]
-    figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
+    legend = figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return figure

@@ -36,13 +36,13 @@ class LabelMap(Prediction):
         there = [pair for pair in zip(self.names, counts.tolist(), strict=True) if pair[1]]
         return sorted(there, key=lambda pair: -pair[1])
 
-    def rows(self, shown: Shown) -> list[tuple[Any, ...]]:
+    def rows(self, shown: Shown = Shown()) -> list[tuple[Any, ...]]:
         return [(name, f"{share:.6f}") for name, share in self.shares()]
 
-    def to_dict(self, shown: Shown) -> dict[str, Any]:
+    def to_dict(self, shown: Shown = Shown()) -> dict[str, Any]:
         return {"classes": [{"label": name, "share": round(share, 6)} for name, share in self.shares()]}
 
-    def summary(self, shown: Shown) -> str:
+    def summary(self, shown: Shown = Shown()) -> str:
         return ", ".join(f"{name} {share:.1%}" for name, share in self.shares()[: shown.top])
 
     def mask(self) -> Image.Image:
@@ -51,7 +51,7 @@ class LabelMap(Prediction):
         mask.putpalette([part for color in class_colors(len(self.names)) for part in color])
         return mask
 
-    def draw(self, image: Image.Image, shown: Shown) -> Image.Image:
+    def draw(self, image: Image.Image, shown: Shown = Shown()) -> Image.Image:
         """The image under the colors of its classes, whose names stand below."""
         picture, _ = enlarged(Image.blend(image.convert("RGB"), self.mask().convert("RGB"), OPACITY))
         colors = dict(zip(self.names, class_colors(len(self.names)), strict=True))
@@ -80,7 +80,7 @@ class Segmenter(Predictor):
         window = self.settings["window"]
         return window and Window(**window)
 
-    def columns(self, shown: Shown) -> tuple[str, ...]:
+    def columns(self, shown: Shown = Shown()) -> tuple[str, ...]:
         return ("label", "share")
 
     def prepare(self, image: Image.Image) -> Prepared:

@@ -95,7 +95,8 @@ class Segmentation(Task):
             raise RecipeError(f"data.num_classes is {data.num_classes}, but the digits are {len(CLASSES)} classes")
         return DigitLabelMaps(train=train, count=data.train_scenes if train else data.val_scenes, size=data.crop_size)
 
-    def collate(self, samples: list[tuple[Tensor, Tensor]]) -> Batch:
+    @staticmethod
+    def collate(samples: list[tuple[Tensor, Tensor]]) -> Batch:
         images, labels = (list(part) for part in zip(*samples, strict=True))
         if len({image.shape for image in images}) == len({label.shape for label in labels}) == 1:
             return torch.stack(images), torch.stack(labels)
