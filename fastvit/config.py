@@ -51,7 +51,7 @@ AnySection = typing.TypeVar("AnySection", bound=Section)
 
 UserPath = Annotated[Path, AfterValidator(Path.expanduser)]  # `~` is the user's home
 
-# On a field that cannot change the result: a run may be resumed with another value.
+# On a field that cannot change the result, or that depends on the machine: a run may be resumed with another value.
 FREE_ON_RESUME: dict[str, Any] = {"free_on_resume": True}
 
 

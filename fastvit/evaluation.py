@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, IterableDataset
 from tqdm import tqdm
 
 from fastvit.compare import fusion_error
+from fastvit.data.notices import sentences
 from fastvit.errors import DataError, RunError, some
 from fastvit.explain import grad_cam
 from fastvit.predictor import CLASSIFIERS, IMAGE_CLASSIFICATION, IMAGE_MULTI_LABEL
@@ -148,7 +149,7 @@ def evaluate_forms(
     if explain:
         grad_cam(model, torch.zeros(1, *task.input_size))  # fails before the long work, if it fails
     metrics = measure(task, models, data.samples, processes)
-    notices = processes.union(data.notices())
+    notices = sentences(processes.union(data.notices()))
     if not processes.is_main:
         return {}, [], []
     result = compare(task, models, metrics, _input_size(trained, task))

@@ -13,7 +13,7 @@ from torch import nn
 
 from fastvit.checkpoint_files import CheckpointError, contents_of, state_dict_in
 from fastvit.errors import UserError, reason_of
-from fastvit.weights import load_checkpoint, plain_names, require_same_tensors
+from fastvit.weights import load_checkpoint, plain_names, require_same_tensors, with_counters
 
 LOCAL = "local-dir:"
 SCHEMES = ("hf-hub:", LOCAL)  # of timm: what follows is a repository, or a folder of the same files
@@ -91,7 +91,7 @@ def load_weights(model: nn.Module, path: Path, *, reset_head: bool = False) -> N
     if len(plain_names(own)) == len(own):
         load_checkpoint(model, path, reset_head=reset_head)
         return
-    state = state_dict_in(contents_of(path), str(path))
+    state = with_counters(state_dict_in(contents_of(path), str(path)), own)
     if reset_head:
         heads = model.pretrained_cfg["classifier"]
         heads = tuple(f"{head}." for head in ([heads] if isinstance(heads, str) else heads))

@@ -3,7 +3,7 @@
 A room is found when it is asked for: this file knows the names only, and needs pydantic (extra `train`) only to read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from fastvit import shipped
 from fastvit.errors import RecipeError, nearest
 
 if TYPE_CHECKING:
+    from fastvit.runtime.processes import Processes
     from fastvit.training.recipe import Recipe
     from fastvit.training.task import Task
 
@@ -54,6 +55,18 @@ def build_recipe(data: Mapping[str, Any], overrides: Sequence[str], *, source: s
     if task not in TASKS:
         raise RecipeError(f"{source}: task must be one of {', '.join(TASKS)}, not {task!r}")
     return validate(data, recipe_class(task), source)
+
+
+def recipe_of_all(processes: "Processes", find: Callable[[], "Recipe"]) -> "Recipe":
+    """What `find` gives in the main process, for all of them.
+
+    Each process validates it for itself: this also runs the file in which a network is registered (`registered_in`).
+
+    Raises:
+        RecipeError: as `build_recipe`; for example because a machine lacks a file that the main process has.
+    """
+    plain = processes.on_main(lambda: find().to_dict())
+    return build_recipe(plain, (), source=f"process {processes.rank}")
 
 
 def recipe_class(task: str) -> "type[Recipe]":

@@ -22,6 +22,8 @@ from fastvit.layers import AttentionBlock, RepMixerBlock
 from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS
 
+COUNTER = ".num_batches_tracked"  # of a batch norm: nothing is computed with it
+
 _logger = logging.getLogger(__name__)
 
 StateDict = dict[str, Tensor]
@@ -196,6 +198,13 @@ def require_same_tensors(state: Mapping[str, Tensor], target: Mapping[str, Tenso
         raise CheckpointError(f"{label} does not fit the model: it {some(problems, 3)}{fix}")
 
 
+def with_counters(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> StateDict:
+    """A state dict with the counters of batches that the model's own has: a frozen batch norm has none."""
+    kept = {name: tensor for name, tensor in state.items() if name in target or not name.endswith(COUNTER)}
+    lacking = [name for name in target if name.endswith(COUNTER) and name not in state]
+    return kept | {name: torch.zeros((), dtype=torch.long) for name in lacking}
+
+
 # ---- translation -----------------------------------------------------------------------------------------------------
 
 _APPLE = (  # Apple's names -> timm's, apart from the flat list `network`
@@ -234,14 +243,14 @@ def _from_apple(state: StateDict) -> StateDict:
 
 
 def _to_form_of(target: Mapping[str, Tensor], state: StateDict) -> StateDict:
-    """Completely fused if the target is, and with a bias in the classifier if the target has one."""
+    """Completely fused if the target is; with a bias in the classifier, and counters, where the target has them."""
     if _form(target) == "fused" and _form(state) == "fused the published way":
         state = _fold_blocks({_fused_name(name, target): tensor for name, tensor in state.items()})
     if (weight := state.get("head.fc.weight")) is not None:  # timm's CLIP projection has a bias of zeros, Apple's none
         bias = state.pop("head.fc.bias", weight.new_zeros(len(weight)))
         if "head.fc.bias" in target or bias.any():
             state["head.fc.bias"] = bias
-    return state
+    return with_counters(state, target)
 
 
 def _fused_name(name: str, target: Mapping[str, Tensor]) -> str:

@@ -51,6 +51,21 @@ def test_training_into_another_run_is_refused(short_run, capsys):
     assert "already holds a run" in complaint(train, [QUICKSTART, f"output={short_run}"], capsys)
 
 
+def test_other_images_into_the_output_of_another_run(tmp_path, capsys):
+    """The run is what is in the way, not how it has divided its own images. A dry run touches no output."""
+    for name in ("ant/0.png", "ant/1.png", "bee/2.png", "bee/3.png"):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40)).save(tmp_path / "images" / name)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "split.csv").write_text("path,label,split\nelk/0.png,elk,train\n")
+    (run / "last.pt").touch()
+    arguments = ["classification/finetune", f"data.root={tmp_path / 'images'}", f"output={run}"]
+    assert complaint(train, arguments, capsys).startswith(f"{run} already holds a run: continue it with --resume")
+    said = complaint(train, [*arguments, "--dry-run"], capsys)
+    assert f"are not those that {run / 'split.csv'} divides: train into another output" in said
+
+
 def test_train_wants_something_to_train(capsys):
     assert "or the folder of a run to --resume" in complaint(train, [], capsys)
 

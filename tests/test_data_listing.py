@@ -11,6 +11,7 @@ from PIL import Image
 from fastvit.data.division import Division, divided
 from fastvit.data.listing import Listing, Row, is_undivided, list_folder, open_listing, read_table
 from fastvit.errors import DataError
+from fastvit.recipes import load_recipe
 from photographs import of_no_text
 
 
@@ -162,6 +163,19 @@ def test_an_earlier_division_is_kept_when_images_are_added(tmp_path: Path):
     others = Listing(tmp_path, tmp_path, (Row("other.png", ("a",)),), "label")
     with pytest.raises(DataError, match=r"are not those that .*split.csv divides: .* data\.val_split=all"):
         kept.of(others)
+
+
+def test_other_images_than_those_that_the_run_divides_are_all_validated_on(tmp_path: Path):
+    """As the error says."""
+    root = photos(tmp_path / "images", "ant/0.png", "bee/1.png", "bee/2.png")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "split.csv").write_text("path,label,split\nant/7.png,ant,train\nbee/8.png,bee,validation\n")
+    of_run = [f"output={tmp_path / 'run'}", f"data.root={root}", "data.num_classes=2", "data.classes=[ant, bee]"]
+    with pytest.raises(DataError, match=r"are not those that .*split.csv divides: .* data\.val_split=all"):
+        load_recipe("classification/finetune", of_run).open_images(training=False)
+    images = load_recipe("classification/finetune", [*of_run, "data.val_split=all"]).open_images(training=False)
+    assert images.targets.tolist() == [0, 1, 1]
+    assert images.notices == ()
 
 
 def test_a_list_that_says_its_splits_is_not_divided(tmp_path: Path):

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform
+from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
 import fastvit
@@ -160,6 +161,15 @@ def test_a_file_is_loaded_completely_or_not_at_all(tmp_path):
     torch.save({name: tensor for name, tensor in other.items() if not name.startswith("fc.")}, tmp_path / "headless.pt")
     load_weights(model, tmp_path / "headless.pt", reset_head=True)
     torch.testing.assert_close(model.fc.weight, before["fc.weight"], rtol=0, atol=0)
+
+
+def test_frozen_batch_norms_of_any_network_count_no_batches(tmp_path):
+    saved, model = freeze_batch_norm_2d(timm.create_model("test_resnet")), timm.create_model("test_resnet")
+    torch.save(saved.state_dict(), tmp_path / "frozen.pt")
+    load_weights(model, tmp_path / "frozen.pt")
+    torch.testing.assert_close(model.state_dict()["fc.weight"], saved.state_dict()["fc.weight"], rtol=0, atol=0)
+    torch.save(model.state_dict(), tmp_path / "not.pt")
+    load_weights(freeze_batch_norm_2d(timm.create_model("test_resnet")), tmp_path / "not.pt")
 
 
 def test_what_is_a_fastvit_is_told_by_its_tensors(tmp_path):

@@ -33,6 +33,16 @@ def test_the_table_of_classes_by_hand(tmp_path: Path):
         assert picture.format == "PNG"
 
 
+def test_a_process_without_images_takes_nothing_away():
+    """Of more processes than images: the first ones have none."""
+    none, all_of_them = ClassificationMetrics(), ClassificationMetrics()
+    all_of_them.update(torch.randn(4, 10), (None, torch.arange(4)))
+    expected = all_of_them.report()
+    assert "top5" in expected
+    none.merge(all_of_them)
+    assert none.report() == expected
+
+
 def test_a_confusion_matrix_shows_counts_and_names_where_they_can_be_read():
     """Of each true class (from top to bottom) how many were taken for which; the nothings are left out."""
     confusion = torch.tensor([[1, 2, 0], [0, 30, 0], [4, 0, 0]])

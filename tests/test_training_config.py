@@ -1,17 +1,23 @@
 """A recipe is read as written, or refused with sentences that say what to change."""
 
+import pickle
+import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+from timm.models import _registry
 
 from fastvit import shipped
 from fastvit.config import apply_overrides, differences, parse_yaml, read_file
 from fastvit.errors import RecipeError
-from fastvit.tasks import load_recipe, make_task
+from fastvit.recipes import load_recipe, make_task, recipe_of_all
+from fastvit.runtime.processes import Processes
 from hands import mano_like
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -139,6 +145,7 @@ def test_a_complete_recipe_says_the_same_as_the_file():
 
 
 FREE = ["output=elsewhere", "data.workers=7", "data.root=there", "data.on_bad_image=skip", "log.wandb_project=mine"]
+FREE += ["loop.accumulation=2"]
 
 
 def test_only_keys_that_matter_count_as_different():
@@ -225,3 +232,29 @@ def test_a_network_of_one_s_own_says_what_its_images_are(tmp_path: Path):
     (problem,) = problems(f"model.registered_in={file}", "model.name=without_a_word")
     assert "without_a_word states no mean, std and size of its images: add default_cfgs = timm" in problem
     assert str(file) in problem
+
+
+class Second(Processes):
+    """A process that has read no recipe so far: the main one has, and tells it by a message."""
+
+    def on_main(self, action: Callable[[], Any]) -> Any:
+        told = pickle.dumps(action())
+        del sys.modules["registered_known_to_one"], _registry._model_entrypoints["known_to_one"]
+        return pickle.loads(told)
+
+
+def test_every_process_knows_a_network_of_one_s_own(tmp_path: Path):
+    file = write(
+        tmp_path / "known_to_one.py",
+        "import timm\n\ndefault_cfgs = timm.models.generate_default_cfgs({'known_to_one': {}})\n\n\n"
+        "@timm.models.register_model\ndef known_to_one(pretrained=False, **options):\n"
+        "    return timm.create_model('test_byobnet', **options)\n",
+    )
+    here = load_recipe(QUICKSTART, [f"model.registered_in={file}", "model.name=known_to_one"])
+    recipe = recipe_of_all(Second(1, 2), lambda: here)
+    assert recipe == here
+    assert timm.is_model("known_to_one")
+    make_task(recipe).build_model()
+    file.unlink()  # another machine lacks it
+    with pytest.raises(RecipeError, match=r"^process 1: model\.registered_in: there is no file .*known_to_one\.py"):
+        recipe_of_all(Second(1, 2), lambda: here)

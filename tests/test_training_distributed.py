@@ -81,6 +81,7 @@ def test_sigterm_saves_and_the_resumed_run_ends_with_the_same_bits(two, tmp_path
     assert 4 <= read_checkpoint(output / "last.pt")["step"] < STEPS
     finish(*start_two(output, resume=True))
     assert_same_end(output, two[0])
+    assert losses(output) == pytest.approx(losses(two[0]), rel=1e-6)  # also of the epoch in which it was stopped
 
 
 @pytest.mark.slow
@@ -108,6 +109,14 @@ def test_evaluation_in_two_processes_gives_the_figures_and_predictions_of_one(tw
     best = [[(row.split(",")[0], row.split(",")[3]) for row in rows] for rows in images]
     assert best[0] == best[1]
     assert len(best[0]) == 541
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_network_of_one_s_own(tmp_path):
+    model = "model={registered_in: ablation/networks.py, name: ablation_repmixer}"
+    one = ("schedule.epochs=1", "schedule.warmup_epochs=0", "loop.batch_size=400")
+    finish(*start_two(tmp_path / "run", model, *one))
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["step"] == 3
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
+from fastvit.data.notices import LeftOut
 from fastvit.errors import RecipeError, RunError, RunStopped
 from fastvit.runtime.processes import Processes
 from fastvit.tasks import load_recipe, make_task
@@ -24,6 +27,7 @@ from fastvit.training.engine import Trainer, train
 from fastvit.training.evaluation import evaluate
 from fastvit.training.learner import Learner
 from fastvit.training.loaders import loader_of
+from fastvit.training.log import RunLog
 from fastvit.training.run_folder import RunFolder
 from small_task import (
     LOOP,
@@ -83,15 +87,15 @@ class Heard(Processes):
     """With another process that has something to say."""
 
     def gather(self, value: Any) -> list[Any]:
-        return [value, ["a: 1", "b: 1"]]
+        return [value, ["a: 1", LeftOut("bad", "2.png"), "b: 1"]]
 
 
 def test_what_any_process_says_about_the_data_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recipe = small_recipe(tmp_path / "run")
     trainer = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output))
     trainer.processes = Heard()
-    trainer.val_data = replace(trainer.val_data, notices=lambda: ["a: 1", "c: 1"])
-    assert trainer._notices() == ["a: 1", "c: 1", "b: 1"]
+    trainer.val_data = replace(trainer.val_data, notices=lambda: ["a: 1", LeftOut("bad", "1.png"), "c: 1"])
+    assert trainer._notices() == ["a: 1", "c: 1", "b: 1", "bad: 2, such as 1.png, 2.png"]
     assert trainer._notices() == []
 
 
@@ -124,6 +128,25 @@ def test_the_folder_tells_how_it_went(finished: Trainer):
     assert json.loads(folder.environment.read_text())["torch"] == torch.__version__
     assert folder.curve.stat().st_size > 1000
     assert any(folder.tensorboard.iterdir())
+
+
+def test_an_epoch_that_a_kill_has_kept_from_the_log_is_told_once_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = small_recipe(tmp_path / "run", schedule=ONE_EPOCH, loop={"batch_size": 600})
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", interrupted)  # the checkpoint is written
+        with pytest.raises(KeyboardInterrupt):
+            train(SmallTask(recipe), recipe)
+    for _ in range(2):
+        folder = train(SmallTask(recipe), recipe, resume_from=recipe.output / "last.pt").folder
+        events = EventAccumulator(str(folder.tensorboard)).Reload()
+        assert [event.step for event in events.Scalars("val/accuracy")] == [2]
+        assert len(folder.log.read_text().splitlines()) == 2
 
 
 def test_best_holds_the_evaluated_weights_of_the_best_epoch(finished: Trainer, averages: list[dict[str, Tensor]]):
@@ -162,8 +185,38 @@ def test_with_another_number_of_processes_each_goes_on_with_what_the_first_has_s
     trainer.restore(checkpoint | {"statistics": [first, own][:before]})
     torch.testing.assert_close(trainer.learner.statistics(), first, rtol=0, atol=0)
     assert trainer.step == finished.step
-    said = f"this run had {before} processes and goes on with {now}: what each process sees is not what it would have"
+    said = f"this run had {before} processes x 1 accumulated batches and goes on with {now} x 1: which images are mixed"
     assert (said in capsys.readouterr().out) == (rank == 0)
+
+
+def test_a_checkpoint_is_of_all_processes_and_none_leaves_before_it_is_there(tmp_path: Path):
+    recipe = small_recipe(tmp_path / "run")
+    trainer = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output))
+    trainer.folder.path.mkdir()
+    trainer.losses.update({"loss": torch.tensor(1.0)})
+    waited = []
+
+    class Two(Processes):
+        """With another one, whose loss is 5."""
+
+        def gather(self, value: Any) -> list[Any]:
+            return [value, value]
+
+        def average(self, tensors: list[Tensor]) -> None:
+            for tensor in tensors:
+                tensor += 2
+
+        def on_main(self, action: Callable[[], Any]) -> None:
+            if self.is_main:
+                action()
+            waited.append((self.rank, trainer.folder.last.exists()))
+
+    for rank in (1, 0):
+        trainer.processes = Two(rank, 2)
+        trainer._save()
+    assert waited == [(1, False), (0, True)]
+    assert read_checkpoint(trainer.folder.last)["losses"] == {"sums": {"loss": 3.0}, "steps": 1}
+    assert trainer.losses.state() == {"sums": {"loss": 1.0}, "steps": 1}
 
 
 def test_one_message_for_each_step_tells_the_processes_of_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,9 +3,11 @@
 import copy
 import itertools
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
@@ -96,13 +98,28 @@ def test_processes_that_wait_for_each_other_in_a_batch_norm_all_stop(damage: str
 
 
 def test_a_run_that_ends_before_its_first_checkpoint_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    recipe = small_recipe(tmp_path / "run")
+    wandb = SimpleNamespace(finish=lambda: None)
+    wandb.init = lambda dir, **_: (Path(dir) / "wandb").mkdir() or wandb  # where it has its own files
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    recipe = small_recipe(tmp_path / "run", log={"wandb_project": "mine"})
     with monkeypatch.context() as patch:
         interrupt_after(5, patch)
         with pytest.raises(KeyboardInterrupt):
             train(SmallTask(recipe), recipe)
     assert not recipe.output.exists()
     Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output)).folder.require_unused()
+
+
+class FullDisk(SmallTask):
+    def write_split(self, train: Part, path: Path) -> None:
+        raise OSError("No space left on device")
+
+
+def test_a_run_that_cannot_write_how_its_images_are_divided_leaves_nothing(tmp_path: Path):
+    recipe = small_recipe(tmp_path / "run")
+    with pytest.raises(OSError, match="No space left"):
+        train(FullDisk(recipe), recipe)
+    assert not recipe.output.exists()
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "notes.txt"])
@@ -115,14 +132,17 @@ def test_files_in_the_output_are_nobody_s_to_delete(name: str, tmp_path: Path):
     assert (recipe.output / name).read_text() == "mine"
 
 
-def test_two_runs_cannot_begin_in_one_folder(tmp_path: Path):
+def test_two_runs_cannot_begin_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """And what the first has written stays."""
     recipe = small_recipe(tmp_path / "run")
-    first, second = RunFolder(recipe.output), RunFolder(recipe.output)
-    first.require_unused()
-    second.require_unused()
-    first.create(recipe)
+    first = RunFolder(recipe.output)
+    first.create()
+    first.describe(recipe)
+    written = first.recipe.read_text()
+    monkeypatch.setattr(RunFolder, "require_unused", lambda self: None)  # they look at the same time
     with pytest.raises(RunError, match="another run has just begun"):
-        second.create(recipe)
+        train(SmallTask(recipe), recipe)
+    assert first.recipe.read_text() == written
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path):

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+import weakref
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -12,9 +13,9 @@ from torch.utils.data import ConcatDataset, Subset
 
 from fastvit.cli.main import parse
 from fastvit.errors import RunError
-from fastvit.training.checkpoint import read_checkpoint, save_checkpoint
+from fastvit.training.checkpoint import read_checkpoint, read_resumable, save_checkpoint
 from fastvit.training.engine import Trainer, train
-from fastvit.training.finished import closing_lines, require_same_epoch
+from fastvit.training.finished import changes, closing_lines, require_same_epoch
 from fastvit.training.recipe import Recipe
 from fastvit.training.run_folder import RunFolder
 from fastvit.training.schedule import lr_schedule
@@ -87,6 +88,36 @@ def test_a_run_that_is_not_finished_becomes_no_longer(tmp_path: Path, monkeypatc
             small_run(tmp_path / "run")
     with pytest.raises(RunError, match=r"schedule.epochs=5: .*last.pt has had 1 of its 3 epochs: resume it without"):
         lengthened(None, tmp_path / "run", epochs=5)
+
+
+def test_a_run_goes_on_with_other_parts_of_a_step(
+    finished: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Half the devices and twice the accumulation see the same images; what differs else is said."""
+    shutil.copytree(finished.folder.path, tmp_path / "run")
+    recipe = small_recipe(tmp_path / "run", schedule=PLAN | {"epochs": 4}, loop=LOOP | {"accumulation": 2})
+    trainer = train(SmallTask(recipe), recipe, resume_from=tmp_path / "run" / "last.pt")
+    assert (trainer.step, trainer.batches.batch_size) == (48, 50)
+    told = "this run had 1 processes x 1 accumulated batches and goes on with 1 x 2: which images are mixed with each"
+    assert told in capsys.readouterr().out
+    of_eight = {"recipe": finished.recipe.to_dict(), "statistics": [None] * 8}
+    (told,) = changes(of_eight, recipe, 4)
+    assert "goes on with 4 x 2: a step sees the same images, mixed in the same way" in told
+    assert changes(of_eight, finished.recipe, 8) == []
+
+
+def test_a_resumed_run_does_not_keep_the_checkpoint_in_memory(finished: Trainer, monkeypatch: pytest.MonkeyPatch):
+    tensors, left = [], []
+
+    def remember(path: Path) -> dict[str, Any]:
+        checkpoint = read_resumable(path)
+        tensors.append(weakref.ref(checkpoint["state_dict"]["0.weight"]))
+        return checkpoint
+
+    monkeypatch.setattr("fastvit.training.engine.read_resumable", remember)
+    monkeypatch.setattr(Trainer, "fit", lambda self: left.extend(tensor() for tensor in tensors))
+    train(SmallTask(finished.recipe), finished.recipe, resume_from=finished.folder.last)
+    assert left == [None]
 
 
 class MoreDigits(SmallTask):

@@ -86,6 +86,18 @@ def test_weight_decay_is_constant_or_ends_where_the_recipe_says():
     assert falling(20) == pytest.approx(0.005)
 
 
+def test_a_weight_decay_that_leads_somewhere_begins_somewhere():
+    """From 0 on, nothing would be decayed at all."""
+    with pytest.raises(ValueError, match=r"\(0\.05\) is where optimizer\.weight_decay ends, which is 0"):
+        recipe({"final_weight_decay": 0.05})
+    recipe({"final_weight_decay": 0.0})
+
+
+def test_a_warm_up_of_all_but_a_part_of_an_epoch_may_be_of_all_steps():
+    schedule = lr_schedule(recipe({"epochs": 1, "warmup_epochs": 0.99, "cooldown_epochs": 1}), steps_per_epoch=10)
+    assert [schedule(step) for step in (0, 5, 10, 11, 19)] == [0.0, 0.5, 1.0, 0.0, 0.0]
+
+
 def test_cool_down_goes_on_at_the_end():
     schedule = lr_schedule(recipe({"cooldown_epochs": 3, "min_lr": 0.1}), steps_per_epoch=2)
     assert schedule(12 * 2 - 1) > schedule(12 * 2) == pytest.approx(0.1)

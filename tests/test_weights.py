@@ -8,6 +8,7 @@ import safetensors.torch
 import timm
 import timm.models.fastvit as builtin
 import torch
+from timm.utils.model import freeze_batch_norm_2d
 from torch import nn
 
 from checkpoints import equal, fresh
@@ -185,6 +186,24 @@ def test_other_precision_is_converted(source):
     load_checkpoint(model, halves)
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     assert all(torch.equal(tensor, halves[name].to(tensor.dtype)) for name, tensor in model.state_dict().items())
+
+
+def test_frozen_batch_norms_count_no_batches(source):
+    """As those of a run with `model.frozen_stages`: another network starts from it, and it from another network."""
+
+    def frozen(model):
+        for part in (model.stem, model.stages[0]):
+            freeze_batch_norm_2d(part)
+        return model
+
+    saved = frozen(copy.deepcopy(source))
+    assert len(saved.state_dict()) < len(source.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    for start, model in ((saved, fresh()), (saved, fresh(device="meta")), (source, frozen(fresh()))):
+        load_checkpoint(model, start.state_dict())
+        assert not any(tensor.is_meta for tensor in model.state_dict().values())
+        with torch.no_grad():
+            assert relative_error(model(x), source(x)) < 1e-5
 
 
 def test_head_of_another_size(source, caplog):

@@ -26,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from fastvit.recipes import make_task, recipe_of_all
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
     from fastvit.runtime.processes import process_group
-    from fastvit.tasks import make_task
     from fastvit.tasks.classification.teach import teach
 
     with process_group() as processes:
         keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
-        recipe = processes.on_main(lambda: find_recipe(arguments))
+        recipe = recipe_of_all(processes, lambda: find_recipe(arguments))
         processes.on_main(lambda: tell_licence(licence_of_teacher(recipe)))
         output = recipe.output.absolute()  # "." has no name of its own
         path = arguments.output or output.with_name(f"{output.name}.answers")

@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     from fastvit import shipped
+    from fastvit.recipes import make_task, recipe_of_all
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
     from fastvit.runtime.processes import process_group
-    from fastvit.tasks import make_task
     from fastvit.trained.licence import licence_of_recipe
     from fastvit.training.dry_run import dry_run
     from fastvit.training.engine import train
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     resume_from = checkpoint_to_resume(arguments.resume)
     with process_group() as processes:
         keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
-        recipe = processes.on_main(lambda: find_recipe(arguments, resume_from))
+        recipe = recipe_of_all(processes, lambda: find_recipe(arguments, resume_from))
         if arguments.dry_run:
             processes.on_main(lambda: dry_run(make_task(recipe), recipe))
             return
@@ -72,11 +72,15 @@ def checkpoint_to_resume(path: Path | None) -> Path | None:
 
 def find_recipe(arguments: argparse.Namespace, resume_from: Path | None) -> "Recipe":
     """The recipe that is named, or else the one of the run to resume."""
-    from fastvit.tasks import load_recipe
+    from fastvit.recipes import load_recipe
     from fastvit.training.checkpoint import read_resumable
+    from fastvit.training.run_folder import RunFolder
 
     if not resume_from:
-        return load_recipe(arguments.recipe, arguments.overrides).completed()
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        if not arguments.dry_run:
+            RunFolder(recipe.output).require_unused()  # else the division of a run that lies there would be taken
+        return recipe.completed()
     if any(override.startswith("output=") for override in arguments.overrides):
         raise RecipeError("output: a resumed run goes on in its own folder; move that if you want it elsewhere")
     source = arguments.recipe or read_resumable(resume_from)["recipe"]

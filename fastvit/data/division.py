@@ -47,8 +47,8 @@ class Division:
         new = sum(row.split is None for row in rows)
         if new == len(rows):
             raise DataError(
-                f"the images of {listing.source} are not those that {self.kept} divides: evaluate on all of them with "
-                "data.val_split=all, or give a table with a column split"
+                f"the images of {listing.source} are not those that {self.kept} divides: train into another output, "
+                "evaluate on all of them with data.val_split=all, or give a table with a column split"
             )
         notice = f"images of {listing.source} that are left out, since they are not in {self.kept}: {new}"
         return replace(listing, rows=rows, notices=(notice,) if new else ())

@@ -8,8 +8,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fastvit.data.notices import LeftOut, Notice
 from fastvit.data.reading import UnreadableImage, as_rgb
-from fastvit.errors import DataError, some
+from fastvit.errors import DataError
 
 NO_LABEL = -1  # of an image that could not be read; metrics leave it out
 
@@ -66,13 +67,13 @@ class TransformedImages(Dataset):
                 return self.transform(Image.new("RGB", (64, 64))), self.no_label
         raise DataError("none of the training images can be read")
 
-    def notices(self) -> list[str]:
-        """Sentences about the source, files that are no images by their names, and images that could not be read."""
+    def notices(self) -> list[Notice]:
+        """What the source says, files that are no images by their names, and images that could not be read."""
         what = {
             "files that are not taken for images, by their names": getattr(self.source, "ignored", []),
             "images that could not be read and are left out": self.skipped(),
         }
-        left_out = [f"{words}: {len(names)}, such as {some(names, 3)}" for words, names in what.items() if names]
+        left_out = [LeftOut(why, name) for why, names in what.items() for name in names]
         return [*getattr(self.source, "notices", ()), *left_out]
 
     def skipped(self) -> list[str]:

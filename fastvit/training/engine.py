@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from fastvit.data.notices import sentences
 from fastvit.errors import RunError, RunStopped
 from fastvit.runtime.device import best_device, cuda_kernels
 from fastvit.runtime.environment import environment
@@ -17,7 +18,7 @@ from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.runtime.signals import StopSignals
 from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.evaluation import evaluate
-from fastvit.training.finished import about_new_keys, closing_lines, require_resumable, require_same_epoch
+from fastvit.training.finished import changes, closing_lines, require_resumable, require_same_epoch
 from fastvit.training.learner import Learner
 from fastvit.training.loaders import eval_loader, loader_of
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
@@ -43,25 +44,32 @@ def train(task: Task, recipe: Recipe, *, resume_from: Path | None = None, proces
     """
     folder = RunFolder(recipe.output)
     if resume_from:
-        checkpoint = read_resumable(resume_from)
-        longer = require_resumable(checkpoint, recipe, resume_from)
-        trainer = Trainer(task, recipe, folder, processes, initial_weights=False)
-        trainer.restore(checkpoint)
-        processes.on_main(lambda: folder.describe(recipe))
-        if longer:
-            trainer.lengthen(longer)
+        trainer = _resumed(task, recipe, folder, processes, resume_from)
         trainer.fit()
         return trainer
     processes.on_main(folder.require_unused)
     trainer = Trainer(task, recipe, folder, processes)
-    processes.on_main(lambda: folder.create(recipe))
-    processes.on_main(lambda: task.write_split(trainer.train_data, folder.split))
+    processes.on_main(folder.create)
     try:
+        processes.on_main(lambda: folder.describe(recipe))
+        processes.on_main(lambda: task.write_split(trainer.train_data, folder.split))
         trainer.fit()
     except BaseException:
         if processes.is_main:
             folder.remove_unless_saved()  # the name is free for another try, for example once a bad image is repaired
         raise
+    return trainer
+
+
+def _resumed(task: Task, recipe: Recipe, folder: RunFolder, processes: Processes, path: Path) -> "Trainer":
+    """A trainer that stands where the checkpoint was taken, which nobody keeps in memory from then on."""
+    checkpoint = read_resumable(path)
+    longer = require_resumable(checkpoint, recipe, path)
+    trainer = Trainer(task, recipe, folder, processes, initial_weights=False)
+    trainer.restore(checkpoint)
+    processes.on_main(lambda: folder.describe(recipe))
+    if longer:
+        trainer.lengthen(longer)
     return trainer
 
 
@@ -117,11 +125,12 @@ class Trainer:
         """Train from where the run stands to its end; after each epoch evaluate and write everything down."""
         for line in (self.announcement(), *self._notices()):
             self._say(line)
-        log = RunLog(self.folder, self.recipe, self.task.best_metric, self.step) if self.processes.is_main else None
+        logged = self.history[-1]["step"] if self.history else 0
+        log = RunLog(self.folder, self.recipe, self.task.best_metric, logged) if self.processes.is_main else None
         progress = Progress(self.total_steps, self.step, self.recipe.loop.batch_size, shown=self.processes.is_main)
         try:
             if log and self.history:
-                log.write_files(self.history, self.best.epoch)  # a kill may have come between checkpoint and log
+                log.write(self.history, self.best.epoch)  # a kill may have come between checkpoint and log
             loop = self.recipe.loop
             with StopSignals() as signals, cuda_kernels(tf32=loop.tf32, benchmark=loop.cudnn_benchmark):
                 while len(self.history) < self.recipe.total_epochs:
@@ -239,7 +248,7 @@ class Trainer:
 
     def _notices(self) -> list[str]:
         """What the data has to say, in any process, each sentence once in a run."""
-        notices = self.processes.union([*self.train_data.notices(), *self.val_data.notices()])
+        notices = sentences(self.processes.union([*self.train_data.notices(), *self.val_data.notices()]))
         new = [notice for notice in notices if notice not in self._said]
         self._said.update(new)
         return new
@@ -256,13 +265,20 @@ class Trainer:
                 save_checkpoint(weights | self._description(), self.folder.best)
 
     def _save(self) -> None:
-        """Write last.pt, from which all processes can go on."""
+        """Write last.pt, from which all processes can go on; they wait until it is there.
+
+        One that leaves before may end the main one with it, as `srun --kill-on-bad-exit=1` does.
+        """
         for name, tensor in self.learner.model.state_dict().items():
             if not tensor.isfinite().all():
                 raise RunError(f"{name} is not finite after step {self.step}; {self._kept}")
         statistics = self.processes.gather(self.learner.statistics())
-        if self.processes.is_main:
-            save_checkpoint(self.state() | {"statistics": statistics}, self.folder.last, keep=self.folder.previous)
+        losses = self.losses.state()
+        self.processes.average(list(losses["sums"].values()))
+        of_all = {"statistics": statistics, "losses": losses}
+        self.processes.on_main(
+            lambda: save_checkpoint(self.state() | of_all, self.folder.last, keep=self.folder.previous)
+        )
 
     def _description(self) -> dict[str, Any]:
         metrics = self.history[-1] if self.history else {}
@@ -289,14 +305,10 @@ class Trainer:
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Stand where the checkpoint was taken. Raises RunError if an epoch has another number of steps now."""
         require_same_epoch(checkpoint, self.batches.steps_per_epoch)
-        if told := about_new_keys(checkpoint["recipe"], self.recipe):
-            self._say(told)
+        for line in changes(checkpoint, self.recipe, self.processes.count):
+            self._say(line)
         statistics = checkpoint["statistics"]
         if len(statistics) != self.processes.count:
-            self._say(
-                f"this run had {len(statistics)} processes and goes on with {self.processes.count}: what each process "
-                "sees is not what it would have seen"
-            )
             statistics = statistics[:1] * self.processes.count
         self.learner.restore(checkpoint, statistics[self.processes.rank])
         self.step = checkpoint["step"]

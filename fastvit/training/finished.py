@@ -1,5 +1,6 @@
 """A run that has come to its end: what it says then; and what lets a run go on, also for more epochs."""
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def closing_lines(
 
 
 def require_resumable(checkpoint: Mapping[str, Any], recipe: Recipe, path: Path) -> str:
-    """Refuse to go on by another recipe, unless only keys differ that cannot change the result, or it is longer.
+    """Refuse to go on by another recipe, unless only keys differ that are free on resuming, or it is longer.
 
     Returns:
         How a finished run goes on for more epochs; "" where the run goes on as it was planned.
@@ -68,11 +69,29 @@ def require_resumable(checkpoint: Mapping[str, Any], recipe: Recipe, path: Path)
     return f"finished after {done} epochs, it goes on to {recipe.total_epochs}"
 
 
-def about_new_keys(saved: Mapping[str, Any], recipe: Recipe) -> str:
-    """A sentence about the keys of a recipe that there were not when the run began; "" if nothing follows from them."""
+def changes(checkpoint: Mapping[str, Any], recipe: Recipe, processes: int) -> list[str]:
+    """Sentences about what is not as it was when the checkpoint was taken, and does not stop the run."""
+    told = (_about_new_keys(checkpoint["recipe"], recipe), _about_parts(checkpoint, recipe, processes))
+    return [line for line in told if line]
+
+
+def _about_new_keys(saved: Mapping[str, Any], recipe: Recipe) -> str:
+    """About the keys of a recipe that there were not when the run began; "" if nothing follows from them."""
     new = differences(saved, merge(recipe.to_dict(), saved), type(recipe))
     told = "this run began before recipes had these keys, which may change what it does from here on"
     return f"{told}: {'; '.join(new)}" if new else ""
+
+
+def _about_parts(checkpoint: Mapping[str, Any], recipe: Recipe, processes: int) -> str:
+    """About a step that is divided otherwise than before; "" if it is not."""
+    before = len(checkpoint["statistics"]), checkpoint["recipe"]["loop"]["accumulation"]
+    now = processes, recipe.loop.accumulation
+    if now == before:
+        return ""
+    told = "this run had {} processes x {} accumulated batches and goes on with {} x {}".format(*before, *now)
+    if math.prod(now) == math.prod(before):
+        return f"{told}: a step sees the same images, mixed in the same way, and ends with other bits"
+    return f"{told}: which images are mixed with each other, and how many a batch norm sees, is not what it was"
 
 
 def require_same_epoch(checkpoint: Mapping[str, Any], steps: int) -> None:

@@ -61,8 +61,8 @@ class LossMeter:
         return {name: total / self.steps for name, total in self.sums.items()}
 
     def state(self) -> dict[str, Any]:
-        """What `restored` takes."""
-        return {"sums": self.sums, "steps": self.steps}
+        """What `restored` takes, which later steps do not change."""
+        return {"sums": {name: total.clone() for name, total in self.sums.items()}, "steps": self.steps}
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], device: torch.device) -> "LossMeter":
@@ -141,22 +141,26 @@ class Progress:
 
 
 class RunLog:
-    """The files that tell how a run went. All but TensorBoard's are written again from the whole history each time."""
+    """The files that tell how a run went. All but TensorBoard's are written again from the whole history each time.
+
+    Args:
+        step: from which on TensorBoard is to forget what a former part of the run has told it.
+    """
 
     def __init__(self, folder: RunFolder, recipe: Recipe, best_metric: str, step: int):
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self.folder, self.best_metric = folder, best_metric
-        self.tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
         self.wandb = _start_wandb(folder, recipe) if recipe.log.wandb_project else None
+        self.tensorboard = SummaryWriter(str(folder.tensorboard), purge_step=step)
 
     def write(self, history: Sequence[Row], best_epoch: int) -> None:
-        """Write the history, whose last epoch is new."""
+        """Write the history, whose last epoch is new, or the one with which a resumed run begins."""
         row = history[-1]
         self.write_files(history, best_epoch)
         for name, value in row.items():
             self.tensorboard.add_scalar(name.replace("_", "/", 1), value, int(row["step"]))
-        if self.wandb:
+        if self.wandb and row["step"] >= self.wandb.step:  # of a resumed run: what it does not have yet
             self.wandb.log(row, step=int(row["step"]))
 
     def write_files(self, history: Sequence[Row], best_epoch: int) -> None:

@@ -90,7 +90,8 @@ class LoopConfig(Section):
     """How the loop runs."""
 
     batch_size: PositiveInt  # samples of an optimizer step, over all processes and accumulated batches
-    accumulation: PositiveInt = 1  # batches one after the other whose gradients make one step: for little memory
+    # Batches one after the other whose gradients make one step: for little memory.
+    accumulation: PositiveInt = Field(1, json_schema_extra=FREE_ON_RESUME)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # of the forward pass
     tf32: bool = True  # on NVIDIA's GPUs from Ampere on, float32 is computed in TF32: timm's choice; false: in float32
     cudnn_benchmark: bool = Field(True, json_schema_extra=FREE_ON_RESUME)  # cuDNN takes the fastest of its algorithms
@@ -147,6 +148,15 @@ class Recipe(Section):
                     f"schedule.{key} ({getattr(self.schedule, key):g}) is above the peak that optimizer.lr gives for "
                     f"this batch ({self.peak_lr:g})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _decay_starts_somewhere(self) -> "Recipe":
+        if self.schedule.final_weight_decay and not self.optimizer.weight_decay:
+            raise ValueError(
+                f"schedule.final_weight_decay ({self.schedule.final_weight_decay:g}) is where optimizer.weight_decay "
+                "ends, which is 0: set that, too"
+            )
         return self
 
     def completed(self) -> "Recipe":

@@ -23,6 +23,7 @@ class RunFolder:
     log.csv           one line per epoch
     curve.png         loss and metric over the epochs
     tensorboard/      the same for TensorBoard
+    wandb/            the same for Weights & Biases, if the recipe asks for it
     """
 
     def __init__(self, path: Path):
@@ -36,6 +37,7 @@ class RunFolder:
         self.log = path / "log.csv"
         self.curve = path / "curve.png"
         self.tensorboard = path / "tensorboard"
+        self.wandb = path / "wandb"
 
     def require_unused(self) -> None:
         """Refuse to mix a run with another or with files of the user's, and to train what cannot be written."""
@@ -48,14 +50,13 @@ class RunFolder:
             names = sorted(path.name for path in self.path.iterdir())
             raise RunError(f"output {self.path} is not empty, it holds {', '.join(names[:3])}: choose another output")
 
-    def create(self, recipe: Recipe) -> None:
+    def create(self) -> None:
         """Make the folder for a new run, which no other may take from then on."""
         self.path.mkdir(parents=True, exist_ok=True)
         try:
             self.recipe.touch(exist_ok=False)
         except FileExistsError as error:
             raise RunError(f"another run has just begun in {self.path}: choose another output") from error
-        self.describe(recipe)
 
     def describe(self, recipe: Recipe) -> None:
         """Write the complete recipe and what it runs on."""
@@ -68,6 +69,7 @@ class RunFolder:
             return
         for path in (self.recipe, self.environment, self.split):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        for folder in (self.tensorboard, self.wandb):
+            shutil.rmtree(folder, ignore_errors=True)
         if not any(self.path.iterdir()):
             self.path.rmdir()

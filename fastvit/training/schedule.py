@@ -33,7 +33,8 @@ class Schedule:
         """The value for a step, counted from 0."""
         if step < self.warmup_steps:
             return self.start + (self.peak - self.start) * step / self.warmup_steps
-        progress = min((step - self.warmup_steps) / (self.end_step - self.warmup_steps), 1.0)
+        descent = max(self.end_step - self.warmup_steps, 1)  # a warm-up of parts of epochs may be all but the whole
+        progress = min((step - self.warmup_steps) / descent, 1.0)
         value = self.end + (self.peak - self.end) * self.shape(progress)
         return value * 0.1 ** sum(step >= milestone for milestone in self.milestones)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, default_collate
 
 from fastvit.data.normalization import Normalization
+from fastvit.data.notices import Notice
 from fastvit.data.preprocessing import CENTER, Preprocessing
 from fastvit.errors import DataError, some
 
@@ -42,7 +43,7 @@ class Part:
     samples: Dataset
     class_names: tuple[str, ...] | None = None
     name_of: Callable[[int], str] | None = None
-    notices: Callable[[], list[str]] = list  # which makes an empty one
+    notices: Callable[[], list[Notice]] = list  # which makes an empty one
     groups: Tensor | None = None
     class_counts: Tensor | None = None
 

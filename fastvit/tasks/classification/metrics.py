@@ -36,6 +36,7 @@ class ClassificationMetrics(Metrics):
         self.ranked += other.ranked
         self.confidences += other.confidences
         self.losses += other.losses
+        self.num_classes = max(self.num_classes, other.num_classes)  # none where there was no batch
 
     def report(self) -> dict[str, float]:
         labels, ranked, losses = torch.cat(self.labels), torch.cat(self.ranked), torch.cat(self.losses)

@@ -9,7 +9,7 @@ from timm.data import create_transform
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
 from fastvit.data.division import Division
 from fastvit.data.folder import learned_classes
-from fastvit.data.listing import Listing, is_undivided, list_folder, open_listing, read_table
+from fastvit.data.listing import ALL, Listing, is_undivided, list_folder, open_listing, read_table
 from fastvit.data.sources import READ_BY_TIMM, WITH_COLUMNS, has_columns, open_source, require_num_classes
 from fastvit.errors import RecipeError, nearest
 from fastvit.tasks.network import NamedNetwork, NetworkConfig
@@ -185,7 +185,7 @@ class ClassificationRecipe(Recipe):
         data = self.data
         split = data.train_split if training else data.val_split
         if self.is_list:
-            images = open_listing(self._listing(), split, data.classes, upright=data.exif_orientation)
+            images = open_listing(self._listing(training), split, data.classes, upright=data.exif_orientation)
             where = str(images.listing.source)
             require_num_classes(images, data.num_classes, where, some_may_lack=not training)
             return images
@@ -215,8 +215,13 @@ class ClassificationRecipe(Recipe):
         """Whether the images are those of a table or of an undivided folder."""
         return self.data.table is not None or (self.data.dataset == "folder" and is_undivided(self.data.root))
 
-    def _listing(self) -> Listing:
-        """The images of a table or of an undivided folder, divided as in the run's folder if that is there."""
+    def _listing(self, training: bool) -> Listing:
+        """The images of a table or of an undivided folder, divided as in the run's folder if that is there.
+
+        Not divided where all of them are to be validated on: they may be others than those of the run.
+        """
         data = self.data
         listing = read_table(data.table, data.root, self.label_column) if data.table else list_folder(data.root)
+        if data.val_split == ALL and not training:
+            return listing
         return Division(data.val_share, data.test_share, self.seed, RunFolder(self.output).split).of(listing)
