@@ -83,7 +83,7 @@ def _adopt(module: nn.Module) -> None:
         ours = FusedConv
     elif ours is layers.RepConv and module.conv_kxk is None:
         if [name for name, child in children.items() if not does_nothing(child)] != ["identity"]:
-            raise CannotFuse("it has no convolution of its kernel size")
+            raise CannotFuse("it has no convolution of its kernel size, or a hook on a part that does nothing")
         ours = nn.Sequential  # the norm of RepMixer
     module.__class__ = ours
 

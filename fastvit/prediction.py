@@ -23,8 +23,8 @@ from fastvit.predictor import Prediction, Predictor, Shown
 
 PICTURES, MASKS = (".jpg", ".png"), (".png",)  # the suffixes of what is drawn
 BATCHES_AHEAD = 2  # of each thread: done before they are asked for
-LONGEST_NAME = 240  # bytes of the name of a picture; file systems take 255
-LONGEST_SIDE = 65_500  # pixels of a picture; JPEG takes no more
+NAME_BYTES = 240  # bytes of the name of a picture; file systems take 255
+JPEG_SIDE = 65_500  # pixels of a picture; JPEG takes no more
 
 
 @dataclass(frozen=True)
@@ -227,10 +227,10 @@ def picture_names(paths: Sequence[Path], suffixes: Sequence[str] = PICTURES) -> 
 def _short(name: str) -> str:
     """The name, or its end after a digest of the whole where it is too long for a file."""
     whole = os.fsencode(name)
-    if len(whole) <= LONGEST_NAME:
+    if len(whole) <= NAME_BYTES:
         return name
     digest = hashlib.sha256(whole).hexdigest()[:16]
-    return f"{digest}-{whole[len(digest) + 1 - LONGEST_NAME :].decode(errors='ignore')}"
+    return f"{digest}-{whole[len(digest) + 1 - NAME_BYTES :].decode(errors='ignore')}"
 
 
 def places(folder: Path | None, paths: Sequence[Path], suffixes: Sequence[str] = PICTURES) -> dict[Path, Path]:
@@ -258,7 +258,7 @@ def draw(predicted: Predicted, target: Path, shown: Shown) -> None:
     if predicted.prediction is None:
         return
     picture = predicted.prediction.draw(read_image(predicted.path), shown)  # read again: many at once are too large
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    picture.thumbnail((JPEG_SIDE, JPEG_SIDE))
     _save(picture, target, quality=90)
 
 

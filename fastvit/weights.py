@@ -22,7 +22,7 @@ from fastvit.layers import AttentionBlock, RepMixerBlock
 from fastvit.reparam import reparameterize_model
 from fastvit.variants import VARIANTS
 
-COUNTER = ".num_batches_tracked"  # of a batch norm: nothing is computed with it
+COUNTER = ".num_batches_tracked"  # of a batch norm: in eval mode nothing is computed with it
 
 _logger = logging.getLogger(__name__)
 

@@ -129,4 +129,7 @@ def test_torch_needs_a_c_compiler_on_a_gpu_as_triton_looks_for_it(monkeypatch):
     found.add("/opt/compiler")
     monkeypatch.setenv("CC", "/opt/compiler")
     ENGINES["torch"].require(on_gpu)
+    monkeypatch.setenv("CC", "/opt/none")
+    with pytest.raises(EngineError, match=r"^torch needs a C compiler such as gcc, and CC names /opt/none, which is"):
+        ENGINES["torch"].require(on_gpu)
     ENGINES["torch"].require(SimpleNamespace(example=SimpleNamespace(device=torch.device("mps"))))

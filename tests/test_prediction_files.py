@@ -81,9 +81,10 @@ def test_a_picture_that_is_longer_than_jpeg_takes_is_reduced(tmp_path):
 )
 def test_an_image_too_far_from_square_to_be_resized_is_unreadable(shape, mode, size, become):
     preprocessing = Preprocessing(*shape, 0.9, "bicubic", *COLORS, mode)
-    with pytest.raises(UnreadableImage, match=f"{size[0]} x {size[1]} px become {become}") as caught:
-        preprocessing.crop(Image.new("RGB", size))
-    assert "\n" not in str(caught.value)
+    for made in (preprocessing.crop, preprocessing.transform()):  # to predict and embed; to evaluate and calibrate
+        with pytest.raises(UnreadableImage, match=f"{size[0]} x {size[1]} px become {become}") as caught:
+            made(Image.new("RGB", size))
+        assert "\n" not in str(caught.value)
 
 
 def test_who_reads_larger_images_resizes_to_larger_ones(monkeypatch):

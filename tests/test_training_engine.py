@@ -95,7 +95,8 @@ def test_what_any_process_says_about_the_data_is_told_once(tmp_path: Path, monke
     trainer = Trainer(SmallTask(recipe), recipe, RunFolder(recipe.output))
     trainer.processes = Heard()
     trainer.val_data = replace(trainer.val_data, notices=lambda: ["a: 1", LeftOut("bad", "1.png"), "c: 1"])
-    assert trainer._notices() == ["a: 1", "c: 1", "b: 1", "bad: 2, such as 1.png, 2.png"]
+    of_train = ["a: 1", "b: 1", "bad: 1, such as 2.png"]  # the other process says the same of both
+    assert trainer._notices() == [*of_train, "c: 1", "bad: 2, such as 1.png, 2.png"]
     assert trainer._notices() == []
 
 
@@ -185,7 +186,7 @@ def test_with_another_number_of_processes_each_goes_on_with_what_the_first_has_s
     trainer.restore(checkpoint | {"statistics": [first, own][:before]})
     torch.testing.assert_close(trainer.learner.statistics(), first, rtol=0, atol=0)
     assert trainer.step == finished.step
-    said = f"this run had {before} processes x 1 accumulated batches and goes on with {now} x 1: which images are mixed"
+    said = f"this run had {before} processes x 1 accumulated batches and goes on with {now} x 1: which images are in a"
     assert (said in capsys.readouterr().out) == (rank == 0)
 
 

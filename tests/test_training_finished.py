@@ -98,12 +98,17 @@ def test_a_run_goes_on_with_other_parts_of_a_step(
     recipe = small_recipe(tmp_path / "run", schedule=PLAN | {"epochs": 4}, loop=LOOP | {"accumulation": 2})
     trainer = train(SmallTask(recipe), recipe, resume_from=tmp_path / "run" / "last.pt")
     assert (trainer.step, trainer.batches.batch_size) == (48, 50)
-    told = "this run had 1 processes x 1 accumulated batches and goes on with 1 x 2: which images are mixed with each"
+    told = "this run had 1 processes x 1 accumulated batches and goes on with 1 x 2: which images are in a step"
     assert told in capsys.readouterr().out
     of_eight = {"recipe": finished.recipe.to_dict(), "statistics": [None] * 8}
     (told,) = changes(of_eight, recipe, 4)
     assert "goes on with 4 x 2: a step sees the same images, mixed in the same way" in told
     assert changes(of_eight, finished.recipe, 8) == []
+    of_all = small_recipe(tmp_path / "run", loop=LOOP | {"accumulation": 2, "sync_batch_norm": True})
+    (told,) = changes(of_eight | {"recipe": of_all.to_dict() | {"loop": finished.recipe.to_dict()["loop"]}}, of_all, 4)
+    assert "seen by a batch norm may not be as before" in told  # it sees those of four processes at a time
+    (told,) = changes(of_eight, recipe, 4, of_stream=True)
+    assert "which images are in a step" in told
 
 
 def test_a_resumed_run_does_not_keep_the_checkpoint_in_memory(finished: Trainer, monkeypatch: pytest.MonkeyPatch):

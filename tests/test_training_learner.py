@@ -148,5 +148,8 @@ def test_compiling_for_a_cpu_without_a_compiler_is_refused_at_once(monkeypatch: 
     learner(network())
     with pytest.raises(EngineError, match=r"^loop\.compile=true needs a C\+\+ compiler such as g\+\+: install one$"):
         learner(network(), loop=loop)
-    monkeypatch.setenv("CXX", "own-g++")
+    monkeypatch.setenv("CXX", "own-g++ -O1")
     learner(network(), loop=loop)
+    monkeypatch.setattr("shutil.which", {"g++": "/usr/bin/g++", "clang++": "/usr/bin/clang++"}.get)
+    with pytest.raises(EngineError, match=r"such as .*, and CXX names own-g\+\+, which is not there: install one$"):
+        learner(network(), loop=loop)

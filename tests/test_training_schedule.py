@@ -8,6 +8,7 @@ import torch
 from timm.scheduler import CosineLRScheduler
 from torch.optim.lr_scheduler import MultiStepLR, PolynomialLR
 
+from fastvit.errors import RecipeError
 from fastvit.training.recipe import Recipe, ScheduleConfig
 from fastvit.training.schedule import Schedule, cosine, lr_schedule, weight_decay_schedule
 
@@ -88,9 +89,11 @@ def test_weight_decay_is_constant_or_ends_where_the_recipe_says():
 
 def test_a_weight_decay_that_leads_somewhere_begins_somewhere():
     """From 0 on, nothing would be decayed at all."""
-    with pytest.raises(ValueError, match=r"\(0\.05\) is where optimizer\.weight_decay ends, which is 0"):
-        recipe({"final_weight_decay": 0.05})
-    recipe({"final_weight_decay": 0.0})
+    earlier = recipe({"final_weight_decay": 0.05})  # a run that has it can still be read
+    with pytest.raises(RecipeError, match=r"\(0\.05\) is where optimizer\.weight_decay ends, which is 0"):
+        earlier.require_effect()
+    recipe({"final_weight_decay": 0.0}).require_effect()
+    recipe({"final_weight_decay": 0.05}, weight_decay=0.1).require_effect()
 
 
 def test_a_warm_up_of_all_but_a_part_of_an_epoch_may_be_of_all_steps():

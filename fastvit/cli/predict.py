@@ -168,8 +168,8 @@ def require_sound(arguments: argparse.Namespace) -> None:
     if arguments.output and arguments.output.suffix not in TABLES:
         raise RunError(f"--output {arguments.output} has to end in {' or '.join(TABLES)}")
     folders = {name: folder for name in FOLDERS if (folder := getattr(arguments, name))}
-    for (one, folder), (other, same) in combinations(folders.items(), 2):
-        if folder.resolve() == same.resolve():
+    for (one, folder), (other, another) in combinations(folders.items(), 2):
+        if folder.resolve() == another.resolve():
             raise RunError(f"--{one} and --{other} are both {folder}, and would replace each other: name two folders")
     for path in targets(arguments):
         taken = path.exists() and (not path.is_dir() or any(path.iterdir()))

@@ -29,6 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
     from fastvit.recipes import make_task, recipe_of_all
     from fastvit.runtime.allocator import keep_freed_memory
     from fastvit.runtime.device import best_device
+    from fastvit.runtime.folders import beside
     from fastvit.runtime.processes import process_group
     from fastvit.tasks.classification.teach import teach
 
@@ -36,8 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         keep_freed_memory(best_device(processes.local_rank))  # before workers start, which inherit it
         recipe = recipe_of_all(processes, lambda: find_recipe(arguments))
         processes.on_main(lambda: tell_licence(licence_of_teacher(recipe)))
-        output = recipe.output.absolute()  # "." has no name of its own
-        path = arguments.output or output.with_name(f"{output.name}.answers")
+        path = arguments.output or beside(recipe.output, ".answers")
         try:
             teach(make_task(recipe), path, processes=processes)
         except RunStopped as stopped:

@@ -78,6 +78,7 @@ def find_recipe(arguments: argparse.Namespace, resume_from: Path | None) -> "Rec
 
     if not resume_from:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
+        recipe.require_effect()
         if not arguments.dry_run:
             RunFolder(recipe.output).require_unused()  # else the division of a run that lies there would be taken
         return recipe.completed()

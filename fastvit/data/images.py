@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fastvit.data.notices import LeftOut, Notice
+from fastvit.data.notices import LeftOut, Notice, sentences
 from fastvit.data.reading import UnreadableImage, as_rgb
 from fastvit.errors import DataError
 
@@ -69,12 +69,10 @@ class TransformedImages(Dataset):
 
     def notices(self) -> list[Notice]:
         """What the source says, files that are no images by their names, and images that could not be read."""
-        what = {
-            "files that are not taken for images, by their names": getattr(self.source, "ignored", []),
-            "images that could not be read and are left out": self.skipped(),
-        }
-        left_out = [LeftOut(why, name) for why, names in what.items() for name in names]
-        return [*getattr(self.source, "notices", ()), *left_out]
+        names = getattr(self.source, "ignored", [])  # the same ones in all processes
+        ignored = sentences(LeftOut("files that are not taken for images, by their names", name) for name in names)
+        unread = [LeftOut("images that could not be read and are left out", name) for name in self.skipped()]
+        return [*getattr(self.source, "notices", ()), *ignored, *unread]
 
     def skipped(self) -> list[str]:
         """The images that could not be read so far."""

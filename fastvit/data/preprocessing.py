@@ -76,11 +76,14 @@ class Preprocessing:
     def transform(self) -> Compose:
         """A function from an RGB image to (3, height, width); timm's validation transform.
 
+        It raises UnreadableImage where an image is so far from square that, resized, it has more pixels than Pillow's
+        limit, or none.
+
         Raises ValueError where resizing is the task's.
         """
         if self.crop_pct is None or self.interpolation is None:
             raise ValueError("these images are resized in their task's own way: only mean and std are stated")
-        return create_transform(
+        timms = create_transform(
             (3, self.height, self.width),
             crop_pct=self.crop_pct,
             crop_mode=self.crop_mode,
@@ -88,19 +91,17 @@ class Preprocessing:
             mean=self.mean,
             std=self.std,
         )
+        return Compose([self._sound, *timms.transforms])
 
     def crop(self, image: Image.Image) -> Tensor:
         """The same up to the crop, five times as fast: from an RGB image to (3, height, width) uint8.
 
         torch resizes 8-bit images in the arithmetic of Pillow. A color differs from `transform`'s by two of 255 levels
         at most, and by 0.02 levels on average. Where torch has other rules (nearest), or timm (crops that are not
-        square, or not of the center), `transform`'s own steps are taken.
-
-        Raises UnreadableImage where the image is so far from square that, resized, it has more pixels than Pillow's
-        limit, or none.
+        square, or not of the center), `transform`'s own steps are taken. Raises UnreadableImage as that does.
         """
-        resize, crop, *_ = self.transform().transforms
-        self._require_shape(image)
+        sound, resize, crop, *_ = self.transform().transforms
+        image = sound(image)
         is_plain = self.height == self.width and self.crop_mode == CENTER
         if not is_plain or self.interpolation not in ("bilinear", "bicubic"):
             return pil_to_tensor(crop(resize(image)))
@@ -109,9 +110,9 @@ class Preprocessing:
         resized = F.resize(pixels, [resize.size], mode, antialias=True)
         return F.center_crop(resized, [self.height, self.width])
 
-    def _require_shape(self, image: Image.Image) -> None:
+    def _sound(self, image: Image.Image) -> Image.Image:
         if self.crop_mode == SQUASH:
-            return
+            return image
         height, width = (math.floor(side / self.crop_pct) for side in (self.height, self.width))
         scales = height / image.height, width / image.width
         scale = max(scales) if self.crop_mode == CENTER else min(scales)
@@ -119,6 +120,7 @@ class Preprocessing:
         if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf):
             reason = f"it is too far from square: {image.width} x {image.height} px become {width} x {height}"
             raise UnreadableImage(f"an image cannot be resized ({reason}); {ADVICE}", reason)
+        return image
 
     def normalize(self, crops: Tensor) -> Tensor:
         """What the network takes, (B, 3, height, width) float32, from such crops."""

@@ -1,4 +1,4 @@
-"""Whether a folder or a file can be written and there is room, known before the work."""
+"""Where to write; whether that can be done and there is room, known before the work."""
 
 import shutil
 import tempfile
@@ -37,6 +37,12 @@ def require_new_file(path: Path, *, overwrite: bool) -> None:
             path.open("ab").close()  # changes nothing
         except OSError as error:
             raise RunError(f"--output {path} cannot be written ({error.strerror}): name another file") from error
+
+
+def beside(output: Path, suffix: str) -> Path:
+    """A place beside a run's folder, called as that with a suffix."""
+    output = output.absolute()  # "." has no name of its own
+    return output.with_name(f"{output.name}{suffix}")
 
 
 def require_room(folder: Path, size: int) -> None:

@@ -9,7 +9,7 @@ Color = tuple[int, int, int]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 SHORTEST_SIDE = 256  # pixels; smaller pictures are enlarged, so that a label can be read
-LONGEST_SIDE = 4096  # pixels to which one is enlarged at most
+ENLARGED_SIDE = 4096  # pixels to which one is enlarged at most
 DARK = (38, 38, 38)
 
 
@@ -25,7 +25,7 @@ def distinct_colors(count: int) -> list[Color]:
 
 def enlarged(image: Image.Image) -> tuple[Image.Image, int]:
     """A picture that is large enough for labels, and the whole number by which its sides have been multiplied."""
-    factor = max(1, min(-(-SHORTEST_SIDE // min(image.size)), LONGEST_SIDE // max(image.size)))
+    factor = max(1, min(-(-SHORTEST_SIDE // min(image.size)), ENLARGED_SIDE // max(image.size)))
     return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST), factor
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from numbers import Integral
 from pathlib import Path
 
 import timm
@@ -81,9 +82,9 @@ class Options:
         if self.num_classes is not None and self.num_classes < 1:
             raise RunError(f"--num-classes is {self.num_classes}; it must be at least 1")
         if self.image_size is not None:
-            sides = (self.image_size,) if isinstance(self.image_size, int) else tuple(self.image_size)
+            sides = (self.image_size,) if isinstance(self.image_size, Integral) else tuple(self.image_size)
             if len(sides) not in (1, 2) or min(sides) < SMALLEST:
-                raise RunError(f"--image-size is one side or height and width, of at least {SMALLEST} pixels")
+                raise RunError(f"the size of images is one side or height and width, of at least {SMALLEST} pixels")
             object.__setattr__(self, "image_size", (sides[0], sides[-1]))  # frozen
 
     def require_only(self, kind: Kind, source: str) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from fastvit.data.grid import captioned_grid
 from fastvit.data.lettering import legible
-from fastvit.runtime.folders import require_writable
+from fastvit.runtime.folders import beside, require_writable
 from fastvit.runtime.randomness import Purpose, seed_everything
 from fastvit.training.loaders import loader_of
 from fastvit.training.log import say
@@ -29,8 +29,7 @@ def dry_run(task: Task, recipe: Recipe) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    output = recipe.output.absolute()  # "." has no name of its own
-    folder = output.with_name(f"{output.name}-dry-run")
+    folder = beside(recipe.output, "-dry-run")
     require_writable(folder)
     seed_everything(recipe.seed, Purpose.WEIGHTS)
     model = task.build_model()

@@ -20,7 +20,7 @@ from fastvit.training.checkpoint import read_resumable, save_checkpoint
 from fastvit.training.evaluation import evaluate
 from fastvit.training.finished import changes, closing_lines, require_resumable, require_same_epoch
 from fastvit.training.learner import Learner
-from fastvit.training.loaders import eval_loader, loader_of
+from fastvit.training.loaders import StreamLoader, eval_loader, loader_of
 from fastvit.training.log import LossMeter, Progress, Row, RunLog, describe, loss_figures, say
 from fastvit.training.nonfinite import find_nonfinite, require_usable_scale
 from fastvit.training.recipe import Recipe
@@ -248,7 +248,8 @@ class Trainer:
 
     def _notices(self) -> list[str]:
         """What the data has to say, in any process, each sentence once in a run."""
-        notices = sentences(self.processes.union([*self.train_data.notices(), *self.val_data.notices()]))
+        of_parts = (self.processes.union(data.notices()) for data in (self.train_data, self.val_data))
+        notices = dict.fromkeys(sentence for notices in of_parts for sentence in sentences(notices))
         new = [notice for notice in notices if notice not in self._said]
         self._said.update(new)
         return new
@@ -291,12 +292,11 @@ class Trainer:
         }
 
     def state(self) -> dict[str, Any]:
-        """All that this process needs to go on, plain."""
+        """All that this process needs to go on, plain, but for what is of all processes."""
         return {
             **self.learner.state(),
             "step": self.step,
             "steps_per_epoch": self.batches.steps_per_epoch,
-            "losses": self.losses.state(),
             "best": vars(self.best) if self.best else None,
             "history": self.history,
             **self._description(),
@@ -305,7 +305,8 @@ class Trainer:
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Stand where the checkpoint was taken. Raises RunError if an epoch has another number of steps now."""
         require_same_epoch(checkpoint, self.batches.steps_per_epoch)
-        for line in changes(checkpoint, self.recipe, self.processes.count):
+        of_stream = isinstance(self.batches, StreamLoader)
+        for line in changes(checkpoint, self.recipe, self.processes.count, of_stream=of_stream):
             self._say(line)
         statistics = checkpoint["statistics"]
         if len(statistics) != self.processes.count:

@@ -69,10 +69,15 @@ def require_resumable(checkpoint: Mapping[str, Any], recipe: Recipe, path: Path)
     return f"finished after {done} epochs, it goes on to {recipe.total_epochs}"
 
 
-def changes(checkpoint: Mapping[str, Any], recipe: Recipe, processes: int) -> list[str]:
-    """Sentences about what is not as it was when the checkpoint was taken, and does not stop the run."""
-    told = (_about_new_keys(checkpoint["recipe"], recipe), _about_parts(checkpoint, recipe, processes))
-    return [line for line in told if line]
+def changes(checkpoint: Mapping[str, Any], recipe: Recipe, processes: int, *, of_stream: bool = False) -> list[str]:
+    """Sentences about what is not as it was when the checkpoint was taken, and does not stop the run.
+
+    Args:
+        processes: how many there are now.
+        of_stream: each process has a part of the images of its own.
+    """
+    parts = _about_parts(checkpoint, recipe, processes, of_stream=of_stream)
+    return [line for line in (_about_new_keys(checkpoint["recipe"], recipe), parts) if line]
 
 
 def _about_new_keys(saved: Mapping[str, Any], recipe: Recipe) -> str:
@@ -82,16 +87,17 @@ def _about_new_keys(saved: Mapping[str, Any], recipe: Recipe) -> str:
     return f"{told}: {'; '.join(new)}" if new else ""
 
 
-def _about_parts(checkpoint: Mapping[str, Any], recipe: Recipe, processes: int) -> str:
+def _about_parts(checkpoint: Mapping[str, Any], recipe: Recipe, processes: int, *, of_stream: bool) -> str:
     """About a step that is divided otherwise than before; "" if it is not."""
     before = len(checkpoint["statistics"]), checkpoint["recipe"]["loop"]["accumulation"]
     now = processes, recipe.loop.accumulation
     if now == before:
         return ""
     told = "this run had {} processes x {} accumulated batches and goes on with {} x {}".format(*before, *now)
-    if math.prod(now) == math.prod(before):
+    normalized_alike = processes == before[0] or not recipe.loop.sync_batch_norm
+    if math.prod(now) == math.prod(before) and normalized_alike and not of_stream:
         return f"{told}: a step sees the same images, mixed in the same way, and ends with other bits"
-    return f"{told}: which images are mixed with each other, and how many a batch norm sees, is not what it was"
+    return f"{told}: which images are in a step, mixed with each other, or seen by a batch norm may not be as before"
 
 
 def require_same_epoch(checkpoint: Mapping[str, Any], steps: int) -> None:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from fastvit.config import FREE_ON_RESUME, Section, UserPath
-from fastvit.errors import nearest
+from fastvit.errors import RecipeError, nearest
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -150,14 +150,13 @@ class Recipe(Section):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _decay_starts_somewhere(self) -> "Recipe":
+    def require_effect(self) -> None:
+        """Raise RecipeError for a key that has no effect beside another. Of a new run: earlier ones may have it."""
         if self.schedule.final_weight_decay and not self.optimizer.weight_decay:
-            raise ValueError(
+            raise RecipeError(
                 f"schedule.final_weight_decay ({self.schedule.final_weight_decay:g}) is where optimizer.weight_decay "
                 "ends, which is 0: set that, too"
             )
-        return self
 
     def completed(self) -> "Recipe":
         """With what a user may leave for the data to tell, such as the number of classes; opens them if it must.

@@ -15,7 +15,7 @@ from fastvit.data.preprocessing import Preprocessing
 from fastvit.errors import RunError
 from fastvit.explain import grad_cam, heated
 from fastvit.predictor import Prediction, Predictor, Shown
-from fastvit.tasks.drawing import LONGEST_SIDE
+from fastvit.tasks.drawing import ENLARGED_SIDE
 
 PICTURE_HEIGHT, BARS_WIDTH, LINE = 256, 320, 36  # pixels of the picture of a prediction
 LONGEST_NAME = 36  # letters of a class beside a bar
@@ -57,11 +57,8 @@ class Classes(Prediction):
         """The image, and beside it its most probable classes as bars."""
         best = self.best(shown.top)
         height = max(PICTURE_HEIGHT, LINE * len(best) + 8)
-        width = max(1, image.width * height // image.height)
-        if width > LONGEST_SIDE:  # it is no higher than it can be then
-            image = image.resize((LONGEST_SIDE, max(1, image.height * LONGEST_SIDE // image.width)))
-        else:
-            image = image.resize((width, height))
+        scale = min(height / image.height, ENLARGED_SIDE / image.width)
+        image = image.resize((max(1, int(scale * image.width)), max(1, round(scale * image.height))))
         picture = Image.new("RGB", (image.width + BARS_WIDTH, height), "white")
         picture.paste(image)
         pen = ImageDraw.Draw(picture)
