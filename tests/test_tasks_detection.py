@@ -203,13 +203,12 @@ def test_the_demo_learns_and_predicts_about_pictures_of_another_size(tmp_path: P
     recipe = load_recipe(
         DEMO, [f"output={tmp_path}", "data.train_scenes=320", "data.val_scenes=40", "schedule.epochs=3"]
     )
-    configured = make_task(recipe)
-    trainer = train(configured, recipe)
+    trainer = train(make_task(recipe), recipe)
     history = trainer.history
     assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]  # 1.93 from 2.32
     assert history[-1]["val_box_ap50"] > 5  # 17, where chance is near 0
 
-    options = {"device": torch.device("cpu"), "preprocessing": None, "labels": tuple("0123456789"), "task": configured}
+    options = {"device": torch.device("cpu"), "preprocessing": None, "labels": tuple("0123456789")}
     detector = Detector(trainer.learner.eval_model.eval(), **options)
     overlaps = []
     for image, _ in DigitObjects(train=False, count=40, size=64):
