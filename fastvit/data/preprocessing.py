@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from fastvit.data.normalization import Normalization
-from fastvit.data.reading import ADVICE, UnreadableImage
+from fastvit.data.reading import too_far_from_square
 
 CENTER, SQUASH = "center", "squash"
 CROP_MODES = (CENTER, "border", SQUASH)  # of timm
@@ -118,8 +118,7 @@ class Preprocessing:
         scale = max(scales) if self.crop_mode == CENTER else min(scales)
         width, height = round(scale * image.width), round(scale * image.height)
         if not 0 < width * height <= (Image.MAX_IMAGE_PIXELS or math.inf):
-            reason = f"it is too far from square: {image.width} x {image.height} px become {width} x {height}"
-            raise UnreadableImage(f"an image cannot be resized ({reason}); {ADVICE}", reason)
+            raise too_far_from_square(f"{image.width} x {image.height} px become {width} x {height}")
         return image
 
     def normalize(self, crops: Tensor) -> Tensor:

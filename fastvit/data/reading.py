@@ -35,6 +35,12 @@ class UnreadableImage(DataError):
         self.reason = reason
 
 
+def too_far_from_square(resized: str) -> UnreadableImage:
+    """The error about an image that cannot be resized; `resized` says what would come of it."""
+    reason = f"it is too far from square: {resized}"
+    return UnreadableImage(f"an image cannot be resized ({reason}); {ADVICE}", reason)
+
+
 def is_image(path: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> bool:
     """Whether a file in a folder is taken for an image, by its name.
 

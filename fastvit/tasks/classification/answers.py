@@ -8,6 +8,7 @@ all, so that a recording that was interrupted goes on with the next epoch.
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -50,6 +51,10 @@ class Header:
     def identity(self) -> dict[str, Any]:
         """What two recordings must have in common to be one."""
         return {**self.images, **self.teacher, "kind of answers": self.kind, "temperature": self.temperature}
+
+    def known_of(self, teacher: Mapping[str, Any]) -> dict[str, Any]:
+        """What of a teacher's description this one has, too: those of early files say less."""
+        return {key: value for key, value in teacher.items() if key in self.teacher}
 
     @property
     def dtype(self) -> np.dtype:

@@ -39,8 +39,7 @@ class StoredAnswers:
         recorded, own = dict(header.images), dict(images)
         if config.teacher:
             recorded |= header.teacher
-            described = describe_teacher(config.teacher)
-            own |= {key: value for key, value in described.items() if key in header.teacher}  # early files say less
+            own |= header.known_of(describe_teacher(config.teacher))
         if config.kind == "soft":
             recorded |= {"distillation.kind": header.kind, "distillation.temperature": header.temperature}
             own |= {"distillation.kind": config.kind, "distillation.temperature": config.temperature}

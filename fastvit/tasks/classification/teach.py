@@ -74,8 +74,7 @@ def open_file(path: Path, recording: "Recording") -> AnswersFile:
 
 def require_same(there: Header, own: Header, path: Path) -> None:
     """Raise RunError where the answers of a file are to another recipe's images, or of another teacher."""
-    teacher = {key: value for key, value in own.teacher.items() if key in there.teacher}  # early files say less
-    if different := differences(there.identity, replace(own, teacher=teacher).identity):
+    if different := differences(there.identity, replace(own, teacher=there.known_of(own.teacher)).identity):
         raise RunError(f"{path} has answers for another recipe; these differ: {'; '.join(different)}")
 
 

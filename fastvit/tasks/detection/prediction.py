@@ -13,7 +13,7 @@ from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as F
 
-from fastvit.data.reading import ADVICE, UnreadableImage
+from fastvit.data.reading import too_far_from_square
 from fastvit.models.detection import PyramidMaskRCNN, PyramidRetinaNet
 from fastvit.predictor import Prediction, Predictor, Shown
 from fastvit.reparam import reparameterize_model
@@ -135,8 +135,7 @@ class Detector(Predictor):
         box = self.network.transform
         scale = min(box.min_size[-1] / min(image.size), box.max_size / max(image.size))
         if scale * min(image.size) < 1:
-            reason = f"it is too far from square: resized, nothing is left of {image.width} x {image.height} px"
-            raise UnreadableImage(f"an image cannot be resized ({reason}); {ADVICE}", reason)
+            raise too_far_from_square(f"resized, nothing is left of {image.width} x {image.height} px")
         return F.pil_to_tensor(image)
 
     @torch.inference_mode()
